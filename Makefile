@@ -1,0 +1,23 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: install lint test docs quickstart
+
+install:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -c constraints.txt -e '.[dev,docs,gemma]'
+
+lint:
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+test:
+	$(BIN)/pytest
+
+docs:
+	$(BIN)/mkdocs build --strict
+
+quickstart:
+	$(BIN)/dro-trl quickstart

@@ -1,0 +1,165 @@
+"""Saving the two models, each in a folder of its own that `from_pretrained` loads, and reading them back."""
+
+import copy
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft.utils import load_peft_weights
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from dro_trl.modeling import SelectorGenerator
+from dro_trl.prompts import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+CONFIG_NAME = "dro_config.json"
+MODELS = ("selector", "generator")
+
+
+def save_models(
+    pair: SelectorGenerator, folder: Path, tokenizers: dict[str, Tokenizer], state_dict: dict[str, Tensor] | None
+) -> None:
+    """Write `selector/` and `generator/` under `folder`.
+
+    Args:
+        pair: The models.
+        folder: Made where it does not exist.
+        tokenizers: For `selector` and `generator`.
+        state_dict: The gathered weights of the whole module where they are sharded; read off the module where None.
+    """
+    for name in MODELS:
+        prefix = f"{name}."
+        part = None
+        if state_dict is not None:
+            part = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+        model: Any = getattr(pair, name)
+        model.save_pretrained(folder / name, state_dict=part)
+        tokenizers[name].save_pretrained(folder / name)
+
+
+def load_models(pair: SelectorGenerator, folder: Path) -> None:
+    """Read the weights that `save_models` wrote into the models.
+
+    Raises:
+        FileNotFoundError: If a model's folder or its weights are missing.
+    """
+    for name in MODELS:
+        model: nn.Module = getattr(pair, name)
+        source = folder / name
+        if isinstance(model, PeftModel):
+            set_peft_model_state_dict(model, load_peft_weights(str(source), device="cpu"))
+            continue
+        files = sorted(source.glob("*.safetensors"))
+        if not files:
+            raise FileNotFoundError(
+                f"{source} holds no weights (*.safetensors); is {folder} a checkpoint of this run?"
+            )
+        weights: dict[str, Tensor] = {}
+        for file in files:
+            weights.update(load_file(file))
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+        tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+        if unexpected or set(missing) - tied:
+            raise ValueError(f"{source} does not fit the model: missing {missing[:3]}, unexpected {unexpected[:3]}")
+        model.tie_weights()  # type: ignore[operator]
+
+
+def load_model(model: str | PreTrainedModel, init_kwargs: Any = None) -> PreTrainedModel:
+    """Return a model, loaded where a name or folder is given: in float32 unless `init_kwargs` say otherwise."""
+    if not isinstance(model, str):
+        return model
+    loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        model, **{"dtype": torch.float32, **(init_kwargs or {})}
+    )
+    return loaded
+
+
+def prepare_model(
+    model: PreTrainedModel, train: bool, peft_config: PeftConfig | None, disable_dropout: bool = True
+) -> nn.Module:
+    """Freeze a model that is not trained, and put an adapter on one that is where a PEFT config is given."""
+    prepared: nn.Module = model if train else model.requires_grad_(False)
+    if train and peft_config is not None:
+        prepared = get_peft_model(model, copy.deepcopy(peft_config))
+    if disable_dropout:
+        for module in prepared.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+    return prepared
+
+
+def load_tokenizer(source: str | Tokenizer, option: str = "processing_class") -> Tokenizer:
+    """Return a tokenizer, loaded where a name or folder is given, with a padding token.
+
+    Args:
+        source: The tokenizer, or where it is.
+        option: What to set where there is none, for the error.
+
+    Raises:
+        ValueError: If the source is empty, as the name of a model made in memory is.
+    """
+    if source == "":
+        raise ValueError(
+            f"{option} is not set, and the model, made in memory, has no folder with a tokenizer; pass one"
+        )
+    tokenizer = AutoTokenizer.from_pretrained(source) if isinstance(source, str) else source
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically: the file is whole or absent."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the selection options that a trained pair was saved with.
+
+    Raises:
+        FileNotFoundError: If the folder is not one that `DROTrainer` wrote.
+    """
+    path = folder / CONFIG_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; give the output_dir of a DROTrainer run")
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return config
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Return the newest whole checkpoint of a run, None where there is none.
+
+    A run that was killed while it saved leaves a folder without `trainer_state.json`, which is written last, or with
+    half of one; such a folder is passed over with a warning.
+    """
+    steps = {
+        int(path.name.partition("-")[2]): path for path in folder.glob("checkpoint-*") if path.name[11:].isdigit()
+    }
+    for _, path in sorted(steps.items(), reverse=True):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            logger.warning(f"{path} is not a whole checkpoint and is passed over")
+            continue
+        return path
+    return None
+
+
+def save_estimation(folder: Path, rank: int, state: dict[str, Any]) -> None:
+    """Write a rank's pending samples into a checkpoint."""
+    torch.save(state, folder / f"estimation_state_{rank}.pt")
+
+
+def load_estimation(folder: Path, rank: int) -> dict[str, Any]:
+    """Read what `save_estimation` wrote."""
+    state: dict[str, Any] = torch.load(folder / f"estimation_state_{rank}.pt", weights_only=True)
+    return state

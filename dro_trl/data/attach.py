@@ -1,0 +1,119 @@
+"""Retrieval as a dataset column: done once, before training, and cached."""
+
+import hashlib
+import json
+import os
+import uuid
+from pathlib import Path
+
+import pyarrow as pa
+from datasets import Dataset, Features, List, Value, concatenate_datasets
+
+from dro_trl.retrieval.base import Retriever
+from dro_trl.types import Passage
+
+_COLUMN = "candidates"
+_TYPES = {"id": str, "title": str, "text": str, "score": float}
+_FEATURES = Features(
+    {
+        _COLUMN: List(
+            {"id": Value("string"), "title": Value("string"), "text": Value("string"), "score": Value("float64")}
+        )
+    }
+)
+
+
+def attach_candidates(
+    dataset: Dataset, retriever: Retriever, k: int, *, cache_dir: str | Path | None = None
+) -> Dataset:
+    """Add the column `candidates`: for each row's question, the retriever's `k` best passages, best first.
+
+    The column is kept on disk and found again when the questions, the retriever's `fingerprint` and `k` are the same.
+    A retriever without a `fingerprint` is asked every time.
+
+    Args:
+        dataset: Rows with a column `question`.
+        retriever: Anything that finds passages for questions.
+        k: Passages wanted for each question, at least 1.
+        cache_dir: Folder of the cache. `$DRO_TRL_CACHE/candidates` by default, or else `~/.cache/dro_trl/candidates`.
+
+    Returns:
+        The dataset, in the same order, with the column `candidates` (lists of `{id, title, text, score}`).
+
+    Raises:
+        ValueError: There is no column `question`, there is a column `candidates` already, the retriever found nothing
+            for some rows or returned something other than passages, or a file of the cache is damaged.
+    """
+    if "question" not in dataset.column_names:
+        raise ValueError(f"the dataset has no column 'question'; it has {', '.join(dataset.column_names) or 'none'}")
+    if _COLUMN in dataset.column_names:
+        raise ValueError(
+            f"the dataset has a column '{_COLUMN}' already; use it as it is, or drop it first with "
+            f"dataset.remove_columns('{_COLUMN}')"
+        )
+    questions = list(dataset["question"])
+    fingerprint = getattr(retriever, "fingerprint", None)
+    if fingerprint is None:
+        return _joined(dataset, _retrieve(questions, retriever, k))
+    key = hashlib.sha256(json.dumps([questions, fingerprint, k]).encode()).hexdigest()
+    file = _cache_folder(cache_dir) / f"{key}.arrow"
+    if not file.exists():
+        _write(_retrieve(questions, retriever, k), file)
+    return _joined(dataset, _read(file))
+
+
+def _retrieve(questions: list[str], retriever: Retriever, k: int) -> Dataset:
+    candidates = retriever.retrieve(questions, k)
+    if len(candidates) != len(questions):
+        raise ValueError(f"the retriever returned {len(candidates)} lists of passages for {len(questions)} questions")
+    if empty := [row for row, passages in enumerate(candidates) if not passages]:
+        named = ", ".join(f"{row} ({questions[row]!r})" for row in empty[:5])
+        more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
+        raise ValueError(
+            f"the retriever found nothing for {len(empty)} of {len(questions)} rows: {named}{more}; "
+            "reword or drop these questions, or use a larger corpus"
+        )
+    for row, passages in enumerate(candidates):
+        for passage in passages:
+            _check_passage(passage, row)
+    return Dataset.from_dict({_COLUMN: candidates}, features=_FEATURES)
+
+
+def _check_passage(passage: Passage, row: int) -> None:
+    # Arrow would turn a missing field into a null and leave out an unknown one.
+    types = {field: type(value) for field, value in passage.items()}
+    if types != _TYPES:
+        found = ", ".join(f"{field}: {kind.__name__}" for field, kind in types.items())
+        wanted = ", ".join(f"{field}: {kind.__name__}" for field, kind in _TYPES.items())
+        raise ValueError(f"row {row}: the retriever returned a passage with {{{found}}}, need {{{wanted}}}")
+
+
+def _cache_folder(cache_dir: str | Path | None) -> Path:
+    if cache_dir is not None:
+        return Path(cache_dir).expanduser()
+    root = os.environ.get("DRO_TRL_CACHE") or Path.home() / ".cache" / "dro_trl"
+    return Path(root).expanduser() / _COLUMN
+
+
+def _write(column: Dataset, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.stem}.{uuid.uuid4().hex[:8]}.partial")
+    table = column.data.table
+    try:
+        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read(file: Path) -> Dataset:
+    try:
+        return Dataset.from_file(str(file))
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"the cached candidates {file} are damaged ({error}); delete the file") from error
+
+
+def _joined(dataset: Dataset, column: Dataset) -> Dataset:
+    joined: Dataset = concatenate_datasets([dataset, column], axis=1)
+    return joined

@@ -1,0 +1,254 @@
+"""Datasets from files, folders and the hub, checked against the schema."""
+
+import csv
+import difflib
+import json
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset, DatasetDict, Features, List, Value, load_dataset, load_from_disk
+
+from dro_trl.data.jsonl import read_json
+from dro_trl.data.schema import RowFault, check_columns, check_row, describe_faults, find_faults
+
+logger = logging.getLogger(__name__)
+
+OnBadRow = Literal["raise", "skip"]
+_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
+_CSV_JSON_COLUMNS = ("answers", "candidates", "gold_ids")
+_ROWS_PER_BATCH = 1_000
+
+
+@dataclass(frozen=True)
+class LoadedDataset:
+    """A dataset, and what was left out of it."""
+
+    dataset: Dataset
+    """The rows that fit the schema, in the order of the source."""
+    num_rows: int
+    """How many rows were read."""
+    skipped: list[RowFault]
+    """The rows left out, all of them, in the order of the source."""
+
+
+def load_rag_dataset(
+    path_or_hub_name: str | Path,
+    *,
+    split: str = "train",
+    on_bad_row: OnBadRow = "raise",
+    require_candidates: bool = True,
+) -> Dataset:
+    """Load a dataset and check every row.
+
+    Args:
+        path_or_hub_name: A file (`.jsonl`, `.json`, `.parquet`, or `.csv` with the list columns as JSON), a folder
+            written by `save_to_disk`, or the name of a dataset on the hub.
+        split: Which split of a dataset on the hub or of a folder with several; a file has only one.
+        on_bad_row: `"raise"` refuses a source with a faulty row; `"skip"` leaves such rows out and logs how many there
+            were and the first ten reasons (`read_rag_dataset` returns all of them).
+        require_candidates: Whether the rows must have `candidates` already.
+
+    Returns:
+        The columns `question` (str), `answers` (list of str), `candidates` (list of `{id, title, text, score}`),
+        `gold_ids` (list of str) where the source has it, and its other columns as they are.
+
+    Raises:
+        FileNotFoundError: There is no such file or folder, nor such a dataset on the hub.
+        ValueError: A required column is missing, no row is left, or a row is faulty: naming source, row, field, what
+            was found and what is expected.
+    """
+    loaded = read_rag_dataset(
+        path_or_hub_name, split=split, on_bad_row=on_bad_row, require_candidates=require_candidates
+    )
+    if loaded.skipped:
+        description = describe_faults(loaded.skipped, str(path_or_hub_name), loaded.num_rows)
+        logger.warning("skipped %d of %d rows; %s", len(loaded.skipped), loaded.num_rows, description)
+    return loaded.dataset
+
+
+def read_rag_dataset(
+    path_or_hub_name: str | Path,
+    *,
+    split: str = "train",
+    on_bad_row: OnBadRow = "raise",
+    require_candidates: bool = True,
+) -> LoadedDataset:
+    """Load a dataset as `load_rag_dataset` does, and return what was skipped with it instead of logging it."""
+    if on_bad_row not in ("raise", "skip"):
+        raise ValueError(f"on_bad_row is {on_bad_row!r}; expected 'raise' or 'skip'")
+    source = str(path_or_hub_name)
+    path = Path(path_or_hub_name)
+    if path.suffix in (".jsonl", ".json", ".csv"):
+        _check_exists(path)
+        table, num_rows, skipped = _read_text_rows(path, require_candidates)
+        dataset = Dataset(table)
+    else:
+        whole = _open_dataset(path, source, split)
+        check_columns(whole.column_names, source, require_candidates=require_candidates)
+        skipped = find_faults(whole.with_format(None), require_candidates=require_candidates)
+        faulty = {fault.row - 1 for fault in skipped}
+        dataset = whole.select([row for row in range(len(whole)) if row not in faulty]) if faulty else whole
+        num_rows = len(whole)
+    if skipped and (on_bad_row == "raise" or len(skipped) == num_rows):
+        raise ValueError(describe_faults(skipped, source, num_rows))
+    if not num_rows:
+        raise ValueError(f"{source}: holds no rows")
+    return LoadedDataset(_with_schema_types(dataset), num_rows, skipped)
+
+
+def _check_exists(path: Path) -> None:
+    if path.is_file():
+        return
+    there = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    nearest = difflib.get_close_matches(path.name, there, n=1)
+    hint = f"; did you mean {path.parent / nearest[0]}?" if nearest else ""
+    raise FileNotFoundError(f"{path}: no such file{hint}")
+
+
+def _open_dataset(path: Path, source: str, split: str) -> Dataset:
+    """Open what is stored as Arrow or Parquet."""
+    if path.suffix == ".parquet":
+        _check_exists(path)
+        try:
+            return Dataset(pq.read_table(path))
+        except pa.ArrowException as error:
+            raise ValueError(f"{source}: not a readable Parquet file: {error}") from error
+    if path.is_file():
+        raise ValueError(f"{source}: files of this kind are not read; expected one of {', '.join(_SUFFIXES)}")
+    if path.is_dir():
+        return _open_folder(path, split)
+    try:
+        dataset = load_dataset(source, split=split)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{source}: no such file or folder, and no such dataset could be had from the hub: {error}"
+        ) from error
+    assert isinstance(dataset, Dataset)
+    return dataset
+
+
+def _open_folder(path: Path, split: str) -> Dataset:
+    try:
+        dataset = load_from_disk(path)
+    except OSError as error:
+        raise ValueError(
+            f"{path}: not a folder written by `save_to_disk` ({error}); name a file in it ({', '.join(_SUFFIXES)})"
+        ) from error
+    if not isinstance(dataset, DatasetDict):
+        return dataset
+    if split not in dataset:
+        raise ValueError(f"{path}: has no split '{split}'; its splits are {', '.join(map(str, dataset))}")
+    return dataset[split]
+
+
+def _read_text_rows(path: Path, require_candidates: bool) -> tuple[pa.Table, int, list[RowFault]]:
+    """Read a JSON or CSV file row by row, so that a fault is told with its row and not as a failed Arrow cast.
+
+    Returns:
+        The good rows, the number of rows read, and the faults.
+    """
+    numbered = _csv_rows(path) if path.suffix == ".csv" else read_json(path)
+    kinds: dict[str, tuple[str, int]] = {}
+    columns: set[str] = set()
+    faults: list[RowFault] = []
+    num_good = 0
+
+    def good_rows() -> Iterator[dict[str, Any]]:
+        nonlocal num_good
+        for number, row in numbered:
+            columns.update(row if isinstance(row, Mapping) else ())
+            try:
+                yield _checked(row, number, kinds, require_candidates)
+                num_good += 1
+            except ValueError as error:
+                faults.append(RowFault(number, str(error)))
+
+    table = _table(good_rows(), path)
+    if columns:
+        check_columns(columns, str(path), require_candidates=require_candidates)
+    return table, num_good + len(faults), faults
+
+
+def _checked(row: object, number: int, kinds: dict[str, tuple[str, int]], require_candidates: bool) -> dict[str, Any]:
+    """Return a row fit for Arrow. `kinds` remembers, for every further column, its type and the row that set it."""
+    if isinstance(row, ValueError):
+        raise row
+    check_row(row, require_candidates=require_candidates)
+    assert isinstance(row, dict)
+    for field in row.keys() - {"question", *_CSV_JSON_COLUMNS}:
+        kind = _kind(row[field])
+        expected, first = kinds.get(field, (kind, number))
+        if kind != expected and kind != "null":
+            raise ValueError(f"field '{field}': found {kind}; expected {expected}, as in row {first}")
+        if kind != "null":
+            kinds[field] = (expected, first)
+    if row.get("candidates") is not None:
+        row["candidates"] = [{**passage, "score": float(passage["score"])} for passage in row["candidates"]]
+    return row
+
+
+def _kind(value: object) -> str:
+    names = {type(None): "null", bool: "true or false", str: "text", list: "a list", dict: "an object"}
+    return names.get(type(value), "a number")
+
+
+def _table(rows: Iterator[dict[str, Any]], path: Path) -> pa.Table:
+    try:
+        tables = []
+        while batch := list(islice(rows, _ROWS_PER_BATCH)):
+            # Arrow takes the columns of the first row for those of all.
+            names = dict.fromkeys(name for row in batch for name in row)
+            tables.append(pa.table({name: pa.array([row.get(name) for row in batch]) for name in names}))
+        return pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})
+    except (pa.ArrowException, OverflowError) as error:
+        raise ValueError(f"{path}: values of one field differ in type from row to row: {error}") from error
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, object]]:
+    # The candidates of a row are one cell, and Python's own limit is 128 KiB.
+    csv.field_size_limit(sys.maxsize)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        try:
+            header = reader.fieldnames or []
+            if len(set(header)) < len(header):
+                raise ValueError(f"a column occurs twice in the header {', '.join(header)}")
+            for number, cells in enumerate(reader, start=1):
+                yield number, _csv_row(cells, len(header))
+        except (csv.Error, ValueError) as error:
+            raise ValueError(f"{path}, near line {reader.line_num}: not readable as CSV: {error}") from error
+
+
+def _csv_row(cells: dict[str, Any], num_columns: int) -> dict[str, Any] | ValueError:
+    if None in cells or None in cells.values():
+        return ValueError(f"found a row with more or fewer cells than the header; expected {num_columns}")
+    row: dict[str, Any] = dict(cells)
+    for field in _CSV_JSON_COLUMNS:
+        if field in row:
+            try:
+                row[field] = json.loads(row[field]) if row[field].strip() else None
+            except ValueError as error:
+                return ValueError(f"field '{field}': found {row[field][:60]!r}; expected a JSON list ({error})")
+    return row
+
+
+def _with_schema_types(dataset: Dataset) -> Dataset:
+    """Give the schema's columns its types, whatever the source stored them as; the other columns stay as they are."""
+    features = dict(dataset.features)
+    text = Value("string")
+    features["question"] = text
+    features["answers"] = List(text)
+    if "gold_ids" in features:
+        features["gold_ids"] = List(text)
+    if "candidates" in features:
+        passage = dict(features["candidates"].feature)
+        features["candidates"] = List({**passage, "id": text, "title": text, "text": text, "score": Value("float64")})
+    wanted = Features(features)
+    return dataset if wanted == dataset.features else dataset.cast(wanted)

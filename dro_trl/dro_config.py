@@ -1,0 +1,145 @@
+"""The options of `DROTrainer`."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from transformers import TrainingArguments
+
+
+@dataclass
+class DROConfig(TrainingArguments):
+    """Options of [`DROTrainer`], beside those of [`~transformers.TrainingArguments`].
+
+    `learning_rate` is the selector's. Defaults are those that learnt in the runs reported in the documentation.
+    """
+
+    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "policy_kwargs", "model_init_kwargs"]
+
+    # Models
+    generator_name_or_path: str | None = field(
+        default=None, metadata={"help": "Generator to start from; the selector's own start where not set."}
+    )
+    model_init_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Keyword arguments of `from_pretrained`, for models given as strings."}
+    )
+    train_selector: bool = field(default=True, metadata={"help": "Whether to update the selector."})
+    train_generator: bool = field(default=True, metadata={"help": "Whether to update the generator."})
+
+    disable_dropout: bool = field(
+        default=True,
+        metadata={"help": "Set every dropout to 0, so that a selection is drawn and trained by one model."},
+    )
+
+    # Selection policy
+    policy: str = field(default="dro_trl.PlackettLucePolicy", metadata={"help": "Dotted path of the policy's class."})
+    policy_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Keyword arguments of the policy, beside the tokenizer and num_selected."}
+    )
+    num_selected: int = field(default=5, metadata={"help": "K, the number of passages in a selection."})
+    num_candidates: int = field(
+        default=20, metadata={"help": "N, candidates that a `retriever` finds for datasets that have none."}
+    )
+    shuffle_candidates: bool = field(
+        default=True,
+        metadata={
+            "help": "Show each training question's candidates in random order, so that the selector cannot learn the "
+            "retriever's ranks in place of the passages."
+        },
+    )
+    max_passage_tokens: int | None = field(
+        default=None,
+        metadata={"help": "Cut passages to this many of the generator's tokens (counted, logged). Not where not set."},
+    )
+
+    # Estimation step
+    num_selections: int = field(default=8, metadata={"help": "M, the number of selections drawn for a question."})
+    temperature: float = field(
+        default=1.0, metadata={"help": "Temperature of the draw; the weights correct for it exactly."}
+    )
+    reward_temperature: float = field(
+        default=1.0, metadata={"help": "T in the weights `softmax(log rho + r / T)`; 1 is the exact posterior."}
+    )
+    reward_weights: list[float] | None = field(
+        default=None, metadata={"help": "Weight of each reward function; all 1 where not set."}
+    )
+    likelihood_reduction: Literal["sum", "mean"] = field(
+        default="sum", metadata={"help": "Over an answer's tokens: 'sum' (the likelihood) or 'mean'."}
+    )
+    likelihood_aliases: Literal["first", "best", "marginal"] = field(
+        default="first", metadata={"help": "Over an answer's aliases: 'first', 'best' or 'marginal'."}
+    )
+    steps_per_estimation: int = field(
+        default=1,
+        metadata={
+            "help": "Optimizer steps between two estimation steps: 1 is online, a whole pass over the data is the "
+            "paper's alternation."
+        },
+    )
+    num_iterations: int = field(
+        default=1, metadata={"help": "How often each estimated sample is used (mu); off-policy after the first."}
+    )
+
+    # Maximization step
+    generator_learning_rate: float | None = field(
+        default=None, metadata={"help": "Initial learning rate of the generator; the selector's where not set."}
+    )
+    generator_loss_coef: float = field(default=1.0, metadata={"help": "Lambda, weight of the generator's term."})
+    control_variate: bool = field(
+        default=True, metadata={"help": "Subtract rho / sum(rho) from the weights in the selector's term."}
+    )
+    entropy_coef: float = field(default=0.0, metadata={"help": "Weight of the selector's entropy bonus."})
+    kl_coef: float = field(default=0.0, metadata={"help": "Weight of KL(selector || starting selector)."})
+
+    # Logging
+    log_selections: bool = field(
+        default=False, metadata={"help": "Print a table of sampled selections every `logging_steps`."}
+    )
+    num_selections_to_print: int = field(default=4, metadata={"help": "Questions in that table."})
+
+    # Defaults of TrainingArguments that differ here
+    learning_rate: float = field(default=3e-4, metadata={"help": "Initial learning rate of the selector."})
+    logging_steps: float = field(default=10, metadata={"help": "Log every X update steps."})
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Kept off: rewards receive every column of the dataset."}
+    )
+    dataloader_drop_last: bool = field(
+        default=False, metadata={"help": "Kept off: the sampler fills the last batch itself."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, low in (
+            ("num_candidates", 1),
+            ("num_selected", 1),
+            ("num_selections", 1),
+            ("steps_per_estimation", 1),
+            ("num_iterations", 1),
+            ("num_selections_to_print", 1),
+        ):
+            if getattr(self, name) < low:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {low}")
+        for name in ("temperature", "reward_temperature"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+        for name in ("entropy_coef", "kl_coef", "generator_loss_coef", "generator_learning_rate"):
+            if (getattr(self, name) or 0) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        for name, values in (
+            ("likelihood_reduction", ("sum", "mean")),
+            ("likelihood_aliases", ("first", "best", "marginal")),
+        ):
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; use one of {str(values)[1:-1]}")
+        if self.max_passage_tokens is not None and self.max_passage_tokens < 1:
+            raise ValueError(f"max_passage_tokens={self.max_passage_tokens} must be at least 1, or unset")
+        if not (self.train_selector or self.train_generator):
+            raise ValueError("train_selector=False and train_generator=False leave nothing to train; set one to True")
+        if self.num_selections == 1 and self.train_selector:
+            raise ValueError("num_selections=1 gives the selector no signal (its only weight is 1); use at least 2")
+        if self.remove_unused_columns:
+            raise ValueError("remove_unused_columns=True would take the columns that rewards read; leave it False")
+
+    @property
+    def on_policy(self) -> bool:
+        """Whether each sample is used once, by the model that drew it: sampling and training share one forward."""
+        return self.steps_per_estimation == 1 and self.num_iterations == 1

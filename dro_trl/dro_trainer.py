@@ -1,0 +1,399 @@
+"""The trainer: estimation step, maximization step, logging and saving; the maths is in `weights` and `losses`."""
+
+import copy
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import PreTrainedModel, Trainer, TrainerCallback, set_seed
+from transformers.trainer_utils import EvalLoopOutput
+
+from dro_trl import losses, weights
+from dro_trl.checkpointing import (
+    CONFIG_NAME,
+    load_estimation,
+    load_model,
+    load_models,
+    load_tokenizer,
+    prepare_model,
+    save_estimation,
+    save_models,
+    write_json,
+)
+from dro_trl.collapse import CollapseMonitor
+from dro_trl.dro_config import DROConfig
+from dro_trl.generation import answer_selections
+from dro_trl.model_card import write_model_card
+from dro_trl.modeling import AnswerScorer, SelectorGenerator, SelectorGeneratorOutput, parameter_groups
+from dro_trl.policies.base import SelectionPolicy, load_policy
+from dro_trl.prompts import Tokenizer
+from dro_trl.retrieval.base import Retriever
+from dro_trl.reward_calls import RewardFunc, RewardSum, reward_columns
+from dro_trl.rewards.likelihood import AnswerLogLikelihood, reduce_answer_logps
+from dro_trl.sampler import EstimationSampler, random_generator
+from dro_trl.selection_table import print_selections
+from dro_trl.step_metrics import Means, step_metrics
+from dro_trl.training_data import prepare_dataset
+from dro_trl.types import Question
+
+logger = logging.getLogger(__name__)
+
+Batch = dict[str, Any]
+"""`rows`, `draw` (the number that random draws depend on) and, off-policy, what the estimation step found out:
+`selections`, `behavior_logps`, `rewards` and `ref_logps`."""
+
+
+def _identity(rows: list[Any]) -> list[Any]:
+    return rows
+
+
+class DROTrainer(Trainer):
+    """Trains a selector and a generator by Direct Retrieval-augmented Optimization (arXiv:2505.03075).
+
+    Args:
+        model: The selector: a causal LM, or a name or folder that `AutoModelForCausalLM.from_pretrained` takes.
+        generator: The generator, likewise; a second copy of the selector's start where None.
+        args: Options.
+        train_dataset: Rows with `question`, `answers`, `candidates` and optionally `gold_ids`; other columns go to the
+            reward functions.
+        eval_dataset: Rows of the same kind.
+        processing_class: The selector's tokenizer; loaded beside the model where None.
+        generator_processing_class: The generator's; loaded beside it where None.
+        reward_funcs: One or several rewards (see `RewardFunc`); the answer's log-likelihood where None.
+        retriever: Finds `args.num_candidates` candidates for datasets that have none.
+        policy: The selection policy; made from `args.policy` where None.
+        peft_config: Adapter put on each model that is trained; full fine-tuning where None.
+        callbacks: As in `transformers.Trainer`.
+        optimizers: As in `transformers.Trainer`.
+
+    Raises:
+        ValueError: If a row or an option is not valid; the message names it.
+    """
+
+    args: DROConfig
+    model: Any  # Trainer's own hints say less than is true here.
+    train_dataset: Any
+    accelerator: Any
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        generator: str | PreTrainedModel | None = None,
+        args: DROConfig | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | None = None,
+        processing_class: Tokenizer | None = None,
+        generator_processing_class: Tokenizer | None = None,
+        reward_funcs: RewardFunc | list[RewardFunc] | None = None,
+        retriever: Retriever | None = None,
+        policy: SelectionPolicy | None = None,
+        peft_config: Any | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+    ) -> None:
+        args = args or DROConfig("dro-output")
+        set_seed(args.seed)  # New adapters are random, and made before Trainer seeds anything.
+        if reward_funcs is None:
+            reward_funcs = AnswerLogLikelihood(args.likelihood_reduction, args.likelihood_aliases)
+        self.reward_sum = RewardSum(reward_funcs, args.reward_weights)
+        start = generator or args.generator_name_or_path
+        models = {"selector": load_model(model, args.model_init_kwargs)}
+        models["generator"] = load_model(start, args.model_init_kwargs) if start else copy.deepcopy(models["selector"])
+        self._start = {name: part.name_or_path for name, part in models.items()}
+        selector_tokenizer = load_tokenizer(processing_class or self._start["selector"], "processing_class")
+        shared = generator_processing_class or (self._start["generator"] if start else selector_tokenizer)
+        generator_tokenizer = load_tokenizer(shared, "generator_processing_class")
+        self.tokenizers = {"selector": selector_tokenizer, "generator": generator_tokenizer}
+        super().__init__(
+            model=self._make_pair(models, policy, peft_config, args),
+            args=args,
+            data_collator=_identity,  # type: ignore[arg-type]
+            train_dataset=prepare_dataset(
+                train_dataset, "train_dataset", retriever, generator_tokenizer, args, args.shuffle_candidates
+            ),
+            eval_dataset=prepare_dataset(eval_dataset, "eval_dataset", retriever, generator_tokenizer, args),
+            processing_class=selector_tokenizer,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        self.model_accepts_loss_kwargs = False  # compute_loss averages over questions; Trainer over accumulation.
+        self.monitor = CollapseMonitor(args.num_selections)
+        self._means = {"train": Means(), "eval": Means()}
+        self._to_print: list[dict[str, Any]] = []
+
+    def _make_pair(
+        self, models: dict[str, PreTrainedModel], policy: SelectionPolicy | None, peft_config: Any, args: DROConfig
+    ) -> SelectorGenerator:
+        if policy is not None and policy.num_selected != args.num_selected:
+            raise ValueError(
+                f"policy.num_selected={policy.num_selected} and num_selected={args.num_selected} differ; give one K"
+            )
+        self._policy_path = args.policy if policy is None else None
+        policy = policy or load_policy(
+            args.policy,
+            self.tokenizers["selector"],
+            args.num_selected,
+            args.policy_kwargs,  # type: ignore[arg-type]
+        )
+        aliases = {args.likelihood_aliases, *(getattr(func, "aliases", "first") for func in self.reward_sum.funcs)}
+        scorer = AnswerScorer(self.tokenizers["generator"], all_aliases=aliases != {"first"})
+        selector = prepare_model(models["selector"], args.train_selector, peft_config, args.disable_dropout)
+        generator = prepare_model(models["generator"], args.train_generator, peft_config, args.disable_dropout)
+        needs_reference = args.kl_coef > 0 and args.train_selector and peft_config is None
+        return SelectorGenerator(
+            selector, generator, policy, scorer, copy.deepcopy(selector) if needs_reference else None
+        )
+
+    # Data
+
+    @property
+    def _slices(self) -> int:
+        """Micro-batches in the rows of one estimation step."""
+        if self.args.on_policy:
+            return 1
+        return self.args.steps_per_estimation * self.args.gradient_accumulation_steps
+
+    def get_train_dataloader(self) -> Any:
+        """Return batches of row numbers: all those of an estimation step, once for each micro-step that it serves."""
+        if self.train_dataset is None:
+            raise ValueError("training needs a train_dataset; pass one to DROTrainer")
+        self._estimation: dict[str, Any] = {"indices": [], "uses_left": 0, "parts": []}  # Of these batches, no others.
+        return self._get_dataloader(
+            # Rows are fetched a micro-batch at a time, since those of an estimation step may be the whole dataset.
+            dataset=range(len(self.train_dataset)),  # type: ignore[arg-type]
+            description="Training",
+            batch_size=self._train_batch_size * self._slices,
+            sampler_fn=self._get_train_sampler,
+            is_training=True,
+        )
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> EstimationSampler:
+        args, num_rows = self.args, len(train_dataset or self.train_dataset)
+        step = self._train_batch_size * args.gradient_accumulation_steps * self.accelerator.num_processes
+        chunk = step * args.steps_per_estimation
+        seed = args.seed if args.data_seed is None else args.data_seed
+        sampler = EstimationSampler(num_rows, chunk, self._slices * args.num_iterations, seed=seed)
+        if sampler.num_repeated:
+            logger.warning(
+                f"{num_rows} questions do not fill {sampler.num_chunks} estimation steps of {chunk} questions: "
+                f"{sampler.num_repeated} visits of each epoch are repeated ones"
+            )
+        return sampler
+
+    # Estimation step
+
+    def _prepare_inputs(self, inputs: Any) -> Batch:
+        """Return a micro-batch; sample and score selections first where that is done ahead of training."""
+        if not self.model.training:
+            return {"rows": inputs, "draw": 0}
+        size = self._train_batch_size
+
+        def micro_batch(at: int) -> Batch:
+            rows = [self.train_dataset[i] for i in inputs[at * size : (at + 1) * size]]
+            return {"rows": rows, "draw": self.state.global_step}
+
+        if self.args.on_policy:
+            return micro_batch(0)
+        if not self._estimation["uses_left"] or self._estimation["indices"] != inputs:
+            self._estimation = {
+                "indices": inputs,
+                "uses_left": self._slices * self.args.num_iterations,
+                "parts": [self.estimate(self.model_wrapped, micro_batch(at)) for at in range(self._slices)],
+            }
+        at = -self._estimation["uses_left"] % self._slices
+        self._estimation["uses_left"] -= 1
+        return {**micro_batch(at), **self._estimation["parts"][at]}
+
+    @torch.no_grad()
+    def estimate(self, model: nn.Module, batch: Batch) -> Batch:
+        """Draw selections for each question and reward them: the estimation step.
+
+        Args:
+            model: The composite module, wrapped or not.
+            batch: `rows`, and `draw`, the number that the random draws depend on.
+
+        Returns:
+            What to add to the batch: `selections`, `behavior_logps`, `rewards` and, with `kl_coef`, `ref_logps`.
+        """
+        output = self._forward(model, batch)
+        return {
+            "selections": output.selections,
+            "behavior_logps": output.behavior_logps,
+            "rewards": self.rewards(batch["rows"], output),
+            "ref_logps": output.ref_logps,
+        }
+
+    def _forward(self, model: nn.Module, batch: Batch) -> SelectorGeneratorOutput:
+        args, estimated = self.args, "rewards" in batch
+        output: SelectorGeneratorOutput = model(
+            rows=batch["rows"],
+            selections=batch.get("selections"),
+            num_selections=args.num_selections,
+            generators=[random_generator(args.seed, batch["draw"], row["question"]) for row in batch["rows"]],
+            temperature=args.temperature,
+            score_answers=args.train_generator or (self.reward_sum.names("answer_logps") and not estimated),
+            score_reference=args.kl_coef > 0 and args.train_selector and not estimated,
+        )
+        return output
+
+    def rewards(self, rows: Sequence[Question], output: SelectorGeneratorOutput) -> Tensor:
+        """Return the weighted sum of the rewards of each selection, (B, M), without gradient."""
+        columns: dict[str, Any] = reward_columns(rows, output.selections.tolist())
+        if output.answer_logps is not None and output.answer_mask is not None:
+            columns["answer_logps"] = output.answer_logps.detach().flatten(0, 1)
+            columns["answer_mask"] = output.answer_mask.flatten(0, 1)
+        if self.reward_sum.names("generated_answers"):
+            generator = self.accelerator.unwrap_model(self.model).generator
+            columns["generated_answers"] = answer_selections(generator, self.tokenizers["generator"], columns)
+        total, means = self.reward_sum(columns)
+        self._record(means)
+        return total.to(output.selections.device).view(output.selections.shape[:2])
+
+    # Maximization step
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return the loss of a micro-batch: one forward of both models, then weights and losses."""
+        output = self._forward(model, inputs)
+        rewards = inputs["rewards"] if "rewards" in inputs else self.rewards(inputs["rows"], output)
+        behavior_logps = inputs["behavior_logps"] if "rewards" in inputs else output.behavior_logps
+        ref_logps = inputs.get("ref_logps", output.ref_logps)
+        log_ratios = output.selector_logps.detach() - behavior_logps  # type: ignore[operator]
+        log_weights = weights.log_importance(log_ratios, rewards, self.args.reward_temperature)
+        weight = weights.importance_weights(log_weights)
+        loss = self.loss(output, weight, log_ratios, ref_logps)
+        step = step_metrics(inputs["rows"], output, rewards, log_ratios, log_weights, ref_logps)
+        self._record({"loss": float(loss.detach()), **step})
+        if self.model.training:
+            self._watch(inputs["rows"], output, rewards, weight, step)
+        return (loss, {"loss": loss.detach()}) if return_outputs else loss
+
+    def loss(
+        self, output: SelectorGeneratorOutput, weight: Tensor, log_ratios: Tensor, ref_logps: Tensor | None
+    ) -> Tensor:
+        """Return the loss of both models, a scalar.
+
+        Args:
+            output: What the models make of the selections.
+            weight: (B, M) importance weights.
+            log_ratios: (B, M) log p_s - log q.
+            ref_logps: (B, M) under the reference selector, with `kl_coef`.
+        """
+        args, logps = self.args, output.selector_logps
+        total = logps.new_zeros(())
+        if args.train_selector:
+            baseline = weights.control_variate(log_ratios) if args.control_variate else None
+            total = total + losses.dro_loss(logps, weight, baseline)
+            if args.entropy_coef:
+                total = total + args.entropy_coef * losses.entropy_loss(logps, log_ratios)
+            if ref_logps is not None:
+                total = total + args.kl_coef * losses.kl_loss(logps, ref_logps, log_ratios)
+        if args.train_generator:
+            tokens, mask = output.answer_logps, output.answer_mask
+            assert tokens is not None
+            assert mask is not None
+            answer_logps = reduce_answer_logps(tokens, mask, args.likelihood_reduction, args.likelihood_aliases)
+            total = total + args.generator_loss_coef * losses.dro_loss(answer_logps, weight)
+        return total
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Make one optimizer with a learning rate for each model."""
+        args, module = self.args, model or self.model
+        if self.optimizer is None:
+            cls, kwargs = self.get_optimizer_cls_and_kwargs(args, module)  # type: ignore[arg-type]
+            decayed = self.get_decay_parameter_names(module)
+            generator_lr = args.learning_rate if args.generator_learning_rate is None else args.generator_learning_rate
+            groups = parameter_groups(module, args.learning_rate, generator_lr, args.weight_decay, decayed)
+            self.optimizer = cls(groups, **kwargs)
+        return self.optimizer
+
+    # Logging
+
+    def _record(self, values: dict[str, float]) -> None:
+        self._means["train" if self.model.training else "eval"].add(values)
+
+    def _watch(
+        self,
+        rows: Sequence[Question],
+        output: SelectorGeneratorOutput,
+        rewards: Tensor,
+        weight: Tensor,
+        step: dict[str, float],
+    ) -> None:
+        """Warn of a collapse, and keep the selections for the table."""
+        if warning := self.monitor.update(step):
+            logger.warning(warning)
+        if self.args.log_selections:
+            columns = (output.selections.tolist(), rewards.tolist(), weight.tolist())
+            self._to_print = [
+                {"row": row, "selections": z, "rewards": r, "weights": w}
+                for row, z, r, w in zip(rows, *columns, strict=True)
+            ]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, beside Trainer's own values, the means of what the steps since the last log recorded."""
+        if self.model.training:
+            means = self._means["train"].take()
+            logs.update({**means, "num_selections": self.args.num_selections} if means else {})
+        super().log(logs, start_time)
+        if self._to_print and self.model.training and self.is_world_process_zero():
+            print_selections(self._to_print[: self.args.num_selections_to_print], self.state.global_step)
+            self._to_print = []
+
+    def prediction_step(
+        self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Return the loss of a batch of the evaluation data."""
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = self.compute_loss(model, self._prepare_inputs(inputs))
+        return loss.detach(), None, None
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Add to Trainer's metrics the means of what the batches recorded, with the prefix."""
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        means = self._means["eval"].take()
+        assert output.metrics is not None
+        output.metrics.update({f"{metric_key_prefix}_{name}": mean for name, mean in means.items()})
+        return output
+
+    # Saving and resuming
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or str(self.args.output_dir))
+        save_models(self.accelerator.unwrap_model(self.model), folder, self.tokenizers, state_dict)
+        options = {**vars(self.args), "policy": self._policy_path, "start": self._start}
+        names = ("policy", "policy_kwargs", "num_selected", "num_candidates", "max_passage_tokens", "start")
+        write_json(folder / CONFIG_NAME, {name: options[name] for name in names})
+        write_model_card(folder, options, self.state.log_history)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        load_models(self.accelerator.unwrap_model(model or self.model), Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        state = {"estimation": self._estimation, "means": self._means["train"].values}
+        save_estimation(Path(output_dir), self.args.process_index, state)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)
+        if checkpoint is not None:
+            state = load_estimation(Path(checkpoint), self.args.process_index)
+            self._estimation = state["estimation"]
+            self._means["train"].values = state["means"]

@@ -1,0 +1,198 @@
+"""Systems compared on the same questions, with bootstrap intervals."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import DegenerateDataWarning, bootstrap
+
+from dro_trl.evaluation.metrics import Prediction, Scores, score_predictions
+
+# Bounds the memory of one block of resamples (and of BCa's jackknife) to about 32 MB of float64.
+_BLOCK_ELEMENTS = 4_000_000
+
+
+class Interval(NamedTuple):
+    """A 95 % bootstrap interval of a mean."""
+
+    ci95: list[float] | None
+    """[low, high]; None for fewer than two observations."""
+    method: Literal["BCa", "percentile"] | None
+    """Percentile where BCa is undefined, as when all observations are equal; None without an interval."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The mean difference of one metric between a system and a baseline on the same questions."""
+
+    system: str
+    baseline: str
+    metric: str
+    delta: float
+    """Mean of (system - baseline) over the questions; positive where the system is better."""
+    ci95: list[float] | None
+    """95 % paired bootstrap interval of `delta`, [low, high]; None for fewer than two questions."""
+    method: Literal["BCa", "percentile"] | None
+    """How the interval was made: percentile where BCa is undefined, as when all differences are equal."""
+    n: int
+    """Questions compared."""
+    seed: int
+    n_resamples: int
+
+    @property
+    def significant(self) -> bool:
+        """Whether the interval excludes zero."""
+        return self.ci95 is not None and not self.ci95[0] <= 0 <= self.ci95[1]
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """The scores of several systems on the same questions, and the differences between them."""
+
+    systems: dict[str, dict[str, float | int | None]]
+    """Per system: the mean of every metric (None where no question has it), `n` and `n_with_gold`."""
+    systems_ci95: dict[str, dict[str, list[float] | None]]
+    """Per system and metric: the 95 % bootstrap interval of the mean, [low, high]."""
+    comparisons: list[Comparison]
+    """The target against each baseline, in every metric that some question has."""
+
+
+def mean_interval(values: NDArray[np.float64], *, seed: int, n_resamples: int = 10_000) -> Interval:
+    """Bootstrap the 95 % interval of a mean: BCa, or percentile where BCa is undefined.
+
+    Given differences of paired observations, this is the paired bootstrap of the mean difference.
+
+    Args:
+        values: Shape (num_questions,), without NaN.
+        seed: Seed of the resampling; the same seed and number of values give the same resamples.
+        n_resamples: Number of resamples.
+
+    Returns:
+        The interval and its method.
+    """
+    if len(values) < 2:
+        return Interval(None, None)
+    methods: tuple[Literal["BCa", "percentile"], ...] = ("BCa", "percentile")
+    for method in methods:
+        with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+            warnings.simplefilter("ignore", DegenerateDataWarning)  # reported as the method instead
+            interval = bootstrap(
+                (values,),
+                np.mean,
+                n_resamples=n_resamples,
+                batch=max(1, _BLOCK_ELEMENTS // len(values)),
+                method=method,
+                rng=np.random.default_rng(seed),
+            ).confidence_interval
+        if np.isfinite(interval).all():
+            break
+    return Interval([float(interval.low), float(interval.high)], method)
+
+
+def compare(
+    systems: Mapping[str, Sequence[Prediction]],
+    *,
+    target: str,
+    baselines: Sequence[str],
+    ks: Sequence[int],
+    seed: int,
+    n_resamples: int = 10_000,
+) -> EvaluationReport:
+    """Score all systems and compare the target with each baseline, question by question.
+
+    Args:
+        systems: Predictions per system, all over the same questions in the same order.
+        target: Name of the system to compare.
+        baselines: Names of the systems to compare it with.
+        ks: Depths for recall@k and nDCG@k; the largest also cuts the MRR.
+        seed: Seed of the bootstrap.
+        n_resamples: Number of bootstrap resamples.
+
+    Returns:
+        Means, differences and their 95 % intervals.
+
+    Raises:
+        ValueError: A name is unknown, the target is its own baseline, there are no predictions, or the systems differ
+            in their questions, answers, gold passages, or in how many passages they rank.
+    """
+    _check_names(systems, target, baselines)
+    _check_rows(systems, depth=max(ks, default=1))
+    scores = {name: score_predictions(predictions, ks) for name, predictions in systems.items()}
+    intervals = {
+        name: {
+            metric: mean_interval(_scored(values), seed=seed, n_resamples=n_resamples).ci95
+            for metric, values in system.items()
+        }
+        for name, system in scores.items()
+    }
+    comparisons = [
+        _difference(scores, target, baseline, metric, seed, n_resamples)
+        for baseline in baselines
+        for metric, values in scores[target].items()
+        if len(_scored(values))
+    ]
+    return EvaluationReport({name: _means(system) for name, system in scores.items()}, intervals, comparisons)
+
+
+def _difference(
+    scores: dict[str, Scores], system: str, baseline: str, metric: str, seed: int, n_resamples: int
+) -> Comparison:
+    differences = _scored(scores[system][metric] - scores[baseline][metric])
+    ci95, method = mean_interval(differences, seed=seed, n_resamples=n_resamples)
+    delta = float(differences.mean())
+    return Comparison(system, baseline, metric, delta, ci95, method, len(differences), seed, n_resamples)
+
+
+def _means(scores: Scores) -> dict[str, float | int | None]:
+    means: dict[str, float | int | None] = {}
+    for metric, values in scores.items():
+        scored = _scored(values)
+        means[metric] = float(scored.mean()) if len(scored) else None
+    return means | {"n": len(scores["em"]), "n_with_gold": len(_scored(scores["mrr"]))}
+
+
+def _scored(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return values[~np.isnan(values)]
+
+
+def _check_names(systems: Mapping[str, Sequence[Prediction]], target: str, baselines: Sequence[str]) -> None:
+    for role, name in [("target", target), *(("baseline", name) for name in baselines)]:
+        if name not in systems:
+            raise ValueError(f"{role} {name!r} is not among the systems {list(systems)}; name one of them")
+    if target in baselines:
+        raise ValueError(f"target {target!r} is also among the baselines {list(baselines)}; remove it there")
+
+
+def _check_rows(systems: Mapping[str, Sequence[Prediction]], depth: int) -> None:
+    (first, reference), *others = systems.items()
+    if not reference:
+        raise ValueError(f"system {first!r} has no predictions; give at least one question")
+    for name, predictions in others:
+        for row, (expected, found) in enumerate(zip(reference, predictions, strict=False)):
+            _check_pair(row, (first, expected), (name, found), depth)
+        if len(predictions) != len(reference):
+            raise ValueError(
+                f"row {min(len(predictions), len(reference))}: system {first!r} has {len(reference)} predictions and "
+                f"system {name!r} has {len(predictions)}; compare systems on the same questions in the same order"
+            )
+
+
+def _check_pair(row: int, first: tuple[str, Prediction], second: tuple[str, Prediction], depth: int) -> None:
+    (name, expected), (other, found) = first, second
+    for field in ("question", "answers", "gold_ids"):
+        if expected[field] != found[field]:
+            raise ValueError(
+                f"row {row}, field {field!r}: system {name!r} has {expected[field]!r} and system {other!r} has "
+                f"{found[field]!r}; compare systems on the same questions in the same order"
+            )
+    ranked, other_ranked = len(expected["ranking"]), len(found["ranking"])
+    # A system without retrieval ranks nothing and has recall 0; any other difference would favour the longer list.
+    if ranked and other_ranked and min(ranked, depth) != min(other_ranked, depth):
+        raise ValueError(
+            f"row {row}, field 'ranking': system {name!r} ranks {ranked} passages and system {other!r} ranks "
+            f"{other_ranked}, which is no fair comparison at depth {depth}; "
+            f"lower the largest of ks to {min(ranked, other_ranked)}, or let both rank {depth}"
+        )

@@ -1,0 +1,119 @@
+"""An evaluation report as printed tables and as a JSON file."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from dro_trl.evaluation.comparison import Comparison, EvaluationReport
+
+
+def print_report(report: EvaluationReport, console: Console) -> None:
+    """Print the systems' scores, then the differences with their intervals; both fit 80 columns.
+
+    Args:
+        report: What `compare` returned.
+        console: Where to print.
+    """
+    console.print(_scores_table(report), _counts(report))
+    if report.comparisons:
+        first = report.comparisons[0]
+        bootstrap = f"paired bootstrap, {first.n_resamples:,} resamples, seed {first.seed}"
+        console.print(_differences_table(report.comparisons), f"* the interval excludes 0 ({bootstrap})\n")
+
+
+def write_results(report: EvaluationReport, path: str | Path, extra: Mapping[str, Any]) -> Path:
+    """Write the report as JSON, replacing `path` in one step so that no half-written file is ever seen.
+
+    Args:
+        report: What `compare` returned; its fields become the top-level keys.
+        path: File to write; missing parent folders are made.
+        extra: More top-level keys (run time, model names, ...), JSON values.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: A key of `extra` is one of the report's, or a value in it is NaN or infinite.
+        TypeError: A value of `extra` is no JSON value.
+    """
+    results = asdict(report)
+    if taken := sorted(results.keys() & extra.keys()):
+        raise ValueError(f"extra has the keys {taken}, which hold the report itself in {path}; rename them")
+    text = json.dumps(results | dict(extra), indent=2, ensure_ascii=False, allow_nan=False)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _counts(report: EvaluationReport) -> str:
+    first = next(iter(report.systems.values()))
+    counts = f"Means over {first['n']:,} questions"
+    if first["n_with_gold"] != first["n"]:
+        counts += f"; recall, MRR and nDCG over the {first['n_with_gold']:,} with gold passages"
+    return counts + ".\n"
+
+
+def _scores_table(report: EvaluationReport) -> Table:
+    table = _table("Scores")
+    metrics = [metric for metric in next(iter(report.systems.values())) if metric not in ("n", "n_with_gold")]
+    table.add_column("system", overflow="fold")
+    for metric in metrics:
+        # The depth on a line of its own keeps three depths within 80 columns.
+        table.add_column(_label(metric).replace("@", "\n@"), justify="right", no_wrap=True)
+    for name, scores in report.systems.items():
+        table.add_row(
+            escape(name), *("–" if scores[metric] is None else f"{scores[metric]:.3f}" for metric in metrics)
+        )
+    return table
+
+
+def _differences_table(comparisons: list[Comparison]) -> Table:
+    table = _table("Differences")
+    table.add_column("comparison", overflow="fold")
+    for heading in ("metric", "n", "difference", "95 % interval"):
+        table.add_column(heading, justify="left" if heading == "metric" else "right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    previous = None
+    for comparison in comparisons:
+        pair = f"{comparison.system} − {comparison.baseline}"
+        if previous not in (None, pair):
+            table.add_section()
+        table.add_row(escape(pair) if pair != previous else "", *_difference_cells(comparison))
+        previous = pair
+    return table
+
+
+def _difference_cells(comparison: Comparison) -> tuple[str, str, str, str, str]:
+    interval = "–"
+    if comparison.ci95 is not None:
+        interval = "[{:+.3f}, {:+.3f}]".format(*comparison.ci95)
+    colour = "green" if comparison.delta > 0 else "red"
+    return (
+        _label(comparison.metric),
+        f"{comparison.n:,}",
+        f"{comparison.delta:+.3f}",
+        escape(interval),
+        f"[bold {colour}]*[/]" if comparison.significant else "",
+    )
+
+
+def _label(metric: str) -> str:
+    return {"mrr": "MRR", "em": "EM", "f1": "F1"}.get(metric, metric.replace("ndcg", "nDCG"))
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))

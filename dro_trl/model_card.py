@@ -1,0 +1,87 @@
+"""The model card that is saved beside a trained pair."""
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+
+CITATION = """@article{shi2025direct,
+  title   = {Direct Retrieval-augmented Optimization: Synergizing Knowledge Selection and Language Models},
+  author  = {Shi, Zhengliang and others},
+  journal = {arXiv preprint arXiv:2505.03075},
+  year    = {2025}
+}"""
+
+OPTIONS = (
+    "policy",
+    "policy_kwargs",
+    "num_selected",
+    "num_selections",
+    "max_passage_tokens",
+    "learning_rate",
+    "generator_learning_rate",
+    "control_variate",
+    "entropy_coef",
+    "kl_coef",
+    "reward_temperature",
+    "steps_per_estimation",
+    "num_iterations",
+    "seed",
+)
+MEASURES = ("reward", "iw_bound", "ess", "entropy", "frac_unique_selections", "selection_recall")
+
+
+def write_model_card(folder: Path, training: Mapping[str, Any], log_history: Sequence[Mapping[str, Any]]) -> None:
+    """Write `README.md`: what the folder holds, how to use it, how it was trained, and what to cite.
+
+    Args:
+        folder: Where the two models are.
+        training: Values of `DROConfig`.
+        log_history: Of the trainer; the measures shown are those of its last record that has any.
+    """
+    options = "\n".join(f"| `{name}` | `{training[name]}` |" for name in OPTIONS)
+    last: Mapping[str, Any] = next((record for record in reversed(log_history) if "reward" in record), {})
+    measures = "\n".join(f"| {name} | {last[name]:.3f} |" for name in MEASURES if name in last) or "| none logged | |"
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("trl", "transformers", "torch"))
+    data = ModelCardData(library_name="dro-trl", tags=["dro", "trl", "retrieval-augmented-generation"])
+    card = ModelCard(f"""---
+{data.to_yaml()}
+---
+
+# A selector and a generator trained by DRO
+
+`selector/` chooses and orders retrieved passages, `generator/` answers from them. Both were trained together by
+Direct Retrieval-augmented Optimization with [dro-trl](https://arxiv.org/abs/2505.03075).
+
+```python
+from dro_trl import PyseriniRetriever, RAGPipeline
+
+pipeline = RAGPipeline.from_pretrained("{folder.name}", retriever=PyseriniRetriever("index"))
+print(pipeline("Who wrote it?").answer)
+```
+
+Each folder also loads alone, with `AutoModelForCausalLM.from_pretrained("{folder.name}/selector")`.
+
+## Training
+
+| option | value |
+|---|---|
+{options}
+
+Means over the last logged steps:
+
+| measure | value |
+|---|---|
+{measures}
+
+Made with {versions}.
+
+## Citation
+
+```bibtex
+{CITATION}
+```
+""")
+    card.save(folder / "README.md")

@@ -1,0 +1,216 @@
+"""The selector and the generator in one module with one forward, which is what one optimizer, DDP and ZeRO ask for."""
+
+import contextlib
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.utils.generic import ModelOutput
+
+from dro_trl import prompts
+from dro_trl.policies.base import SelectionPolicy, SelectionSample
+from dro_trl.prompts import Tokenizer
+from dro_trl.shared_prompt import pack, token_logps
+from dro_trl.types import Question, Selection
+
+
+@dataclass
+class SelectorGeneratorOutput(ModelOutput):
+    """What one forward returns. B questions, M selections of K passages, A aliases of up to T tokens."""
+
+    selections: Tensor = None  # type: ignore[assignment]  # ModelOutput wants a default
+    """(B, M, K) int64."""
+    selector_logps: Tensor = None  # type: ignore[assignment]
+    """(B, M) log p_s(z|x) in nats."""
+    behavior_logps: Tensor | None = None
+    """(B, M) log q(z|x) in nats under the policy that drew the selections; only where this forward drew them."""
+    ref_logps: Tensor | None = None
+    """(B, M) log-probabilities under the reference selector; only where asked for."""
+    entropy: Tensor = None  # type: ignore[assignment]
+    """(B,) estimate of the selector's entropy in nats."""
+    answer_logps: Tensor | None = None
+    """(B, M, A, T) log-probabilities of the answer's tokens, 0 where padded; only where asked for."""
+    answer_mask: Tensor | None = None
+    """(B, M, A, T) bool."""
+
+
+class AnswerScorer:
+    """Turns questions and selections into what the generator is scored on. Identical selections are scored once.
+
+    Args:
+        tokenizer: The generator's tokenizer.
+        all_aliases: Score every alias of the answer, not the first alone.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, all_aliases: bool = False) -> None:
+        self.tokenizer = tokenizer
+        self.all_aliases = all_aliases
+
+    def logps(self, model: nn.Module, rows: Sequence[Question], selections: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the token log-probabilities of each selection's answers and their mask, both (B, M, A, T)."""
+        prompt_ids: list[list[int]] = []
+        answers: list[list[list[int]]] = []
+        index: list[list[int]] = []
+        for row, drawn in zip(rows, selections.tolist(), strict=True):
+            distinct = {tuple(selection): len(prompt_ids) + i for i, selection in enumerate(_unique(drawn))}
+            index.append([distinct[tuple(selection)] for selection in drawn])
+            aliases = row["answers"] if self.all_aliases else row["answers"][:1]
+            alias_ids = [prompts.answer_ids(self.tokenizer, alias) for alias in aliases]
+            for selection in distinct:
+                text = prompts.generator_prompt(row["question"], [row["candidates"][i] for i in selection])
+                prompt_ids.append(prompts.encode(self.tokenizer, prompts.render(self.tokenizer, text)))
+                answers.append(alias_ids)
+        batch = pack(prompt_ids, answers).to(selections.device)
+        logps = token_logps(model, batch)
+        where = torch.tensor(index, device=logps.device)
+        return logps[where], batch.target_mask[where]
+
+
+def _unique(selections: list[Selection]) -> list[tuple[int, ...]]:
+    return list(dict.fromkeys(map(tuple, selections)))
+
+
+class SelectorGenerator(nn.Module):
+    """A selector and a generator trained together.
+
+    Args:
+        selector: A causal LM (or a PEFT model of one) that the policy reads selections off.
+        generator: A causal LM (or a PEFT model of one) that answers from the selected passages.
+        policy: Turns the selector into a distribution over selections.
+        scorer: Prepares the generator's inputs.
+        reference: A frozen copy of the selector for the KL term; a PEFT selector needs none, its adapter is disabled.
+    """
+
+    def __init__(
+        self,
+        selector: nn.Module,
+        generator: nn.Module,
+        policy: SelectionPolicy,
+        scorer: AnswerScorer,
+        reference: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.selector = selector
+        self.generator = generator
+        self.reference = reference.requires_grad_(False) if reference is not None else None
+        self.policy = policy
+        self.scorer = scorer
+        self.config: Any = selector.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the models are."""
+        return next(self.parameters()).device
+
+    def forward(
+        self,
+        rows: Sequence[Question],
+        selections: Tensor | None = None,
+        *,
+        num_selections: int | None = None,
+        generators: Sequence[torch.Generator] | None = None,
+        temperature: float = 1.0,
+        score_answers: bool = True,
+        score_reference: bool = False,
+    ) -> SelectorGeneratorOutput:
+        """Score selections under both models, drawing them first where none are given.
+
+        Gradients flow to whichever model has parameters that require them.
+
+        Args:
+            rows: B questions with candidates.
+            selections: (B, M, K) to score; drawn from the selector where None.
+            num_selections: M, where they are drawn.
+            generators: B random generators, where they are drawn.
+            temperature: Of the draw.
+            score_answers: Whether to run the generator.
+            score_reference: Whether to run the reference selector.
+
+        Raises:
+            ValueError: If neither selections nor what it takes to draw them is given.
+        """
+        inputs = self.policy.encode(rows).to(self.device)
+        with _grad_where_trained(self.selector):
+            if selections is not None:
+                scored = self.policy.logps(self.selector, inputs, selections)
+            elif num_selections is None or generators is None:
+                raise ValueError("give `selections`, or `num_selections` and `generators` to draw them")
+            else:
+                scored = self.policy.sample(self.selector, inputs, num_selections, generators, temperature)
+        behavior_logps = None
+        if isinstance(scored, SelectionSample):
+            selections, behavior_logps = scored.selections, scored.behavior_logps
+        assert selections is not None
+        ref_logps = answer_logps = answer_mask = None
+        if score_reference:
+            with torch.no_grad(), self._reference() as reference:
+                ref_logps = self.policy.logps(reference, inputs, selections).logps
+        if score_answers:
+            with _grad_where_trained(self.generator):
+                answer_logps, answer_mask = self.scorer.logps(self.generator, rows, selections)
+        return SelectorGeneratorOutput(
+            selections=selections,
+            selector_logps=scored.logps,
+            behavior_logps=behavior_logps,
+            ref_logps=ref_logps,
+            entropy=scored.entropy,
+            answer_logps=answer_logps,
+            answer_mask=answer_mask,
+        )
+
+    @contextlib.contextmanager
+    def _reference(self) -> Iterator[nn.Module]:
+        if self.reference is not None:
+            yield self.reference
+        elif hasattr(self.selector, "disable_adapter"):
+            with self.selector.disable_adapter():  # type: ignore[operator]
+                yield self.selector
+        else:
+            raise ValueError(
+                "kl_coef > 0 needs a reference selector: pass `reference`, or train the selector with PEFT"
+            )
+
+    def activation_checkpointing_enable(self, **kwargs: Any) -> None:
+        """Trade computation for memory in the models that are trained; arguments as in `PreTrainedModel`."""
+        for model in (self.selector, self.generator):
+            if _is_trained(model):
+                model.activation_checkpointing_enable(**kwargs)  # type: ignore[operator]
+                model.enable_input_require_grads()  # type: ignore[operator]
+
+
+def _grad_where_trained(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
+    """No graph for a frozen model; otherwise whatever the caller chose."""
+    return contextlib.nullcontext() if _is_trained(model) else torch.no_grad()
+
+
+def _is_trained(model: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in model.parameters())
+
+
+def parameter_groups(
+    module: nn.Module, selector_lr: float, generator_lr: float, weight_decay: float, decayed: Collection[str]
+) -> list[dict[str, Any]]:
+    """Return an optimizer's parameter groups: those of each model, with and without weight decay.
+
+    Args:
+        module: A `SelectorGenerator`, wrapped or not.
+        selector_lr: Learning rate of the selector.
+        generator_lr: Learning rate of the generator.
+        weight_decay: Of the parameters in `decayed`.
+        decayed: Names of the parameters that decay.
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            of_generator = name.removeprefix("module.").startswith("generator.")
+            groups.setdefault((of_generator, name in decayed), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": generator_lr if of_generator else selector_lr,
+            "weight_decay": weight_decay if decays else 0.0,
+        }
+        for (of_generator, decays), parameters in groups.items()
+    ]

@@ -1,0 +1,220 @@
+"""Using a trained pair: retrieve, select, answer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from torch import nn
+from tqdm.auto import tqdm
+
+from dro_trl import prompts
+from dro_trl.checkpointing import MODELS, load_model, load_tokenizer, read_config
+from dro_trl.generation import generate_answers
+from dro_trl.policies.base import SelectionPolicy, check_candidates, load_policy
+from dro_trl.prompts import Tokenizer
+from dro_trl.retrieval.base import Retriever
+from dro_trl.types import Passage, Question, Selection
+
+
+@dataclass
+class RAGOutput:
+    """An answer and what it rests on."""
+
+    question: str
+    answer: str
+    passages: list[Passage]
+    """The selected passages, in the order in which the generator read them."""
+    scores: list[float]
+    """The selector's score of each: the item score (Plackett-Luce), or the log-probability of the choice."""
+
+
+class RAGPipeline:
+    """Retrieve, select, answer.
+
+    Args:
+        selector: The selector.
+        generator: The generator.
+        policy: How selections are read off the selector, with its tokenizer inside.
+        tokenizer: The generator's tokenizer.
+        retriever: Finds candidates; needed for calls with bare questions only.
+        num_candidates: N, how many it is asked for.
+        max_passage_tokens: Passages are cut to this many tokens, as in training; not cut where None.
+    """
+
+    def __init__(
+        self,
+        selector: nn.Module,
+        generator: nn.Module,
+        policy: SelectionPolicy,
+        tokenizer: Tokenizer,
+        retriever: Retriever | None = None,
+        num_candidates: int = 20,
+        max_passage_tokens: int | None = None,
+    ) -> None:
+        self.selector = selector.eval()
+        self.generator = generator.eval()
+        self.policy = policy
+        self.tokenizer = tokenizer
+        self.retriever = retriever
+        self.num_candidates = num_candidates
+        self.max_passage_tokens = max_passage_tokens
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        retriever: Retriever | None = None,
+        num_candidates: int | None = None,
+        device: str | torch.device = "cpu",
+        policy: SelectionPolicy | None = None,
+        **model_kwargs: Any,
+    ) -> "RAGPipeline":
+        """Load what `DROTrainer` saved.
+
+        Args:
+            folder: Holds `selector/`, `generator/` and `dro_config.json`.
+            retriever: Finds candidates for bare questions.
+            num_candidates: N; what the pair was trained with where None.
+            device: Where the models go.
+            policy: Needed where the pair was trained with a policy object instead of the option `policy`.
+            **model_kwargs: For `from_pretrained` of both models; `dtype` is float32 unless given.
+
+        Raises:
+            FileNotFoundError: If the folder is not one that `DROTrainer` wrote.
+            ValueError: If the pair was trained with a policy object, and none is given.
+        """
+        folder = Path(folder)
+        paths = {name: str(folder / name) for name in MODELS}
+        pipeline = cls._load(read_config(folder), paths, device, policy, model_kwargs)
+        pipeline.retriever = retriever
+        pipeline.num_candidates = num_candidates or pipeline.num_candidates
+        return pipeline
+
+    @classmethod
+    def from_start(
+        cls,
+        folder: str | Path,
+        device: str | torch.device = "cpu",
+        policy: SelectionPolicy | None = None,
+        **model_kwargs: Any,
+    ) -> "RAGPipeline":
+        """Load the pair that a trained one started from, as a baseline; arguments as in `from_pretrained`.
+
+        Raises:
+            ValueError: If the run did not start from a name or folder.
+        """
+        config = read_config(Path(folder))
+        if not all(config["start"].values()):
+            raise ValueError(f"{folder} was trained from models in memory, so its start cannot be loaded (--no-start)")
+        paths = {name: str(path) for name, path in config["start"].items()}
+        return cls._load(config, paths, device, policy, model_kwargs)
+
+    @classmethod
+    def _load(
+        cls,
+        config: dict[str, Any],
+        paths: dict[str, str],
+        device: str | torch.device,
+        policy: SelectionPolicy | None,
+        model_kwargs: dict[str, Any],
+    ) -> "RAGPipeline":
+        if policy is None and config["policy"] is None:
+            raise ValueError(f"{paths['selector']} was trained with a policy object; pass policy=… to load it")
+        models = {name: load_model(path, model_kwargs).to(device) for name, path in paths.items()}  # type: ignore[arg-type]
+        tokenizers = {name: load_tokenizer(path) for name, path in paths.items()}
+        policy = policy or load_policy(
+            config["policy"], tokenizers["selector"], config["num_selected"], config["policy_kwargs"]
+        )
+        return cls(
+            models["selector"],
+            models["generator"],
+            policy,
+            tokenizers["generator"],
+            num_candidates=config["num_candidates"],
+            max_passage_tokens=config["max_passage_tokens"],
+        )
+
+    def __call__(self, question: str) -> RAGOutput:
+        """Answer one question.
+
+        Raises:
+            ValueError: If the pipeline has no retriever, or the question is empty.
+        """
+        if self.retriever is None:
+            raise ValueError("answering a bare question needs a retriever; pass retriever=… to RAGPipeline")
+        if not question.strip():
+            raise ValueError("the question is empty; ask one")
+        candidates = self.retriever.retrieve([question], self.num_candidates)[0]
+        return self.predict([Question(question=question, answers=[], candidates=candidates)])[0]
+
+    def predict(
+        self,
+        rows: Sequence[Question],
+        order: Literal["selector", "retriever"] = "selector",
+        batch_size: int = 8,
+        max_new_tokens: int = 32,
+    ) -> list[RAGOutput]:
+        """Answer questions that have candidates.
+
+        Args:
+            rows: Questions with candidates; `answers` are not looked at.
+            order: Whose K passages the generator reads: the selector's, or the first K of the retriever.
+            batch_size: Questions in a batch; the result does not depend on it.
+            max_new_tokens: Longest answer, in tokens.
+
+        Returns:
+            One output a row, in the order of the rows.
+
+        Raises:
+            ValueError: If a row has fewer than K candidates.
+        """
+        check_candidates(rows, self.policy.num_selected)
+        if self.max_passage_tokens is not None:
+            rows, _ = prompts.cut_passages(rows, self.tokenizer, self.max_passage_tokens)
+        chosen = self.select(rows, batch_size) if order == "selector" else self._first(rows)
+        passages = [[row["candidates"][i] for i in z] for row, (z, _) in zip(rows, chosen, strict=True)]
+        answers = generate_answers(
+            self.generator,
+            self.tokenizer,
+            [row["question"] for row in rows],
+            passages,
+            max_new_tokens=max_new_tokens,
+            batch_size=2 * batch_size,
+        )
+        return [
+            RAGOutput(row["question"], answer, read, scores)
+            for row, answer, read, (_, scores) in zip(rows, answers, passages, chosen, strict=True)
+        ]
+
+    @torch.no_grad()
+    def select(self, rows: Sequence[Question], batch_size: int = 8) -> list[tuple[Selection, list[float]]]:
+        """Return the selector's preferred selection for each row, with a score for each passage in it."""
+        lengths = [sum(len(passage["text"]) for passage in row["candidates"]) for row in rows]
+        by_length = sorted(range(len(rows)), key=lengths.__getitem__)
+        chosen: dict[int, tuple[Selection, list[float]]] = {}
+        device = next(self.selector.parameters()).device
+        for start in tqdm(range(0, len(rows), batch_size), desc="Selecting", disable=len(rows) <= batch_size):
+            batch = by_length[start : start + batch_size]
+            inputs = self.policy.encode([rows[i] for i in batch]).to(device)
+            selections, scores = self.policy.best(self.selector, inputs)
+            chosen.update(zip(batch, zip(selections.tolist(), scores.tolist(), strict=True), strict=True))
+        return [chosen[i] for i in range(len(rows))]
+
+    def _first(self, rows: Sequence[Question]) -> list[tuple[Selection, list[float]]]:
+        k = self.policy.num_selected
+        return [(list(range(k)), [passage["score"] for passage in row["candidates"][:k]]) for row in rows]
+
+
+def print_output(output: RAGOutput, console: Console | None = None) -> None:
+    """Print an answer and the passages it rests on."""
+    console = console or Console()
+    console.print(f"[bold]{escape(output.question)}[/bold]\n[green]{escape(output.answer)}[/green]", highlight=False)
+    table = Table("", "Score", "Passage")
+    for rank, (passage, score) in enumerate(zip(output.passages, output.scores, strict=True), start=1):
+        table.add_row(str(rank), f"{score:.2f}", escape(prompts.passage_text(passage)))
+    console.print(table)

@@ -1,0 +1,94 @@
+"""What a selection policy is."""
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from dro_trl.prompts import Tokenizer
+from dro_trl.types import Question
+
+
+@dataclass
+class SelectionLogps:
+    """How likely given selections are. B questions, M selections each."""
+
+    logps: Tensor
+    """(B, M) float32, log p_s(z|x) in nats."""
+    entropy: Tensor
+    """(B,) float32 nats: the mean over the selections of the summed entropies of their K choices, an unbiased
+    estimate of the policy's entropy where the selections were drawn from it."""
+
+
+@dataclass
+class SelectionSample(SelectionLogps):
+    """Selections drawn from a policy, of K passages each."""
+
+    selections: Tensor
+    """(B, M, K) int64, indices of candidates."""
+    behavior_logps: Tensor
+    """(B, M) float32, log q(z|x) in nats under the tempered policy they were drawn from, without gradient."""
+
+
+class SelectionPolicy(Protocol):
+    """A distribution over ordered K-subsets of each question's candidates, read off a causal LM.
+
+    Every selection is valid by construction and its log-probability exact. `sample` and `logps` build a graph to the
+    model's parameters unless gradients are off.
+    """
+
+    num_selected: int
+    """K."""
+
+    def encode(self, rows: Sequence[Question]) -> Any:
+        """Turn B rows into the inputs of the other methods, on the CPU; the result has a `.to(device)`."""
+        ...
+
+    def sample(
+        self,
+        model: nn.Module,
+        inputs: Any,
+        num_selections: int,
+        generators: Sequence[torch.Generator],
+        temperature: float = 1.0,
+    ) -> SelectionSample:
+        """Draw M selections for each question, with a CPU random generator for each."""
+        ...
+
+    def logps(self, model: nn.Module, inputs: Any, selections: Tensor) -> SelectionLogps:
+        """Return the log-probabilities of given selections, (B, M, K)."""
+        ...
+
+    def best(self, model: nn.Module, inputs: Any) -> tuple[Tensor, Tensor]:
+        """Return the preferred selection of each question, (B, K), and a score for each passage in it, (B, K)."""
+        ...
+
+
+def check_candidates(rows: Sequence[Question], num_selected: int) -> None:
+    """Raise a ValueError naming the first question that has fewer than K candidates."""
+    for row in rows:
+        if len(row["candidates"]) < num_selected:
+            raise ValueError(
+                f"question {row['question']!r} has {len(row['candidates'])} candidates, fewer than "
+                f"num_selected={num_selected}; retrieve more, or lower num_selected"
+            )
+
+
+def load_policy(path: str, tokenizer: Tokenizer, num_selected: int, kwargs: dict[str, Any] | None) -> SelectionPolicy:
+    """Make the policy that a dotted path names.
+
+    Raises:
+        ValueError: If there is no such class.
+    """
+    module, _, name = path.rpartition(".")
+    try:
+        policy_class = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"policy={path!r} is not the dotted path of a class ({error}); for example dro_trl.PlackettLucePolicy"
+        ) from error
+    policy: SelectionPolicy = policy_class(tokenizer, num_selected=num_selected, **(kwargs or {}))
+    return policy

@@ -1,0 +1,156 @@
+"""Every text that a model reads or writes: this is the only place where one is put together."""
+
+import itertools
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from dro_trl.types import Passage, Question, Selection
+
+Tokenizer = Any
+"""A fast tokenizer of transformers (its stubs do not type the calls made here)."""
+
+USEFUL = "Useful:"
+RANKING = "The most useful passages, best first:"
+CHOICE = "The most useful passage is ["
+ANSWER = "Answer:"
+
+
+def passage_text(passage: Passage) -> str:
+    """Return `title: text` on one line, or the text alone where it begins with its title or there is none."""
+    title, text = " ".join(passage["title"].split()), " ".join(passage["text"].split())
+    return text if text.startswith(title) else f"{title}: {text}"
+
+
+def generator_prompt(question: str, passages: Sequence[Passage]) -> str:
+    """Return what the generator reads: the passages in the selector's order, then the question."""
+    context = "\n".join(f"Passage: {passage_text(passage)}" for passage in passages)
+    return f"{context}\nQuestion: {question}\n{ANSWER}"
+
+
+def scoring_prompt(question: str, candidates: Sequence[Passage]) -> tuple[str, list[int]]:
+    """Return a prompt with a `Useful:` after each passage, and for each the index of the character after it."""
+    text = f"Which passages help to answer the question?\nQuestion: {question}\n"
+    ends = []
+    for passage in candidates:
+        text += f"Passage: {passage_text(passage)}\n{USEFUL}"
+        ends.append(len(text))
+        text += "\n"
+    return text.rstrip("\n"), ends
+
+
+def ranking_prompt(question: str, candidates: Sequence[Passage], identifiers: Sequence[str]) -> str:
+    """Return the listwise prompt: every passage with its identifier, then the question."""
+    lines = [f"[{name}] {passage_text(passage)}" for name, passage in zip(identifiers, candidates, strict=True)]
+    return "\n".join([*lines, f"Question: {question}"])
+
+
+def format_selection(selection: Selection) -> str:
+    """Write a selection as the paper does, counting from 1.
+
+    >>> format_selection([2, 0])
+    '[3] > [1]'
+    """
+    return " > ".join(f"[{index + 1}]" for index in selection)
+
+
+def parse_selection(text: str, num_candidates: int) -> Selection:
+    """Read a selection that some other system wrote; no training path needs it.
+
+    >>> parse_selection("[3] > [1] > [3]", 4)
+    [2, 0]
+
+    Args:
+        text: Free text with identifiers such as `[3]`.
+        num_candidates: N; identifiers run from 1 to N.
+
+    Returns:
+        The zero-based indices in the order written, each once.
+
+    Raises:
+        ValueError: If there is no identifier, or one that is not among the candidates.
+    """
+    numbers = [int(number) for number in re.findall(r"\[(\d+)\]", text)]
+    if not numbers:
+        raise ValueError(f"no identifier such as [1] in {text!r}")
+    outside = [number for number in numbers if not 1 <= number <= num_candidates]
+    if outside:
+        raise ValueError(f"{text!r} names [{outside[0]}], but there are {num_candidates} candidates")
+    return list(dict.fromkeys(number - 1 for number in numbers))
+
+
+def is_chat(tokenizer: Tokenizer) -> bool:
+    """Whether prompts for this tokenizer's model go through a chat template."""
+    return bool(getattr(tokenizer, "chat_template", None))
+
+
+def render(tokenizer: Tokenizer, text: str, lead: str = "") -> str:
+    """Return a prompt as the model reads it, special tokens included.
+
+    Args:
+        tokenizer: Its chat template is applied where it has one.
+        text: What the user says.
+        lead: The first words of the reply; on a line of its own where there is no chat template.
+    """
+    if is_chat(tokenizer):
+        messages = [{"role": "user", "content": text}]
+        return f"{tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)}{lead}"
+    return "\n".join(part for part in ((tokenizer.bos_token or "") + text, lead) if part)
+
+
+def encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Return the token ids of a text that `render` made."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def encode_with_ends(tokenizer: Tokenizer, text: str, ends: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Encode a rendered text with a token boundary at each character index, and find the token that ends there.
+
+    The pieces are encoded apart: many tokenizers would join a colon and the new line after it into one token, and
+    what a model predicts after the new line says nothing about the colon.
+    """
+    pieces = [text[start:end] for start, end in zip([0, *ends], [*ends, len(text)], strict=True)]
+    encoded: list[list[int]] = tokenizer(pieces, add_special_tokens=False)["input_ids"]
+    counts = itertools.accumulate(len(ids) for ids in encoded[:-1])
+    return [token for ids in encoded for token in ids], [count - 1 for count in counts]
+
+
+def continuation_ids(tokenizer: Tokenizer, stem: str, text: str) -> list[int]:
+    """Return the tokens of `text` where it follows `stem`, as the tokenizer would split them in running text."""
+    stem_ids, joint = encode(tokenizer, stem), encode(tokenizer, stem + text)
+    return joint[len(stem_ids) :] if joint[: len(stem_ids)] == stem_ids else encode(tokenizer, text)
+
+
+def answer_ids(tokenizer: Tokenizer, answer: str) -> list[int]:
+    """Return the tokens of an answer and of its end: a new line, or the end of the turn for a chat model."""
+    if is_chat(tokenizer):
+        return [*encode(tokenizer, answer), tokenizer.eos_token_id]
+    return continuation_ids(tokenizer, ANSWER, f" {answer}\n")
+
+
+def clean_answer(text: str) -> str:
+    """Return the answer in what a generator wrote: its first line that is not empty."""
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+
+def cut_passages(rows: Sequence[Question], tokenizer: Tokenizer, max_tokens: int) -> tuple[list[Question], int]:
+    """Cut every candidate's text to its first `max_tokens` tokens.
+
+    Returns:
+        The rows with the cut candidates, and how many passages were cut.
+    """
+    texts = list({passage["text"] for row in rows for passage in row["candidates"]})
+    encoded = (
+        tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"] if texts else []
+    )
+    short = {
+        text: text[: offsets[max_tokens - 1][1]].rstrip()
+        for text, offsets in zip(texts, encoded, strict=True)
+        if len(offsets) > max_tokens
+    }
+    cut = sum(passage["text"] in short for row in rows for passage in row["candidates"])
+    return [
+        Question(**{**row, "candidates": [{**p, "text": short.get(p["text"], p["text"])} for p in row["candidates"]]})
+        for row in rows
+    ], cut

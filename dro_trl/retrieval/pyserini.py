@@ -1,0 +1,334 @@
+"""BM25 by Pyserini: building, opening and searching real Lucene indexes."""
+
+import difflib
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
+
+from dro_trl.retrieval.corpus import read_corpus
+from dro_trl.retrieval.jvm import JavaError, JavaProcess
+from dro_trl.types import Passage
+
+_METADATA = "dro_trl_index.json"
+_DOCUMENTS_PER_REQUEST = 1_000
+_QUESTIONS_PER_REQUEST = 256
+_Item = TypeVar("_Item")
+
+
+class PyseriniRetriever:
+    """BM25 over a Lucene index, searched in a process of its own.
+
+    Scores are Lucene's BM25 as Anserini reports it: rounded to four decimals, and lowered by about 1e-6 for each
+    passage that would tie with the one above it (ties are ordered by id).
+
+    Args:
+        index: Folder of a Lucene index that stores its documents as JSON.
+        k1: BM25's term-frequency saturation, >= 0.
+        b: BM25's length normalisation, between 0 and 1.
+        threads: Search threads; all cores by default. Results do not depend on it.
+
+    Raises:
+        FileNotFoundError: If the folder is missing.
+        ValueError: If the folder holds no readable Lucene index, or an option is out of range.
+        RuntimeError: If there is no usable Java.
+
+    Example:
+        ```python
+        with PyseriniRetriever.build("corpus.jsonl", "index") as retriever:
+            [passages] = retriever.retrieve(["who discovered radium"], k=5)
+        ```
+    """
+
+    def __init__(self, index: str | Path, *, k1: float = 0.9, b: float = 0.4, threads: int | None = None) -> None:
+        _check_options(k1, b, threads)
+        self.index = Path(index).resolve()
+        self.k1, self.b = float(k1), float(b)
+        self.threads = threads or os.cpu_count() or 1
+        self._identity = _index_identity(self.index)
+        self._java = JavaProcess()
+        try:
+            self.num_passages: int = self._java.request("open", index_dir=str(self.index), k1=self.k1, b=self.b)
+        except JavaError as error:
+            self.close()
+            raise ValueError(
+                f"{self.index} holds a Lucene index that is corrupt or of another Lucene version ({error}); "
+                "build it again with `dro-trl index --overwrite`"
+            ) from error
+
+    @classmethod
+    def from_prebuilt(cls, name: str, *, k1: float = 0.9, b: float = 0.4, threads: int | None = None) -> Self:
+        """Open one of Pyserini's prebuilt indexes, downloading it at the first use.
+
+        Args:
+            name: Its name, such as `"wikipedia-dpr-100w"`.
+            k1: As in the constructor.
+            b: As in the constructor.
+            threads: As in the constructor.
+
+        Raises:
+            ValueError: If Pyserini knows no such index; the message names the nearest.
+            ConnectionError: If it cannot be downloaded.
+        """
+        with JavaProcess() as java:
+            names: list[str] = java.request("prebuilt_names")
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=5, cutoff=0.4)
+            raise ValueError(f"unknown prebuilt index '{name}'; the nearest known are {', '.join(near or names)}")
+        # Gigabytes may come: let the download show its progress.
+        with JavaProcess(quiet=False) as java:
+            try:
+                folder = java.request("download", name=name)
+            except JavaError as error:
+                raise ConnectionError(f"could not download the prebuilt index '{name}': {error}") from error
+        return cls(folder, k1=k1, b=b, threads=threads)
+
+    @classmethod
+    def build(
+        cls,
+        corpus: str | Path | Iterable[Mapping[str, str]],
+        index_dir: str | Path,
+        *,
+        overwrite: bool = False,
+        k1: float = 0.9,
+        b: float = 0.4,
+        threads: int | None = None,
+        progress: bool = True,
+    ) -> Self:
+        """Index a corpus (titles and texts together) and open the index; a build that fails leaves nothing behind.
+
+        Args:
+            corpus: A JSONL file, or passages, with the strings `id` (unique), `title` (may be empty) and `text`.
+            index_dir: The folder to create.
+            overwrite: Replace the index that is there.
+            k1: As in the constructor; not part of the index.
+            b: As in the constructor; not part of the index.
+            threads: Threads to index and search with; all cores by default.
+            progress: Show a bar, if standard error is a terminal.
+
+        Raises:
+            FileExistsError: If the folder is not empty and `overwrite` is off, or it holds something else.
+            FileNotFoundError: If there is no such corpus file.
+            ValueError: If a passage is faulty; the message names its place and field.
+            RuntimeError: If there is no usable Java.
+        """
+        _check_options(k1, b, threads)
+        target = Path(index_dir).resolve()
+        _check_target(target, overwrite)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = _beside(target, "partial")
+        try:
+            _write_index(corpus, partial, threads or os.cpu_count() or 1, progress)
+            _move_folder(partial, target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return cls(target, k1=k1, b=b, threads=threads)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that determines the results (corpus, `k1`, `b`), to cache them by."""
+        return hashlib.sha256(json.dumps([self._identity, self.num_passages, self.k1, self.b]).encode()).hexdigest()
+
+    def retrieve(self, questions: Sequence[str], k: int) -> list[list[Passage]]:
+        """Find the best passages for each question.
+
+        Args:
+            questions: The questions, none empty.
+            k: Passages wanted for each, at least 1.
+
+        Returns:
+            For each question in order, up to `k` passages, best first; only passages that share a term with the
+            question are found, so the list is empty for one that consists of stopwords.
+
+        Raises:
+            ValueError: If `k` is below 1, a question is empty, or the index does not store its documents as JSON.
+            RuntimeError: If the Java process died.
+        """
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        if isinstance(questions, str):
+            raise TypeError(f"questions must be a list, got the string {questions!r}; pass [{questions!r}]")
+        questions = list(questions)
+        for number, question in enumerate(questions):
+            if not isinstance(question, str) or not question.strip():
+                raise ValueError(f"question {number} is {question!r}; a non-empty string is needed")
+        passages: list[list[Passage]] = []
+        with _progress(enabled=len(questions) > _QUESTIONS_PER_REQUEST) as bar:
+            task = bar.add_task("retrieving", total=len(questions))
+            for batch in _batches(questions, _QUESTIONS_PER_REQUEST):
+                for hits in self._java.request("search", questions=batch, k=k, threads=self.threads):
+                    passages.append([self._passage(*hit) for hit in hits])
+                bar.advance(task, len(batch))
+        return passages
+
+    def _passage(self, id: str, score: float, raw: str | None) -> Passage:
+        try:
+            title, text = parse_stored(raw)
+        except ValueError as error:
+            raise ValueError(f"{self.index}: passage '{id}': {error}") from error
+        return Passage(id=id, title=title, text=text, score=score)
+
+    def analyze(self, texts: Sequence[str]) -> list[list[str]]:
+        """Return the terms that Lucene sees in each text: lower case, stemmed, without stopwords."""
+        terms: list[list[str]] = []
+        for batch in _batches(texts, _DOCUMENTS_PER_REQUEST):
+            terms += self._java.request("analyze", texts=batch)
+        return terms
+
+    def close(self) -> None:
+        """End the Java process; the retriever cannot be used afterwards."""
+        self._java.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def parse_stored(raw: str | None) -> tuple[str, str]:
+    r"""Split a stored document into title and text.
+
+    Args:
+        raw: JSON as indexes of this package store it (`title`, and `contents` that begin with it), or with the title
+            in quotes on the first line of `contents` (Pyserini's `wikipedia-dpr-100w`), or with a field `text`
+            (its BEIR indexes), or with `contents` alone.
+
+    Returns:
+        The title, possibly empty, and the text.
+
+    Raises:
+        ValueError: If nothing is stored, or it is none of these.
+
+    Example:
+        >>> parse_stored('{"id": "1", "contents": "\\"Aaron\\"\\nAaron is a prophet."}')
+        ('Aaron', 'Aaron is a prophet.')
+    """
+    if raw is None:
+        raise ValueError("the index does not store its texts; use one that does ('wikipedia-dpr-100w', not '…-slim')")
+    try:
+        document = json.loads(raw)
+    except ValueError as error:
+        raise ValueError(f"the stored document is not JSON: {raw[:80]!r}") from error
+    if not isinstance(document, dict) or not {"text", "contents"} & document.keys():
+        raise ValueError(f"the stored document has no field 'contents' or 'text': {raw[:80]!r}")
+    title = document.get("title", "")
+    if "text" in document:
+        return title, document["text"]
+    contents = document["contents"]
+    if "title" in document:
+        return title, contents.removeprefix(title + "\n")
+    if quoted := re.match(r'"(.*)"\n', contents):
+        return quoted[1].replace('""', '"'), contents[quoted.end() :]
+    return "", contents
+
+
+def _check_options(k1: float, b: float, threads: int | None) -> None:
+    if not 0 <= k1 < float("inf"):
+        raise ValueError(f"k1 must be a number >= 0, got {k1}")
+    if not 0 <= b <= 1:
+        raise ValueError(f"b must be between 0 and 1, got {b}")
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}")
+
+
+def _index_identity(folder: Path) -> str:
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"no index folder {folder}; build one with `dro-trl index --corpus corpus.jsonl --index_dir {folder}`"
+        )
+    segments = sorted(folder.glob("segments_*"))
+    if not segments:
+        raise ValueError(f"{folder} holds no Lucene index (no file segments_*); give the folder that the index is in")
+    metadata = folder / _METADATA
+    if metadata.is_file():
+        return str(json.loads(metadata.read_text("utf-8"))["corpus_sha256"])
+    # Lucene writes a random id into this file at every commit.
+    return hashlib.sha256(segments[-1].read_bytes()).hexdigest()
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    if target.exists() and not target.is_dir():
+        raise FileExistsError(f"{target} is a file; give the path of a folder")
+    if not target.exists() or not any(target.iterdir()):
+        return
+    if not overwrite:
+        raise FileExistsError(f"{target} is not empty; pass overwrite=True (--overwrite) or give another folder")
+    if not any(target.glob("segments_*")):
+        raise FileExistsError(f"{target} holds files but no Lucene index; it is not overwritten, give another folder")
+
+
+def _write_index(corpus: str | Path | Iterable[Mapping[str, str]], folder: Path, threads: int, progress: bool) -> None:
+    start = time.monotonic()
+    digest, count = hashlib.sha256(), 0
+    with JavaProcess() as java, _progress(enabled=progress) as bar:
+        task = bar.add_task("indexing", total=_length(corpus))
+        java.request("create", index_dir=str(folder), threads=threads)
+        for batch in _batches(read_corpus(corpus), _DOCUMENTS_PER_REQUEST):
+            documents = [json.dumps(_stored(passage)) for passage in batch]
+            digest.update("\n".join([*documents, ""]).encode())
+            java.request("add", documents=documents)
+            count += len(documents)
+            bar.advance(task, len(documents))
+        readable = java.request("commit", index_dir=str(folder))
+    if readable != count:
+        raise RuntimeError(f"{readable} of {count} passages can be read back from the new index; is the disk full?")
+    metadata = {
+        "passages": count,
+        "corpus_sha256": digest.hexdigest(),
+        "seconds": round(time.monotonic() - start, 2),
+    }
+    (folder / _METADATA).write_text(json.dumps(metadata, indent=2) + "\n", "utf-8")
+
+
+def _progress(enabled: bool) -> Progress:
+    console = Console(stderr=True)
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    return Progress(*columns, console=console, transient=True, disable=not (enabled and console.is_terminal))
+
+
+def _stored(passage: Mapping[str, str]) -> dict[str, str]:
+    title = passage["title"]
+    return {"id": passage["id"], "title": title, "contents": f"{title}\n{passage['text']}"}
+
+
+def _length(corpus: str | Path | Iterable[Mapping[str, str]]) -> int | None:
+    if isinstance(corpus, Sequence) and not isinstance(corpus, str):
+        return len(corpus)
+    if isinstance(corpus, str | Path) and Path(corpus).is_file():
+        with open(corpus, "rb") as lines:
+            return sum(1 for _ in lines)
+    return None
+
+
+def _batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def _move_folder(source: Path, target: Path) -> None:
+    if not target.exists():
+        source.rename(target)
+        return
+    old = _beside(target, "old")
+    target.rename(old)
+    source.rename(target)
+    shutil.rmtree(old)
+
+
+def _beside(target: Path, suffix: str) -> Path:
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.{suffix}")

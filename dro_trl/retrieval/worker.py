@@ -1,0 +1,125 @@
+"""The program that holds the JVM: it reads one JSON request a line and writes one JSON reply a line.
+
+It is run by path, so it imports nothing of this package. It calls the Lucene classes that Pyserini wraps, not the
+wrappers: importing `pyserini.search.lucene` takes ten seconds, loads torch, and fails without an OPENAI_API_KEY.
+"""
+
+import json
+import os
+import queue
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+
+class Worker:
+    """What can be asked of the JVM; each public method is a command."""
+
+    def __init__(self, *, vector_module: bool) -> None:
+        self._class = _start_jvm(vector_module)
+        self._searcher: Any = None
+        self._indexer: Any = None
+        # Lucene refuses a question of more than 1,024 distinct words otherwise.
+        self._class("org.apache.lucene.search.IndexSearcher").setMaxClauseCount(2**20)
+
+    def open(self, index_dir: str, k1: float, b: float) -> int:
+        """Open an index and return its number of passages."""
+        self._searcher = self._class("io.anserini.search.SimpleSearcher")(index_dir)
+        self._searcher.set_bm25(k1, b)
+        return int(self._searcher.get_total_num_docs())
+
+    def search(self, questions: list[str], k: int, threads: int) -> list[list[tuple[str, float, str | None]]]:
+        """Return for each question its best passages: id, score, stored JSON (`None` where none was stored)."""
+        java_list = self._class("java.util.ArrayList")
+        texts, keys = java_list(), java_list()
+        for number, question in enumerate(questions):
+            texts.add(question)
+            keys.add(str(number))
+        hits = self._searcher.batch_search(texts, keys, k, threads)
+        return [
+            [(hit.docid, hit.score, hit.lucene_document.get("raw")) for hit in hits.get(str(number))]
+            for number in range(len(questions))
+        ]
+
+    def analyze(self, texts: list[str]) -> list[list[str]]:
+        """Return the terms that Lucene indexes or searches for each text."""
+        analyzer = self._class("io.anserini.index.IndexCollection").DEFAULT_ANALYZER
+        analyze = self._class("io.anserini.analysis.AnalyzerUtils").analyze
+        return [list(analyze(analyzer, text).toArray()) for text in texts]
+
+    def create(self, index_dir: str, threads: int) -> None:
+        """Begin a new index."""
+        options = ["-index", index_dir, "-input", "", "-collection", "JsonCollection", "-storeRaw"]
+        self._indexer = self._class("io.anserini.index.SimpleIndexer")([*options, "-threads", str(threads)])
+
+    def add(self, documents: list[str]) -> None:
+        """Add JSON documents with `id` and `contents` to the new index."""
+        self._indexer.addRawDocuments(documents)
+
+    def commit(self, index_dir: str) -> int:
+        """Finish the new index and return the number of passages that can be read back from it."""
+        self._indexer.close()
+        return self.open(index_dir, 0.9, 0.4)
+
+    def prebuilt_names(self) -> list[str]:
+        """Return the names of the BM25 indexes that Pyserini offers for download."""
+        from pyserini.prebuilt_index_info import TF_INDEX_INFO
+
+        return sorted(TF_INDEX_INFO)
+
+    def download(self, name: str) -> str:
+        """Download a prebuilt index, unless it is there already, and return its folder."""
+        from pyserini.util import download_prebuilt_index
+
+        return str(download_prebuilt_index(name))
+
+
+def _start_jvm(vector_module: bool) -> Any:
+    import jnius_config
+    import pyserini
+    from pyserini.setup import configure_classpath
+
+    jars = os.environ.get("ANSERINI_CLASSPATH", str(Path(pyserini.__file__).parent / "resources" / "jars"))
+    configure_classpath(jars)
+    if not vector_module:
+        options = jnius_config.get_options()
+        jnius_config.set_options(*(option for option in options if "jdk.incubator.vector" not in option))
+    from jnius import autoclass  # the JVM starts here
+
+    return autoclass
+
+
+def _read_requests(requests: "queue.SimpleQueue[str]") -> None:
+    for line in sys.stdin:
+        requests.put(line)
+    # The parent closed the pipe or died: whatever is running has nobody to answer to.
+    os._exit(0)
+
+
+def _describe(error: Exception) -> str:
+    if class_name := getattr(error, "classname", None):  # jnius.JavaException
+        return f"{class_name}: {getattr(error, 'innermessage', '')}"
+    return f"{type(error).__name__}: {error}"
+
+
+def main() -> None:
+    """Answer requests until standard input closes."""
+    # Java and Pyserini print to standard output; replies get a descriptor that neither knows.
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    requests: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_read_requests, args=(requests,), daemon=True).start()
+    worker = Worker(vector_module=sys.argv[1] == "vector")
+    while True:
+        request = json.loads(requests.get())
+        try:
+            reply = {"result": getattr(worker, request.pop("command"))(**request)}
+        except Exception as error:
+            reply = {"error": _describe(error)}
+        replies.write(json.dumps(reply) + "\n")
+        replies.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""The order in which questions are visited, and the random numbers that each is given."""
+
+import hashlib
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import Sampler
+
+
+class EstimationSampler(Sampler[int]):
+    """Visits the rows in chunks, each `repeats` times in a row, in an order that depends on seed and epoch alone.
+
+    A chunk is what one estimation step samples for; it comes back once for each step that uses those samples. Where
+    the rows do not fill the last chunk, it is filled with the first rows of the same epoch, so that none is left out.
+
+    Args:
+        num_rows: Number of rows, at least 1.
+        chunk: Rows in a chunk, over all processes.
+        repeats: How often a chunk is visited.
+        shuffle: Whether to shuffle the rows in each epoch.
+        seed: Of the shuffle.
+    """
+
+    def __init__(self, num_rows: int, chunk: int, repeats: int = 1, shuffle: bool = True, seed: int = 0) -> None:
+        self.num_rows, self.chunk, self.repeats, self.shuffle, self.seed = num_rows, chunk, repeats, shuffle, seed
+        self.epoch = 0
+        self.num_chunks = -(-num_rows // chunk)
+
+    @property
+    def num_repeated(self) -> int:
+        """How many rows fill up the last chunk."""
+        return self.num_chunks * self.chunk - self.num_rows
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order the next iteration follows."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.num_chunks * self.chunk * self.repeats
+
+    def __iter__(self) -> Iterator[int]:
+        order = list(range(self.num_rows))
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
+            order = torch.randperm(self.num_rows, generator=generator).tolist()
+        order = [order[i % self.num_rows] for i in range(self.num_chunks * self.chunk)]
+        for start in range(0, len(order), self.chunk):
+            for _ in range(self.repeats):
+                yield from order[start : start + self.chunk]
+
+
+def random_generator(seed: int, draw: int, question: str) -> torch.Generator:
+    """Return a generator that depends on these alone, not on the batch or the process that holds the question."""
+    key = f"{seed}\0{draw}\0{question}".encode()
+    return torch.Generator().manual_seed(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1)

@@ -1,0 +1,31 @@
+"""`dro-trl ask`: one question to a trained pair."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def main(
+    question: Annotated[str, typer.Argument(help="The question.")],
+    model: Annotated[Path, typer.Option("--model", help="Folder that `dro-trl train` wrote.")],
+    index_dir: Annotated[str | None, typer.Option("--index_dir", help="Folder that `dro-trl index` wrote.")] = None,
+    prebuilt: Annotated[str | None, typer.Option("--prebuilt", help="Name of a Pyserini index instead.")] = None,
+    num_candidates: Annotated[
+        int | None,
+        typer.Option("--num_candidates", min=1, help="Candidates to retrieve; as in training if not given."),
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="Where the models run.")] = "cpu",
+) -> None:
+    """Retrieve, select and answer; prints the answer and the passages it rests on."""
+    from dro_trl.pipeline import RAGPipeline, print_output
+    from dro_trl.retrieval.pyserini import PyseriniRetriever
+
+    if (index_dir is None) == (prebuilt is None):
+        raise ValueError(f"give one of --index_dir and --prebuilt, not --index_dir={index_dir} --prebuilt={prebuilt}")
+    retriever = PyseriniRetriever(index_dir) if index_dir else PyseriniRetriever.from_prebuilt(str(prebuilt))
+    with retriever:
+        pipeline = RAGPipeline.from_pretrained(
+            model, retriever=retriever, num_candidates=num_candidates, device=device
+        )
+        print_output(pipeline(question))

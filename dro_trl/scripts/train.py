@@ -1,0 +1,12 @@
+"""`dro-trl train`: the trainer from a recipe; on several processes, `accelerate launch ... -m dro_trl train ...`."""
+
+import typer
+
+HELP = "Every option is a field of the recipe: --config FILE, and --NAME VALUE to override one of its lines."
+
+
+def main(context: typer.Context) -> None:
+    """Train a selector and a generator: --config recipe.yaml, and --NAME VALUE for any field of it."""
+    from dro_trl.recipe import parse_recipe, run_recipe
+
+    run_recipe(*parse_recipe(context.args))

@@ -1,0 +1,88 @@
+"""Per-question scores, worked by hand."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dro_trl.evaluation.metrics import Prediction, retrieval_metrics, score_predictions
+
+
+def predict(ranking: str, gold: str | None, answer: str = "Paris") -> Prediction:
+    """Make a prediction whose passages are single letters."""
+    gold_ids = None if gold is None else list(gold)
+    return Prediction(question="Q?", answers=["Paris"], gold_ids=gold_ids, ranking=list(ranking), answer=answer)
+
+
+def test_scores_worked_by_hand():
+    """Gold {a, b} in the ranking x a b, and gold {c} in second place of c's ranking y c.
+
+    Row 0: recall@1 0, recall@2 1/2, recall@3 1; first gold at rank 2, so 1/2. DCG@2 = 1/log2(3) over the ideal
+    1 + 1/log2(3); DCG@3 = 1/log2(3) + 1/log2(4) over the same ideal.
+    Row 1: nothing at 1, all at 2; nDCG@2 = nDCG@3 = 1/log2(3) over the ideal 1.
+    """
+    scores = score_predictions([predict("xab", "ab"), predict("yc", "c", "Paris, France")], ks=[3, 1, 2])
+    ideal = 1 + 1 / math.log2(3)
+    expected = {
+        "recall@1": [0, 0],
+        "recall@2": [1 / 2, 1],
+        "recall@3": [1, 1],
+        "mrr": [1 / 2, 1 / 2],
+        "ndcg@1": [0, 0],
+        "ndcg@2": [1 / math.log2(3) / ideal, 1 / math.log2(3)],
+        "ndcg@3": [(1 / math.log2(3) + 1 / 2) / ideal, 1 / math.log2(3)],
+        "em": [1, 0],
+        "f1": [1, 2 / 3],
+    }
+    assert list(scores) == list(expected)
+    for metric, values in expected.items():
+        np.testing.assert_allclose(scores[metric], values, atol=1e-6, err_msg=metric)
+
+
+def test_the_reciprocal_rank_is_cut_at_the_largest_depth():
+    long, short = predict("wxya", "a"), predict("wxy", "a")
+    assert score_predictions([long, short], ks=[3])["mrr"].tolist() == [0, 0]
+    assert score_predictions([long, short], ks=[4])["mrr"].tolist() == [1 / 4, 0]
+
+
+def test_questions_without_gold_passages_have_no_retrieval_scores():
+    scores = score_predictions([predict("ab", None), predict("ab", ""), predict("ab", "a")], ks=[1])
+    for metric in retrieval_metrics([1]):
+        np.testing.assert_array_equal(scores[metric], [np.nan, np.nan, 1])
+    assert scores["em"].tolist() == [1, 1, 1]
+
+
+def test_a_dataset_without_any_gold_passages():
+    scores = score_predictions([predict("ab", None)], ks=[1])
+    assert np.isnan(scores["recall@1"]).all()
+    assert scores["f1"].tolist() == [1]
+
+
+def test_an_empty_ranking_retrieves_nothing():
+    scores = score_predictions([predict("", "a")], ks=[1, 5])
+    assert [scores[metric].item() for metric in retrieval_metrics([1, 5])] == [0] * 5
+
+
+@given(st.permutations("abcdef"), st.sets(st.sampled_from("abcdefz"), min_size=1), st.integers(1, 6))
+def test_recall_is_the_share_of_gold_among_the_first_k(ranking, gold, k):
+    prediction = predict("".join(ranking), "".join(sorted(gold)))
+    scores = {name: values.item() for name, values in score_predictions([prediction], ks=[k]).items()}
+    assert scores[f"recall@{k}"] == pytest.approx(len(gold & set(ranking[:k])) / len(gold))
+    hits = [1 / (rank + 1) for rank, passage in enumerate(ranking[:k]) if passage in gold]
+    assert scores["mrr"] == pytest.approx(max(hits, default=0))
+    gains = [float(passage in gold) for passage in ranking[:k]]
+    discounts = 1 / np.log2(np.arange(2, k + 2))
+    assert scores[f"ndcg@{k}"] == pytest.approx(gains @ discounts / discounts[: len(gold)].sum(), abs=1e-6)
+
+
+@pytest.mark.parametrize("ks", [[], [0, 1]])
+def test_depths_must_be_positive(ks):
+    with pytest.raises(ValueError, match=r"ks=\[.*\]: give at least one depth, each 1 or more"):
+        score_predictions([predict("a", "a")], ks=ks)
+
+
+def test_a_passage_ranked_twice_is_named():
+    with pytest.raises(ValueError, match=r"row 1 \(question 'Q\?'\): the ranking names passage 'b' twice"):
+        score_predictions([predict("ab", "a"), predict("bab", "a")], ks=[1])

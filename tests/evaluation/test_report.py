@@ -1,0 +1,97 @@
+"""The printed tables and the JSON file."""
+
+import dataclasses
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from dro_trl.evaluation.comparison import Comparison, EvaluationReport, compare
+from dro_trl.evaluation.report import print_report, write_results
+
+
+@pytest.fixture
+def report(make_system) -> EvaluationReport:
+    systems = {
+        "bm25": make_system(0, 0.3, 0.2, gold_every=2),
+        "untrained": make_system(1, 0.3, 0.2, gold_every=2),
+        "trained": make_system(2, 0.95, 0.2, gold_every=2),
+    }
+    return compare(systems, target="trained", baselines=["bm25", "untrained"], ks=[1, 2], seed=3, n_resamples=1000)
+
+
+def printed(report: EvaluationReport, width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    print_report(report, console)
+    return console.file.getvalue()
+
+
+def test_every_system_and_difference_is_printed(report):
+    lines = printed(report).splitlines()
+    for name, scores in report.systems.items():
+        row = next(line.split() for line in lines if line.split()[:1] == [name])
+        assert row[1:] == [
+            f"{value:.3f}" for metric, value in scores.items() if not metric.startswith("n_") and metric != "n"
+        ]
+    text = "\n".join(lines)
+    assert "Means over 60 questions; recall, MRR and nDCG over the 30 with gold passages." in text
+    assert "paired bootstrap, 1,000 resamples, seed 3" in text
+    for comparison in report.comparisons:
+        low, high = comparison.ci95
+        cells = f"{comparison.delta:+.3f} [{low:+.3f}, {high:+.3f}]" + " *" * comparison.significant
+        assert cells in " ".join(text.split())
+
+
+def test_only_intervals_that_exclude_zero_are_marked(report):
+    marked = [line for line in printed(report).splitlines() if line.rstrip().endswith("*")]
+    assert len(marked) == sum(comparison.significant for comparison in report.comparisons)
+    assert any("recall@1" in line for line in marked)
+    assert not any("EM" in line for line in marked)
+
+
+@pytest.mark.parametrize("ks", [[1], [1, 5, 20]])
+def test_nothing_is_cut_at_80_columns(make_system, ks):
+    systems = {name: make_system(0, 0.5, 0.5) for name in ("BM25's own order", "the untrained pair", "[trained]")}
+    options = {"target": "[trained]", "baselines": list(systems)[:2], "seed": 0, "n_resamples": 100}
+    text = printed(compare(systems, ks=ks, **options))
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    assert "[trained]" in text
+
+
+def test_scores_that_no_question_has_are_dashes(make_system):
+    system = [{**prediction, "gold_ids": None} for prediction in make_system(0, 0.5, 0.5)]
+    text = printed(compare({"only": system}, target="only", baselines=[], ks=[1], seed=0, n_resamples=100))
+    assert next(line for line in text.splitlines() if "only" in line).split()[1:4] == ["–"] * 3
+    assert "over the 0 with gold passages" in text
+    assert "Differences" not in text
+
+
+def test_json_round_trip(report, tmp_path):
+    path = write_results(report, tmp_path / "new" / "results.json", {"run_time_s": 1.5, "model": "Zoë"})
+    assert path == tmp_path / "new" / "results.json"
+    results = json.loads(path.read_text(encoding="utf-8"))
+    assert (results.pop("run_time_s"), results.pop("model")) == (1.5, "Zoë")
+    results["comparisons"] = [Comparison(**comparison) for comparison in results["comparisons"]]
+    assert EvaluationReport(**results) == report
+    assert [file.name for file in path.parent.iterdir()] == ["results.json"]
+
+
+def test_a_failed_write_leaves_the_old_file_whole(report, tmp_path):
+    path = write_results(report, tmp_path / "results.json", {})
+    before = path.read_text()
+    with pytest.raises(ValueError, match=r"extra has the keys \['systems'\].*results\.json; rename them"):
+        write_results(report, path, {"systems": {}})
+    with pytest.raises(ValueError, match="nan"):
+        write_results(report, path, {"loss": float("nan")})
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        write_results(report, path, {"folder": tmp_path})
+    assert path.read_text() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_undefined_score_is_null_in_json(report, tmp_path):
+    systems = {"only": {"recall@1": None, "em": 1.0, "n": 1, "n_with_gold": 0}}
+    path = write_results(dataclasses.replace(report, systems=systems), tmp_path / "results.json", {})
+    assert json.loads(path.read_text())["systems"]["only"]["recall@1"] is None

@@ -1,0 +1,213 @@
+"""Item scores, where they are read, and the Plackett-Luce distribution over them."""
+
+import math
+
+import pytest
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from dro_trl import prompts
+from dro_trl.policies.plackett_luce import PlackettLucePolicy, gumbel_top_k, plackett_luce_logps
+from tests.tiny_models import (
+    MODEL_TYPES,
+    all_selections,
+    random_generators,
+    record_forwards,
+    tiny_model,
+    tiny_questions,
+    tiny_tokenizer,
+)
+
+
+def merging_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer that, as those of Qwen and Llama 3, joins punctuation and the new line after it: ":\\n"."""
+    tokenizer = Tokenizer(models.BPE())
+    words = Regex(r" ?[^\s\p{L}\p{N}]+[\r\n]*| ?\p{L}+|\p{N}|\s+")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(words, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator(["Useful:\nUseful: yes\nUseful: no\n"] * 50, trainer)
+    made = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    assert made.tokenize("a:\n")[-1] == ":Ċ"
+    return made
+
+
+TOKENIZERS = {
+    "split digits": tiny_tokenizer,
+    "whole numbers": lambda: tiny_tokenizer(split_digits=False),
+    "chat": lambda: tiny_tokenizer(chat=True),
+    "joins punctuation and new lines": merging_tokenizer,
+}
+
+
+def awkward_row():
+    """Titles and texts of several bytes a character, and the marker itself in the question, a title and a text."""
+    (row,) = tiny_questions(5)
+    row["question"] = "Is Useful: a marker?\n日本?"
+    row["candidates"][0] |= {"title": "Ünïcødé 🎈", "text": "naïve — 東京 🎈🎈"}
+    row["candidates"][1] |= {"title": "Useful:", "text": "Useful:"}
+    row["candidates"][2] |= {"title": "", "text": "ends in a marker\nUseful: yes"}
+    row["candidates"][4] |= {"text": "🎈"}
+    return row
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_scores_are_read_right_after_the_marker(name):
+    """Everything up to and with the token at the i-th kept position decodes to the prompt's text up to "Useful:"."""
+    tokenizer, row = TOKENIZERS[name](), awkward_row()
+    text, ends = prompts.scoring_prompt(row["question"], row["candidates"])
+    rendered = prompts.render(tokenizer, text)
+    before = rendered.index(text)
+    inputs = PlackettLucePolicy(tokenizer, 2).encode([row, *tiny_questions(3)])
+    positions = inputs.logits_to_keep[0].nonzero().flatten().tolist()
+    assert len(positions) == len(ends) == 5
+    assert inputs.logits_to_keep.sum(1).tolist() == inputs.item_mask.sum(1).tolist() == [5, 3]
+    for position, end in zip(positions, ends, strict=True):
+        decoded = tokenizer.decode(inputs.input_ids[0, : position + 1])
+        assert decoded.endswith("\nUseful:")
+        assert decoded == rendered[: before + end]
+
+
+@pytest.mark.parametrize("kind", MODEL_TYPES)
+def test_item_scores_equal_plain_passes(kind):
+    """s_i = logit(" yes") - logit(" no") after the i-th marker, and the rows beside do not matter."""
+    tokenizer = tiny_tokenizer()
+    policy, model, rows = PlackettLucePolicy(tokenizer, 2), tiny_model(kind, tokenizer), tiny_questions(3, 6)
+    (yes,), (no,) = tokenizer.convert_tokens_to_ids(["Ġyes"]), tokenizer.convert_tokens_to_ids(["Ġno"])
+    with torch.no_grad():
+        scores = policy.item_scores(model, policy.encode(rows))
+        for b, row in enumerate(rows):
+            inputs = policy.encode([row])
+            logits = model(input_ids=inputs.input_ids).logits[0][inputs.logits_to_keep[0]]
+            torch.testing.assert_close(scores[b, : len(logits)], logits[:, yes] - logits[:, no], atol=1e-4, rtol=0)
+    assert scores[0, 3:].tolist() == [-math.inf] * 3
+    assert scores[1].std() > 0.1
+
+
+def test_identifier_scores_equal_a_plain_pass():
+    tokenizer = tiny_tokenizer(chat=True)
+    policy, model = PlackettLucePolicy(tokenizer, 2, "identifier"), tiny_model("llama", tokenizer)
+    row = tiny_questions(5)[0]
+    inputs = policy.encode([row])
+    assert tokenizer.decode(inputs.input_ids[0]).endswith("<|assistant|>\nThe most useful passage is [")
+    assert "[E] " in tokenizer.decode(inputs.input_ids[0])
+    with torch.no_grad():
+        logits = model(input_ids=inputs.input_ids).logits[0, -1]
+        scores = policy.item_scores(model, policy.encode([row, *tiny_questions(9)]))[0, :5]
+    torch.testing.assert_close(scores, logits[tokenizer.convert_tokens_to_ids(list("ABCDE"))], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("item_score", "kept"), [("passage_end", 3 + 6), ("identifier", 2)])
+def test_one_pass_whatever_the_number_of_selections(item_score, kept):
+    """As many tokens for 16 selections as for 2, in one forward, and logits at the scored positions only."""
+    tokenizer = tiny_tokenizer()
+    policy, model = PlackettLucePolicy(tokenizer, 2, item_score), tiny_model("llama", tokenizer)
+    shapes = record_forwards(model)
+    for num in (2, 16):
+        policy.sample(model, policy.encode(tiny_questions(3, 6)), num, random_generators(2))
+    assert len(shapes) == 2
+    assert shapes[0] == shapes[1]
+    assert shapes[0][1] == (kept, len(tokenizer))
+
+
+def test_retriever_prior_is_standardised():
+    """Scores 10, 9, 8, 7: mean 8.5, deviation sqrt(5)/2; twice the standardised are 6, 2, -2, -6 over sqrt(5)."""
+    tokenizer = tiny_tokenizer()
+    model, rows = tiny_model("llama", tokenizer), tiny_questions(4, 2)
+    with torch.no_grad():
+        plain, prior = (
+            policy.item_scores(model, policy.encode(rows))
+            for policy in (PlackettLucePolicy(tokenizer, 2), PlackettLucePolicy(tokenizer, 2, retriever_prior=2.0))
+        )
+    expected = torch.tensor([6.0, 2.0, -2.0, -6.0]) / math.sqrt(5)
+    torch.testing.assert_close(prior[0] - plain[0], expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close((prior - plain)[1, :2], torch.tensor([2.0, -2.0]), atol=1e-5, rtol=0)
+    equal = tiny_questions(3)
+    for passage in equal[0]["candidates"]:
+        passage["score"] = 4.0
+    assert PlackettLucePolicy(tokenizer, 2, retriever_prior=2.0).encode(equal).prior.tolist() == [[0.0, 0.0, 0.0]]
+
+
+def test_log_probability_worked_by_hand():
+    """Scores log 1, log 2, log 3: p(2, 0) = 3/6 * 1/3 = 1/6, p(0, 1) = 1/6 * 2/5 = 1/15.
+
+    The entropies along (2, 0): of (1/6, 2/6, 3/6), then of (1/3, 2/3).
+    """
+    scores = torch.tensor([[1.0, 2.0, 3.0]]).log()
+    logps, entropies = plackett_luce_logps(scores, torch.tensor([[[2, 0], [0, 1]]]))
+    torch.testing.assert_close(logps.exp(), torch.tensor([[1 / 6, 1 / 15]]))
+
+    def entropy(*p: float) -> float:
+        return -sum(x * math.log(x) for x in p)
+
+    expected = entropy(1 / 6, 2 / 6, 3 / 6) + entropy(1 / 3, 2 / 3)
+    assert entropies[0, 0].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_gradients_with_padded_items():
+    """d log p(z) / d s_i = sum over the steps of [i chosen] - p(i | still available), and padding gets none."""
+    scores = torch.tensor([[0.0, 0.0, -math.inf], [0.0, 0.0, 0.0]], requires_grad=True)
+    logps, entropies = plackett_luce_logps(scores, torch.tensor([[[0, 1]], [[0, 1]]]))
+    (gradient,) = torch.autograd.grad(logps.sum() + entropies.sum(), scores)
+    # Row 2: (1, 0, 0) - (1/3, 1/3, 1/3), then (0, 1, 0) - (0, 1/2, 1/2); entropies of equal scores are at their peak.
+    torch.testing.assert_close(gradient, torch.tensor([[0.5, -0.5, 0.0], [2 / 3, 1 / 6, -5 / 6]]))
+
+
+def test_gumbel_draws_do_not_depend_on_the_batch():
+    """A row of three items draws the same beside a row of three as beside one of six."""
+    narrow = torch.tensor([[0.0, 1.0, 0.5], [0.0, 0.0, 0.0]])
+    wide = torch.cat([torch.cat([narrow[:1], torch.full((1, 3), -math.inf)], 1), torch.zeros(1, 6)])
+    drawn = [gumbel_top_k(scores, 2, 20, random_generators(2))[0].tolist() for scores in (narrow, wide)]
+    assert drawn[0] == drawn[1]
+    assert len({tuple(z) for z in drawn[0]}) > 2
+
+
+def test_gumbel_draws_of_certain_items():
+    """Scores 1000 apart leave one order; padded items are never drawn, even with K = N."""
+    scores = torch.tensor([[0.0, 2000.0, 1000.0, -math.inf]])
+    assert gumbel_top_k(scores, 3, 50, random_generators(1)).unique(dim=1).tolist() == [[[1, 2, 0]]]
+    flat = torch.tensor([[0.0, 0.0, -math.inf, -math.inf]])
+    assert gumbel_top_k(flat, 2, 50, random_generators(1)).max() == 1
+
+
+def test_best_of_rows_with_padding():
+    tokenizer = tiny_tokenizer()
+    policy, model = PlackettLucePolicy(tokenizer, 3), tiny_model("llama", tokenizer)
+    with torch.no_grad():
+        best, scores = policy.best(model, policy.encode(tiny_questions(3, 7)))
+    assert sorted(best[0].tolist()) == [0, 1, 2]
+    assert scores.isfinite().all()
+    assert (scores.diff(dim=-1) <= 0).all()
+
+
+def test_unknown_item_score():
+    with pytest.raises(ValueError, match="item_score='letters' is unknown; use 'passage_end' or 'identifier'"):
+        PlackettLucePolicy(tiny_tokenizer(), item_score="letters")
+
+
+def test_too_many_candidates_for_letters():
+    policy = PlackettLucePolicy(tiny_tokenizer(), 2, "identifier")
+    assert policy.encode(tiny_questions(52)).item_mask.sum() == 52
+    with pytest.raises(ValueError, match="53 candidates, but item_score='identifier' has 52 letters"):
+        policy.encode(tiny_questions(53))
+
+
+def test_tokenizer_without_the_needed_tokens():
+    tokenizer = Tokenizer(
+        models.BPE(vocab={c: i for i, c in enumerate(pre_tokenizers.ByteLevel.alphabet())}, merges=[])
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    with pytest.raises(ValueError, match=r"splits ' yes' after 'Useful:' into 4 tokens.*AutoregressivePolicy"):
+        PlackettLucePolicy(PreTrainedTokenizerFast(tokenizer_object=tokenizer))
+
+
+def test_all_probabilities_of_a_long_list():
+    """K = 2 of 50: 2,450 ordered pairs, whose probabilities sum to 1 in float32 too."""
+    scores = torch.randn(1, 50, generator=torch.Generator().manual_seed(0)) * 3
+    logps, _ = plackett_luce_logps(scores, all_selections(50, 2)[None])
+    assert logps.exp().sum().item() == pytest.approx(1.0, abs=1e-5)

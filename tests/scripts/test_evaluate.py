@@ -1,0 +1,75 @@
+"""`dro-trl evaluate` on a tiny trained pair."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from dro_trl import RAGPipeline
+from dro_trl.cli import app
+from dro_trl.metrics import exact_match, token_f1
+
+SYSTEMS = ["start, retriever order", "start", "trained, retriever order", "trained"]
+
+
+def test_four_systems_are_compared_on_the_same_questions(trained_pair, tmp_path):
+    rows = [json.loads(line) for line in (trained_pair.parent / "rows.jsonl").read_text().splitlines()][:4]
+    command = [sys.executable, "-m", "dro_trl", "evaluate", "--model", str(trained_pair), "--max_new_tokens", "3"]
+    command += [
+        "--dataset",
+        str(trained_pair.parent / "rows.jsonl"),
+        "--limit",
+        "4",
+        "--seed",
+        "5",
+        "--batch_size",
+        "3",
+    ]
+    done = subprocess.run([*command, "--output_dir", str(tmp_path)], capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert f"Results: {tmp_path / 'results.json'}\nPlot: {tmp_path / 'comparison.png'}" in done.stdout
+    assert (tmp_path / "comparison.png").stat().st_size > 1000
+
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert list(results["systems"]) == SYSTEMS == list(results["predictions"])
+    assert (results["model"], results["dataset"]) == (str(trained_pair), str(trained_pair.parent / "rows.jsonl"))
+    assert results["seconds"] > 0
+    pipelines = {"start": RAGPipeline.from_start(trained_pair), "trained": RAGPipeline.from_pretrained(trained_pair)}
+    for name, system in results["systems"].items():
+        order = "retriever" if "retriever" in name else "selector"
+        outputs = pipelines[name.partition(",")[0]].predict(rows, order=order, max_new_tokens=3)
+        hits = [row["gold_ids"][0] in [p["id"] for p in o.passages] for row, o in zip(rows, outputs, strict=True)]
+        assert system["n"] == 4
+        assert system["recall@2"] == pytest.approx(sum(hits) / 4)
+        for measure, function in (("em", exact_match), ("f1", token_f1)):
+            scores = [function(o.answer, row["answers"]) for row, o in zip(rows, outputs, strict=True)]
+            assert system[measure] == pytest.approx(sum(scores) / 4)
+    pairs = {(comparison["system"], comparison["baseline"]) for comparison in results["comparisons"]}
+    assert pairs == {("trained", baseline) for baseline in SYSTEMS[:3]}
+    assert all(comparison["seed"] == 5 and len(comparison["ci95"]) == 2 for comparison in results["comparisons"])
+
+
+def test_without_the_start_two_systems_are_left(trained_pair, tmp_path):
+    data = str(trained_pair.parent / "rows.jsonl")
+    options = ["--no-start", "--max_new_tokens", "1", "--k", "1", "--k", "2", "--output_dir", str(tmp_path)]
+    result = CliRunner().invoke(app, ["evaluate", "--model", str(trained_pair), "--dataset", data, *options])
+    assert result.exit_code == 0, result.output
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert list(results["systems"]) == SYSTEMS[2:]
+    assert {"recall@1", "recall@2"} <= results["systems"]["trained"].keys()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"--model": "nowhere"}, "dro_config.json does not exist; give the output_dir of a DROTrainer run"),
+        ({"--dataset": "nowhere.jsonl"}, "nowhere.jsonl: no such file"),
+    ],
+)
+def test_mistakes_end_in_one_line(trained_pair, options, message):
+    given = {"--model": str(trained_pair), "--dataset": str(trained_pair.parent / "rows.jsonl"), **options}
+    result = CliRunner().invoke(app, ["evaluate", "--no-start", *(part for pair in given.items() for part in pair)])
+    assert result.exit_code == 2
+    assert message in result.stderr

