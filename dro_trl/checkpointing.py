@@ -87,6 +87,11 @@ def prepare_model(
     """Freeze a model that is not trained, and put an adapter on one that is where a PEFT config is given."""
     prepared: nn.Module = model if train else model.requires_grad_(False)
     if train and peft_config is not None:
+        if not model.name_or_path:
+            logger.warning(
+                "the adapter of a model made in memory cannot be loaded from its folder alone, since it names no "
+                "base model; save the model first, and give its folder"
+            )
         prepared = get_peft_model(model, copy.deepcopy(peft_config))
     if disable_dropout:
         for module in prepared.modules():

@@ -57,6 +57,16 @@ def test_each_model_loads_alone_in_a_fresh_process(tmp_path):
         torch.testing.assert_close(found[folder], logits, atol=1e-5, rtol=1e-5)
 
 
+def test_an_adapter_without_a_base_to_load_is_told(tmp_path, caplog):
+    start = save_start(tmp_path / "start")
+    with caplog.at_level(logging.WARNING, "dro_trl.checkpointing"):
+        make_trainer(tmp_path / "a", model=start, peft_config=LORA)
+        make_trainer(tmp_path / "b")
+        assert caplog.records == []
+        make_trainer(tmp_path / "c", peft_config=LORA, train_selector=False)
+    assert [record.getMessage()[:38] for record in caplog.records] == ["the adapter of a model made in memory "]
+
+
 @pytest.mark.parametrize("peft_config", [None, LORA], ids=["full", "lora"])
 def test_weights_come_back_bit_for_bit(tmp_path, peft_config):
     start = save_start(tmp_path / "start", "gemma3", tie_word_embeddings=True)

@@ -46,7 +46,7 @@ ALLOWED = {
     "starter_model": set(),
     **dict.fromkeys(TRAINER_PARTS, PLAIN | {"modeling", "dro_config"}),
     # `DROTrainer(retriever=...)` runs the step that attaches candidates, and every dataset is checked before training.
-    "training_data": PLAIN | {"dro_config", "retrieval.base", "data.attach", "data.schema"},
+    "training_data": PLAIN | {"dro_config", "sampler", "retrieval.base", "data.attach", "data.schema"},
     "dro_trainer": BELOW_TRAINER | {"retrieval.base", "training_data"},
     "pipeline": BELOW_TRAINER | {"retrieval.base"},
     "recipe": {""},  # what `dro-trl train` does, for `scripts` and programs to call

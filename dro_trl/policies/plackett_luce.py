@@ -190,6 +190,7 @@ class PlackettLucePolicy:
         logps, entropies = plackett_luce_logps(self.item_scores(model, inputs), selections)
         return SelectionLogps(logps, entropies.mean(-1))
 
+    @torch.no_grad()
     def best(self, model: nn.Module, inputs: ScoringInputs) -> tuple[Tensor, Tensor]:
         """Return the K items of the highest scores, best first, and their scores, both (B, K)."""
         top = self.item_scores(model, inputs).topk(self.num_selected, dim=-1)
