@@ -56,6 +56,8 @@ def generate_answers(
     answers = [""] * len(encoded)
     training = model.training
     model.eval()
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    hook = head.register_forward_pre_hook(_contiguous)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         inputs = _left_padded([encoded[i] for i in rows], tokenizer, next(model.parameters()).device)
@@ -70,8 +72,14 @@ def generate_answers(
         written = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         for i, text in zip(rows, written, strict=True):
             answers[i] = prompts.clean_answer(text)
+    hook.remove()
     model.train(training)
     return answers
+
+
+def _contiguous(head: nn.Module, hidden: tuple[Tensor]) -> tuple[Tensor]:
+    """Lay out what the output layer reads: on a slice, a frozen layer's matrix product copies its weights per row."""
+    return (hidden[0].contiguous(),)
 
 
 def answer_selections(model: nn.Module, tokenizer: Tokenizer, columns: dict[str, Any]) -> list[str]:
