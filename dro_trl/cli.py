@@ -20,7 +20,7 @@ def is_expected(error: Exception) -> bool:
     """
     if isinstance(error, OSError):
         return not isinstance(error, BrokenPipeError)
-    if not isinstance(error, (ValueError, TypeError, RuntimeError, ImportError)):
+    if not isinstance(error, (ValueError, RuntimeError, ImportError)):
         return False
     *_, (frame, _) = walk_tb(error.__traceback__)
     return str(frame.f_globals["__name__"]).partition(".")[0] == PACKAGE

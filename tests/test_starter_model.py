@@ -45,6 +45,6 @@ def test_the_converted_model_knows_something(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["gemma"]
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
     assert next(model.parameters()).dtype == torch.float32
-    ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
+    ids = tokenizer("The city of Paris is the capital of", return_tensors="pt").input_ids
     with torch.no_grad():
-        assert tokenizer.decode(model(ids).logits[0, -1].argmax()).strip() == "Paris"
+        assert tokenizer.decode(model(ids).logits[0, -1].argmax()) == " France"
