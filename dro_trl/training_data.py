@@ -61,6 +61,6 @@ def prepare_dataset(
 
 
 def _shuffled(row: Question, seed: int) -> Question:
-    """The row with its candidates in an order that depends on seed and question alone."""
-    order = torch.randperm(len(row["candidates"]), generator=random_generator(seed, 0, row["question"])).tolist()
+    """The row with its candidates in an order that depends on seed and question alone; draws count from 0."""
+    order = torch.randperm(len(row["candidates"]), generator=random_generator(seed, -1, row["question"])).tolist()
     return Question(**{**row, "candidates": [row["candidates"][i] for i in order]})
