@@ -3,7 +3,6 @@
 import copy
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -118,13 +117,6 @@ def load_tokenizer(source: str | Tokenizer, option: str = "processing_class") ->
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically: the file is whole or absent."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

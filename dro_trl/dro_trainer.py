@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, set_seed
 from transformers.trainer_utils import EvalLoopOutput
 
 from dro_trl import losses, weights
+from dro_trl.atomic_write import write_json
 from dro_trl.checkpointing import (
     CONFIG_NAME,
     load_estimation,
@@ -22,7 +23,6 @@ from dro_trl.checkpointing import (
     prepare_model,
     save_estimation,
     save_models,
-    write_json,
 )
 from dro_trl.collapse import CollapseMonitor
 from dro_trl.dro_config import DROConfig

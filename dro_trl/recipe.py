@@ -13,7 +13,8 @@ from typing import Any, Literal
 import yaml
 from trl import ModelConfig, ScriptArguments, TrlParser, get_peft_config
 
-from dro_trl.checkpointing import last_checkpoint, write_json
+from dro_trl.atomic_write import write_json
+from dro_trl.checkpointing import last_checkpoint
 from dro_trl.data.load import load_rag_dataset
 from dro_trl.dro_config import DROConfig
 from dro_trl.dro_trainer import DROTrainer

@@ -1,6 +1,5 @@
 """What is saved can be used without this package, in another process."""
 
-import json
 import logging
 import subprocess
 import sys
@@ -14,7 +13,6 @@ from dro_trl.checkpointing import (
     load_models,
     load_tokenizer,
     read_config,
-    write_json,
 )
 from tests.tiny_models import tiny_model, tiny_tokenizer
 from tests.training import LORA, changed, make_trainer, save_start, weights_of
@@ -112,16 +110,6 @@ def test_a_tokenizer_gets_a_padding_token(tmp_path):
     tokenizer.pad_token = None
     assert load_tokenizer(tokenizer) is tokenizer
     assert tokenizer.pad_token == tokenizer.eos_token == "</s>"
-
-
-def test_json_is_whole_or_absent(tmp_path):
-    path = tmp_path / "a.json"
-    write_json(path, {"é": [1.5]})
-    assert json.loads(path.read_text(encoding="utf-8")) == {"é": [1.5]}
-    with pytest.raises(TypeError):
-        write_json(path, {"a": object()})
-    assert json.loads(path.read_text(encoding="utf-8")) == {"é": [1.5]}
-    assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_the_last_checkpoint_is_the_newest_whole_one(tmp_path, caplog):

@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 PACKAGE = Path(__file__).resolve().parents[1] / "dro_trl"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-PLAIN = {"types", "prompts", "weights", "losses", "metrics", "shared_prompt"}
+PLAIN = {"atomic_write", "types", "prompts", "weights", "losses", "metrics", "shared_prompt"}
 """The files at the bottom, which anything above may import."""
 TRAINER_PARTS = {
     "checkpointing",
@@ -30,6 +30,7 @@ BELOW_TRAINER = PLAIN | TRAINER_PARTS | {"policies", "rewards", "modeling", "dro
 
 ALLOWED = {
     "__init__": set(),
+    "atomic_write": set(),
     "types": set(),
     "weights": {"types"},
     "losses": {"types"},

@@ -3,12 +3,12 @@
 import hashlib
 import json
 import os
-import uuid
 from pathlib import Path
 
 import pyarrow as pa
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 
+from dro_trl.atomic_write import atomic_path
 from dro_trl.retrieval.base import Retriever
 from dro_trl.types import Passage
 
@@ -96,15 +96,13 @@ def _cache_folder(cache_dir: str | Path | None) -> Path:
 
 
 def _write(column: Dataset, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.stem}.{uuid.uuid4().hex[:8]}.partial")
     table = column.data.table
-    try:
-        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as stream:
-            stream.write_table(table)
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        atomic_path(file) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_stream(sink, table.schema) as stream,
+    ):
+        stream.write_table(table)
 
 
 def _read(file: Path) -> Dataset:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import cycle, islice, product
 from pathlib import Path
 
-from dro_trl.data.jsonl import write_jsonl
+from dro_trl.atomic_write import write_jsonl
 from dro_trl.data.relations import ATTRIBUTES, LINKS, MENTIONS, THINGS, Relation
 
 QUESTIONS_PER_HOUSE = 2

@@ -1,11 +1,8 @@
-"""Reading rows of JSON one at a time, and writing them atomically."""
+"""Reading rows of JSON one at a time."""
 
 import json
-import os
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 
 def read_json(path: Path) -> Iterator[tuple[int, object]]:
@@ -34,26 +31,6 @@ def read_json(path: Path) -> Iterator[tuple[int, object]]:
                 yield number, json.loads(line)
             except ValueError as error:
                 yield number, ValueError(f"malformed JSON: {error}; expected one JSON object")
-
-
-def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows as JSON Lines in UTF-8; the file appears whole or not at all.
-
-    Args:
-        path: The file; its folder is made where it is missing, and a file already there is replaced.
-        rows: JSON objects, one per line.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        # mkstemp makes files that only their owner can read.
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _first_character(path: Path) -> bytes:

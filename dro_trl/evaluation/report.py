@@ -1,7 +1,5 @@
 """An evaluation report as printed tables and as a JSON file."""
 
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dro_trl.atomic_write import write_json
 from dro_trl.evaluation.comparison import Comparison, EvaluationReport
 
 
@@ -47,15 +46,8 @@ def write_results(report: EvaluationReport, path: str | Path, extra: Mapping[str
     results = asdict(report)
     if taken := sorted(results.keys() & extra.keys()):
         raise ValueError(f"extra has the keys {taken}, which hold the report itself in {path}; rename them")
-    text = json.dumps(results | dict(extra), indent=2, ensure_ascii=False, allow_nan=False)
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_json(path, results | dict(extra), allow_nan=False)
     return path
 
 

@@ -35,8 +35,8 @@ def main(
     ] = OnBadRow.stop,
 ) -> None:
     """Convert raw HotpotQA or 2WikiMultihopQA questions, with their gold passages looked up in a corpus."""
+    from dro_trl.atomic_write import write_jsonl
     from dro_trl.data.hotpotqa import prepare_questions
-    from dro_trl.data.jsonl import write_jsonl
     from dro_trl.data.schema import describe_faults
 
     prepared = prepare_questions(input, corpus, limit=limit)
@@ -58,7 +58,7 @@ def _report(prepared: "PreparedQuestions", dataset: PublicDataset, output: Path)
     from rich.console import Console
     from rich.table import Table
 
-    from dro_trl.data.jsonl import write_jsonl
+    from dro_trl.atomic_write import write_jsonl
 
     counts = {
         "read": prepared.num_rows,

@@ -21,6 +21,7 @@ def main(
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads; all cores by default.")] = None,
 ) -> None:
     """Add the BM25 candidates to questions, and measure their recall where gold_ids are given."""
+    from dro_trl.atomic_write import write_jsonl
     from dro_trl.retrieval.pyserini import PyseriniRetriever
 
     if (index_dir is None) == (prebuilt is None):
@@ -35,7 +36,7 @@ def main(
         found = retriever.retrieve([row["question"] for row in rows], k)
     for row, candidates in zip(rows, found, strict=True):
         row["candidates"] = candidates
-    write_rows(rows, output)
+    write_jsonl(output, rows)
     typer.echo(f"wrote {output}: {len(rows):,} questions, {sum(map(len, found)):,} candidates")
     if empty := sum(not candidates for candidates in found):
         typer.echo(f"nothing was found for {empty} of {len(rows)} questions: their candidates are empty lists")
@@ -73,27 +74,6 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def write_rows(rows: list[dict[str, Any]], path: Path) -> None:
-    """Write rows as JSONL, atomically."""
-    import json
-
-    write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), path)
-
-
-def write_text(text: str, path: Path) -> None:
-    """Write a file atomically: into a temporary one in the same folder, then renamed."""
-    import os
-    import uuid
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        partial.write_text(text, "utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def recall(gold_ids: list[str], ranked_ids: list[str], cutoff: int) -> float:
     """Return the share of the gold passages among the first `cutoff` ranked ones.
 
@@ -106,10 +86,10 @@ def recall(gold_ids: list[str], ranked_ids: list[str], cutoff: int) -> float:
 
 def report_recall(rows: list[dict[str, Any]], k: int, output: Path) -> None:
     """Print recall of the gold passages, and write it as JSON to `<output>.results.json`."""
-    import json
-
     from rich.console import Console
     from rich.table import Table
+
+    from dro_trl.atomic_write import write_json
 
     judged = [
         (row["gold_ids"], [passage["id"] for passage in row["candidates"]]) for row in rows if row.get("gold_ids")
@@ -125,5 +105,5 @@ def report_recall(rows: list[dict[str, Any]], k: int, output: Path) -> None:
     Console().print(table)
     results = output.with_name(output.name + ".results.json")
     content = {"systems": {"bm25": {**figures, "n": len(judged)}}, "comparisons": []}
-    write_text(json.dumps(content, indent=2) + "\n", results)
+    write_json(results, content)
     typer.echo(f"wrote {results}")

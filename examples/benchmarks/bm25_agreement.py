@@ -8,7 +8,6 @@ bm25s is given the terms ready-made: its times leave out reading and analysing t
 """
 
 import argparse
-import json
 import os
 import tempfile
 import time
@@ -20,6 +19,7 @@ import bm25s
 from rich.console import Console
 from rich.table import Table
 
+from dro_trl.atomic_write import write_json
 from dro_trl.retrieval.corpus import read_corpus, read_jsonl
 from dro_trl.retrieval.pyserini import PyseriniRetriever
 from dro_trl.types import Passage
@@ -113,9 +113,7 @@ def main() -> None:
     questions = [row["question"] for _, row in read_jsonl(options.questions)][: options.limit]
     result = compare(options.corpus, questions, options.k)
     show(result)
-    partial = options.output.with_suffix(".partial")
-    partial.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
-    os.replace(partial, options.output)
+    write_json(options.output, result)
     print(f"wrote {options.output}")
 
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from dro_trl.atomic_write import write_jsonl
 from dro_trl.data.hotpotqa import prepare_questions
-from dro_trl.data.jsonl import write_jsonl
 
 CORPUS = [
     {"id": "0", "title": "Paris", "text": "Paris is a novel."},
