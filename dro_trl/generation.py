@@ -1,6 +1,7 @@
 """Greedy answers of the generator."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -54,27 +55,35 @@ def generate_answers(
     encoded = [prompts.encode(tokenizer, text) for text in texts]
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
     answers = [""] * len(encoded)
-    training = model.training
-    model.eval()
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    hook = head.register_forward_pre_hook(_contiguous)
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        inputs = _left_padded([encoded[i] for i in rows], tokenizer, next(model.parameters()).device)
-        stop = StoppingCriteriaList([_EndOfLine(tokenizer, inputs["input_ids"].shape[1])])
-        output = model.generate(  # type: ignore[operator]
-            **inputs,
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            stopping_criteria=stop,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        written = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        for i, text in zip(rows, written, strict=True):
-            answers[i] = prompts.clean_answer(text)
-    hook.remove()
-    model.train(training)
+    with _generating(model):
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            inputs = _left_padded([encoded[i] for i in rows], tokenizer, next(model.parameters()).device)
+            stop = StoppingCriteriaList([_EndOfLine(tokenizer, inputs["input_ids"].shape[1])])
+            output = model.generate(  # type: ignore[operator]
+                **inputs,
+                do_sample=False,
+                max_new_tokens=max_new_tokens,
+                stopping_criteria=stop,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+            written = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+            for i, text in zip(rows, written, strict=True):
+                answers[i] = prompts.clean_answer(text)
     return answers
+
+
+@contextlib.contextmanager
+def _generating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and a quick output layer, both undone afterwards."""
+    training = model.training
+    hook = model.get_output_embeddings().register_forward_pre_hook(_contiguous)  # type: ignore[operator]
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+        hook.remove()
 
 
 def _contiguous(head: nn.Module, hidden: tuple[Tensor]) -> tuple[Tensor]:

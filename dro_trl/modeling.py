@@ -132,13 +132,12 @@ class SelectorGenerator(nn.Module):
             ValueError: If neither selections nor what it takes to draw them is given.
         """
         inputs = self.policy.encode(rows).to(self.device)
-        with _grad_where_trained(self.selector):
-            if selections is not None:
-                scored = self.policy.logps(self.selector, inputs, selections)
-            elif num_selections is None or generators is None:
-                raise ValueError("give `selections`, or `num_selections` and `generators` to draw them")
-            else:
-                scored = self.policy.sample(self.selector, inputs, num_selections, generators, temperature)
+        if selections is not None:
+            scored = self.policy.logps(self.selector, inputs, selections)
+        elif num_selections is None or generators is None:
+            raise ValueError("give `selections`, or `num_selections` and `generators` to draw them")
+        else:
+            scored = self.policy.sample(self.selector, inputs, num_selections, generators, temperature)
         behavior_logps = None
         if isinstance(scored, SelectionSample):
             selections, behavior_logps = scored.selections, scored.behavior_logps
@@ -148,8 +147,7 @@ class SelectorGenerator(nn.Module):
             with torch.no_grad(), self._reference() as reference:
                 ref_logps = self.policy.logps(reference, inputs, selections).logps
         if score_answers:
-            with _grad_where_trained(self.generator):
-                answer_logps, answer_mask = self.scorer.logps(self.generator, rows, selections)
+            answer_logps, answer_mask = self.scorer.logps(self.generator, rows, selections)
         return SelectorGeneratorOutput(
             selections=selections,
             selector_logps=scored.logps,
@@ -178,11 +176,6 @@ class SelectorGenerator(nn.Module):
             if _is_trained(model):
                 model.activation_checkpointing_enable(**kwargs)  # type: ignore[operator]
                 model.enable_input_require_grads()  # type: ignore[operator]
-
-
-def _grad_where_trained(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
-    """No graph for a frozen model; otherwise whatever the caller chose."""
-    return contextlib.nullcontext() if _is_trained(model) else torch.no_grad()
 
 
 def _is_trained(model: nn.Module) -> bool:
