@@ -28,15 +28,15 @@ def generator_prompt(question: str, passages: Sequence[Passage]) -> str:
     return f"{context}\nQuestion: {question}\n{ANSWER}"
 
 
-def scoring_prompt(question: str, candidates: Sequence[Passage]) -> tuple[str, list[int]]:
-    """Return a prompt with a `Useful:` after each passage, and for each the index of the character after it."""
+def scoring_prompt(question: str, candidates: Sequence[Passage]) -> tuple[str, list[tuple[int, int]]]:
+    """Return a prompt with a `Useful:` after each passage, and the span of each passage with its `Useful:`."""
     text = f"Which passages help to answer the question?\nQuestion: {question}\n"
-    ends = []
+    spans = []
     for passage in candidates:
-        text += f"Passage: {passage_text(passage)}\n{USEFUL}"
-        ends.append(len(text))
-        text += "\n"
-    return text.rstrip("\n"), ends
+        block = f"Passage: {passage_text(passage)}\n{USEFUL}"
+        spans.append((len(text), len(text) + len(block)))
+        text += f"{block}\n"
+    return text.rstrip("\n"), spans
 
 
 def ranking_prompt(question: str, candidates: Sequence[Passage], identifiers: Sequence[str]) -> str:

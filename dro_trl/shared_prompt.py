@@ -166,7 +166,7 @@ def attention_mask(
         raise ValueError(
             f"attn_implementation={implementation!r} of {config.model_type} takes no block mask, which sharing one "
             "prompt between several continuations needs; load the model with attn_implementation='sdpa', or use the "
-            "Plackett-Luce policy and one answer alias, which need no mask"
+            "Plackett-Luce policy with item_score='passage_end' and one answer alias, which need no mask"
         )
     distance = query_positions[:, :, None] - key_positions[:, None, :]
     same = (key_segments[:, None, :] == 0) | (key_segments[:, None, :] == query_segments[:, :, None])

@@ -1,9 +1,10 @@
 """Plackett-Luce over item scores: one forward pass of the prompt gives every selection's probability."""
 
+import itertools
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from dro_trl import prompts
 from dro_trl.policies.base import SelectionLogps, SelectionSample, check_candidates
 from dro_trl.prompts import Tokenizer
+from dro_trl.shared_prompt import PADDING, attention_mask
 from dro_trl.types import Question
 
 IDENTIFIERS = string.ascii_uppercase + string.ascii_lowercase
@@ -60,12 +62,23 @@ def gumbel_top_k(
     return noisy.topk(num_selected, dim=-1).indices
 
 
+def _positions(segments: Tensor) -> Tensor:
+    """Position ids of one row: those of segment 0, and for each other segment those that follow it."""
+    index, head = torch.arange(len(segments)), int((segments == 0).sum())
+    starts = torch.searchsorted(segments, segments)  # Of each token's own segment.
+    return index - starts + head * (segments > 0)
+
+
 @dataclass
 class ScoringInputs:
     """Encoded prompts. B questions, L tokens, N items."""
 
     input_ids: Tensor
     """(B, L) int64, padded on the right."""
+    position_ids: Tensor
+    """(B, L) int64."""
+    segments: Tensor
+    """(B, L) int64: `PADDING`, 0 for what every passage sees, i + 1 for what passage i alone sees."""
     logits_to_keep: Tensor
     """(B, L) bool: where scores are read."""
     item_mask: Tensor
@@ -84,9 +97,10 @@ class PlackettLucePolicy:
     Args:
         tokenizer: The selector's fast tokenizer.
         num_selected: K, the number of passages in a selection.
-        item_score: `"passage_end"` reads the logit of " yes" minus that of " no" after each passage, with the question
-            before it; `"identifier"` reads the logits of single-letter identifiers at the end of a listwise prompt
-            (FIRST, Reddy et al., 2024), for at most 52 candidates.
+        item_score: `"pointwise"` reads the logit of " yes" minus that of " no" after each passage, which sees the
+            question and itself, so that scores do not depend on the candidates' order; `"passage_end"` reads it with
+            the passages before it in view as well; `"identifier"` reads the logits of single-letter identifiers at
+            the end of a listwise prompt (FIRST, Reddy et al., 2024), for at most 52 candidates.
         retriever_prior: Weight of the retriever's own score, standardised within the row, added to each item score.
     """
 
@@ -94,19 +108,19 @@ class PlackettLucePolicy:
         self,
         tokenizer: Tokenizer,
         num_selected: int = 5,
-        item_score: Literal["passage_end", "identifier"] = "passage_end",
+        item_score: Literal["pointwise", "passage_end", "identifier"] = "pointwise",
         retriever_prior: float = 0.0,
     ) -> None:
-        if item_score not in ("passage_end", "identifier"):
-            raise ValueError(f"item_score={item_score!r} is unknown; use 'passage_end' or 'identifier'")
+        if item_score not in ("pointwise", "passage_end", "identifier"):
+            raise ValueError(f"item_score={item_score!r} is unknown; use 'pointwise', 'passage_end' or 'identifier'")
         self.tokenizer = tokenizer
         self.num_selected = num_selected
         self.item_score = item_score
         self.retriever_prior = retriever_prior
-        if item_score == "passage_end":
-            self.token_ids = torch.tensor([self._token(prompts.USEFUL, text) for text in (" yes", " no")])
-        else:
+        if item_score == "identifier":
             self.token_ids = torch.tensor([self._token(prompts.CHOICE, letter) for letter in IDENTIFIERS])
+        else:
+            self.token_ids = torch.tensor([self._token(prompts.USEFUL, text) for text in (" yes", " no")])
 
     def _token(self, stem: str, text: str) -> int:
         ids = prompts.continuation_ids(self.tokenizer, stem, text)
@@ -124,31 +138,49 @@ class PlackettLucePolicy:
             ValueError: If a row has fewer than K candidates, or more than there are identifiers.
         """
         check_candidates(rows, self.num_selected)
-        encoded = [self._encode_one(row) for row in rows]
-        input_ids = pad_sequence([torch.tensor(ids) for ids, _ in encoded], batch_first=True)
+        encoded = [
+            self._encode_identifiers(row) if self.item_score == "identifier" else self._encode_passages(row)
+            for row in rows
+        ]
+        input_ids = pad_sequence([torch.tensor(ids) for ids, _, _ in encoded], batch_first=True)
         logits_to_keep = torch.zeros_like(input_ids, dtype=torch.bool)
-        for b, (_, positions) in enumerate(encoded):
-            logits_to_keep[b, positions] = True
+        for b, (_, _, scored) in enumerate(encoded):
+            logits_to_keep[b, scored] = True
+        segments = pad_sequence([segments for _, segments, _ in encoded], batch_first=True, padding_value=PADDING)
         sizes = torch.tensor([len(row["candidates"]) for row in rows])
-        item_mask = torch.arange(int(sizes.max())) < sizes[:, None]
-        priors = [self._prior(row) for row in rows]
-        return ScoringInputs(input_ids, logits_to_keep, item_mask, pad_sequence(priors, batch_first=True))
+        return ScoringInputs(
+            input_ids,
+            pad_sequence([_positions(segments) for _, segments, _ in encoded], batch_first=True),
+            segments,
+            logits_to_keep,
+            item_mask=torch.arange(int(sizes.max())) < sizes[:, None],
+            prior=pad_sequence([self._prior(row) for row in rows], batch_first=True),
+        )
 
-    def _encode_one(self, row: Question) -> tuple[list[int], list[int]]:
-        candidates = row["candidates"]
+    def _encode_passages(self, row: Question) -> tuple[list[int], Tensor, list[int]]:
+        """Token ids, their segments, and the tokens after which a score is read."""
+        text, spans = prompts.scoring_prompt(row["question"], row["candidates"])
+        rendered = prompts.render(self.tokenizer, text)
+        shift = rendered.index(text)
         if self.item_score == "passage_end":
-            text, ends = prompts.scoring_prompt(row["question"], candidates)
-            rendered = prompts.render(self.tokenizer, text)
-            shift = rendered.index(text)
-            return prompts.encode_with_ends(self.tokenizer, rendered, [shift + end for end in ends])
+            ids, scored = prompts.encode_with_ends(self.tokenizer, rendered, [shift + end for _, end in spans])
+            return ids, torch.zeros(len(ids), dtype=torch.int64), scored
+        head = prompts.encode(self.tokenizer, rendered[: shift + spans[0][0]])
+        pieces = [prompts.encode(self.tokenizer, text[start:end]) for start, end in spans]
+        lengths = torch.tensor([len(head), *map(len, pieces)])
+        segments = torch.arange(len(lengths)).repeat_interleave(lengths)
+        return [*head, *itertools.chain(*pieces)], segments, (lengths.cumsum(0)[1:] - 1).tolist()
+
+    def _encode_identifiers(self, row: Question) -> tuple[list[int], Tensor, list[int]]:
+        candidates = row["candidates"]
         if len(candidates) > len(IDENTIFIERS):
             raise ValueError(
                 f"question {row['question']!r} has {len(candidates)} candidates, but item_score='identifier' has "
-                f"{len(IDENTIFIERS)} letters; use item_score='passage_end' or fewer candidates"
+                f"{len(IDENTIFIERS)} letters; use another item_score or fewer candidates"
             )
         text = prompts.ranking_prompt(row["question"], candidates, IDENTIFIERS[: len(candidates)])
         ids = prompts.encode(self.tokenizer, prompts.render(self.tokenizer, text, lead=prompts.CHOICE))
-        return ids, [len(ids) - 1]
+        return ids, torch.zeros(len(ids), dtype=torch.int64), [len(ids) - 1]
 
     def _prior(self, row: Question) -> Tensor:
         scores = torch.tensor([passage["score"] for passage in row["candidates"]], dtype=torch.float32)
@@ -158,16 +190,21 @@ class PlackettLucePolicy:
 
     def item_scores(self, model: nn.Module, inputs: ScoringInputs) -> Tensor:
         """Return the item scores in float32, (B, N), -inf where a row has fewer candidates. One forward pass."""
+        separate: dict[str, Any] = {}
+        if inputs.segments.max() > 0:  # Otherwise plain causal attention: no mask, since padding comes last.
+            segments, positions = inputs.segments, inputs.position_ids
+            mask = attention_mask(model, segments, positions, segments, positions)
+            separate = {"attention_mask": mask, "position_ids": positions}
         logits = model(
-            input_ids=inputs.input_ids, logits_to_keep=inputs.logits_to_keep, use_cache=False
+            input_ids=inputs.input_ids, logits_to_keep=inputs.logits_to_keep, use_cache=False, **separate
         ).logits.float()
         token_ids = self.token_ids.to(logits.device)
         scores = inputs.prior.new_full(inputs.item_mask.shape, float("-inf"))
-        if self.item_score == "passage_end":
+        if self.item_score == "identifier":
+            scores = torch.where(inputs.item_mask, logits[:, token_ids[: scores.shape[-1]]], scores)
+        else:
             yes, no = logits[:, token_ids].unbind(-1)
             scores = scores.masked_scatter(inputs.item_mask, yes - no)
-        else:
-            scores = torch.where(inputs.item_mask, logits[:, token_ids[: scores.shape[-1]]], scores)
         return scores + inputs.prior
 
     def sample(

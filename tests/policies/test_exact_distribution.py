@@ -12,7 +12,8 @@ from tests.tiny_models import all_selections, random_generators, tiny_model, tin
 PAIRS = all_selections(4, 2)
 POLICIES = {
     "autoregressive": AutoregressivePolicy,
-    "passage_end": PlackettLucePolicy,
+    "pointwise": lambda tokenizer, k: PlackettLucePolicy(tokenizer, k, "pointwise"),
+    "passage_end": lambda tokenizer, k: PlackettLucePolicy(tokenizer, k, "passage_end"),
     "identifier": lambda tokenizer, k: PlackettLucePolicy(tokenizer, k, "identifier"),
 }
 

@@ -60,14 +60,14 @@ def awkward_row():
 def test_scores_are_read_right_after_the_marker(name):
     """Everything up to and with the token at the i-th kept position decodes to the prompt's text up to "Useful:"."""
     tokenizer, row = TOKENIZERS[name](), awkward_row()
-    text, ends = prompts.scoring_prompt(row["question"], row["candidates"])
+    text, spans = prompts.scoring_prompt(row["question"], row["candidates"])
     rendered = prompts.render(tokenizer, text)
     before = rendered.index(text)
     inputs = PlackettLucePolicy(tokenizer, 2).encode([row, *tiny_questions(3)])
     positions = inputs.logits_to_keep[0].nonzero().flatten().tolist()
-    assert len(positions) == len(ends) == 5
+    assert len(positions) == len(spans) == 5
     assert inputs.logits_to_keep.sum(1).tolist() == inputs.item_mask.sum(1).tolist() == [5, 3]
-    for position, end in zip(positions, ends, strict=True):
+    for position, (_, end) in zip(positions, spans, strict=True):
         decoded = tokenizer.decode(inputs.input_ids[0, : position + 1])
         assert decoded.endswith("\nUseful:")
         assert decoded == rendered[: before + end]
@@ -89,6 +89,33 @@ def test_item_scores_equal_plain_passes(kind):
     assert scores[1].std() > 0.1
 
 
+@pytest.mark.parametrize("kind", MODEL_TYPES)
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_pointwise_scores_are_those_of_each_passage_alone(kind, name):
+    """The score of every passage equals a plain pass over a prompt without the others, in any order of them."""
+    tokenizer = TOKENIZERS[name]()
+    policy, model = PlackettLucePolicy(tokenizer, 1, "pointwise"), tiny_model(kind, tokenizer)
+    rows = [awkward_row(), *tiny_questions(3)]
+    yes, no = policy.token_ids.tolist()
+    with torch.no_grad():
+        scores = policy.item_scores(model, policy.encode(rows))
+        for b, row in enumerate(rows):
+            for i, passage in enumerate(row["candidates"]):
+                text, ((_, end),) = prompts.scoring_prompt(row["question"], [passage])
+                rendered = prompts.render(tokenizer, text)
+                head = rendered.index(text) + end - len(f"Passage: {prompts.passage_text(passage)}\nUseful:")
+                pieces = [rendered[:head], rendered[head : rendered.index(text) + end]]
+                ids = [token for piece in pieces for token in prompts.encode(tokenizer, piece)]
+                logits = model(input_ids=torch.tensor([ids])).logits[0, -1]
+                assert scores[b, i].item() == pytest.approx(float(logits[yes] - logits[no]), abs=1e-4)
+        assert scores[1, 3:].tolist() == [-math.inf] * 2
+        turned = {**rows[0], "candidates": rows[0]["candidates"][::-1]}
+        torch.testing.assert_close(
+            policy.item_scores(model, policy.encode([turned]))[0].flip(0), scores[0], atol=1e-4, rtol=0
+        )
+    assert scores[0].std() > 0.1
+
+
 def test_identifier_scores_equal_a_plain_pass():
     tokenizer = tiny_tokenizer(chat=True)
     policy, model = PlackettLucePolicy(tokenizer, 2, "identifier"), tiny_model("llama", tokenizer)
@@ -102,7 +129,7 @@ def test_identifier_scores_equal_a_plain_pass():
     torch.testing.assert_close(scores, logits[tokenizer.convert_tokens_to_ids(list("ABCDE"))], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize(("item_score", "kept"), [("passage_end", 3 + 6), ("identifier", 2)])
+@pytest.mark.parametrize(("item_score", "kept"), [("pointwise", 3 + 6), ("passage_end", 3 + 6), ("identifier", 2)])
 def test_one_pass_whatever_the_number_of_selections(item_score, kept):
     """As many tokens for 16 selections as for 2, in one forward, and logits at the scored positions only."""
     tokenizer = tiny_tokenizer()
@@ -186,7 +213,9 @@ def test_best_of_rows_with_padding():
 
 
 def test_unknown_item_score():
-    with pytest.raises(ValueError, match="item_score='letters' is unknown; use 'passage_end' or 'identifier'"):
+    with pytest.raises(
+        ValueError, match="item_score='letters' is unknown; use 'pointwise', 'passage_end' or 'identifier'"
+    ):
         PlackettLucePolicy(tiny_tokenizer(), item_score="letters")
 
 
