@@ -16,6 +16,7 @@ def main(
         typer.Option("--num_candidates", min=1, help="Candidates to retrieve; as in training if not given."),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="Where the models run.")] = "cpu",
+    dtype: Annotated[str, typer.Option("--dtype", help="Of the weights: float32, bfloat16, …")] = "float32",
 ) -> None:
     """Retrieve, select and answer; prints the answer and the passages it rests on."""
     from dro_trl.pipeline import RAGPipeline, print_output
@@ -26,6 +27,6 @@ def main(
     retriever = PyseriniRetriever(index_dir) if index_dir else PyseriniRetriever.from_prebuilt(str(prebuilt))
     with retriever:
         pipeline = RAGPipeline.from_pretrained(
-            model, retriever=retriever, num_candidates=num_candidates, device=device
+            model, retriever=retriever, num_candidates=num_candidates, device=device, dtype=dtype
         )
         print_output(pipeline(question))

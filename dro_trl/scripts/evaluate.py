@@ -21,6 +21,7 @@ def main(
     max_new_tokens: Annotated[int, typer.Option("--max_new_tokens", min=1, help="Longest answer, in tokens.")] = 32,
     start: Annotated[bool, typer.Option(help="Also run the pair that training started from.")] = True,
     device: Annotated[str, typer.Option("--device", help="Where the models run.")] = "cpu",
+    dtype: Annotated[str, typer.Option("--dtype", help="Of the weights: float32, bfloat16, …")] = "float32",
     seed: Annotated[int, typer.Option("--seed", help="Of the bootstrap.")] = 0,
     on_bad_row: Annotated[
         str, typer.Option("--on_bad_row", "--on-bad-row", help="raise, or skip and count.")
@@ -32,33 +33,27 @@ def main(
     from rich.console import Console
 
     from dro_trl.data.load import load_rag_dataset
-    from dro_trl.evaluation.comparison import compare
-    from dro_trl.evaluation.evaluator import predict
+    from dro_trl.evaluation.evaluator import SYSTEMS, evaluate_pair
     from dro_trl.evaluation.plots import plot_comparison
     from dro_trl.evaluation.report import print_report, write_results
-    from dro_trl.pipeline import RAGPipeline
 
     started = time.monotonic()
     output_dir = output_dir or model / "evaluation"
     data = load_rag_dataset(dataset, split=split, on_bad_row=on_bad_row)  # type: ignore[arg-type]
-    rows = data.select(range(min(limit or len(data), len(data)))).to_list()
-    systems = {}
-    if start:
-        before = RAGPipeline.from_start(model, device=device)
-        systems["start, retriever order"] = predict(before, rows, "retriever", batch_size, max_new_tokens)
-        systems["start"] = predict(before, rows, "selector", batch_size, max_new_tokens)
-        del before
-    pipeline = RAGPipeline.from_pretrained(model, device=device)
-    systems["trained, retriever order"] = predict(pipeline, rows, "retriever", batch_size, max_new_tokens)
-    systems["trained"] = predict(pipeline, rows, "selector", batch_size, max_new_tokens)
-    ks = ks or sorted({1, pipeline.policy.num_selected})
-    report = compare(
-        systems, target="trained", baselines=[name for name in systems if name != "trained"], ks=ks, seed=seed
+    report, predictions = evaluate_pair(
+        model,
+        data.select(range(min(limit or len(data), len(data)))).to_list(),
+        SYSTEMS if start else SYSTEMS[2:],
+        ks=ks,
+        seed=seed,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        device=device,
+        dtype=dtype,
     )
-    console = Console()
-    print_report(report, console)
+    print_report(report, Console())
     output_dir.mkdir(parents=True, exist_ok=True)
     extra = {"model": str(model), "dataset": dataset, "seconds": round(time.monotonic() - started, 1)}
-    path = write_results(report, output_dir / "results.json", {**extra, "predictions": systems})
+    path = write_results(report, output_dir / "results.json", {**extra, "predictions": predictions})
     plot = plot_comparison(report, output_dir / "comparison.png")
     print(f"Results: {path}\nPlot: {plot}")  # As it is: the console would break long paths.

@@ -26,6 +26,7 @@ def main(
     from rich.console import Console
     from transformers.utils import logging
 
+    from dro_trl.atomic_write import write_jsonl
     from dro_trl.data.attach import attach_candidates
     from dro_trl.data.encyclopedia import FictionalEncyclopedia
     from dro_trl.data.load import load_rag_dataset
@@ -49,18 +50,19 @@ def main(
             attach_candidates(load_rag_dataset(data / file, require_candidates=False), retriever, NUM_CANDIDATES)
             for file in ("train.jsonl", "eval.jsonl")
         )
-        console.print(f"{NUM_CANDIDATES} candidates a question, index in {index}")
+        for name, dataset in (("train", train), ("eval", held_out)):
+            write_jsonl(data / f"{name}.top{NUM_CANDIDATES}.jsonl", dataset.to_list())
+        console.print(f"{NUM_CANDIDATES} candidates a question, in {data}; index in {index}")
         stage.begin("Loading Gemma 3 270M twice: as the selector and as the generator")
         trainer = make_trainer(str(gemma_3_270m()), train, model, seed)
         stage.begin(f"Training both on {num_train} questions")
         train_and_save(trainer)
         del trainer
         stage.begin(f"Evaluating on {num_eval} held-out questions about new entities")
-        report = evaluate(model, output_dir, held_out, seed, console)
+        evaluate(model, output_dir, held_out, seed, console, stage)
         stage.begin("Asking a held-out question")
         ask(model, index, retriever, held_out[0], console)
     stage.end()
-    save_times(report, stage.seconds)
 
 
 class Stages:
@@ -110,7 +112,6 @@ def make_trainer(model: str, train: "Dataset", output_dir: Path, seed: int) -> "
         num_selections=8,
         learning_rate=5e-4,
         generator_learning_rate=3e-4,
-        lr_scheduler_type="constant",
         entropy_coef=0.02,
         per_device_train_batch_size=4,
         num_train_epochs=1,
@@ -126,43 +127,30 @@ def make_trainer(model: str, train: "Dataset", output_dir: Path, seed: int) -> "
     lora = LoraConfig(
         r=16,
         lora_alpha=16,
-        target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-        layers_to_transform=list(range(9, 18)),  # The upper half: the backward pass stops there.
+        target_modules=r".*\.layers\.(9|1[0-7])\..*_proj",  # The upper half: the backward pass stops there.
         task_type="CAUSAL_LM",
     )
     return DROTrainer(model=model, args=args, train_dataset=train, peft_config=lora)
 
 
-def evaluate(model: Path, output_dir: Path, held_out: "Dataset", seed: int, console: "Console") -> Path:
-    """Compare the trained pair with its start and with BM25's order.
-
-    Returns:
-        The path of `results.json`; `comparison.png` is beside it.
-    """
-    from dro_trl.evaluation.comparison import compare
-    from dro_trl.evaluation.evaluator import predict
+def evaluate(model: Path, output_dir: Path, held_out: "Dataset", seed: int, console: "Console", stage: Stages) -> None:
+    """Compare the trained pair with its start and with BM25's order; write `results.json` and `comparison.png`."""
+    from dro_trl.evaluation.evaluator import SYSTEMS, evaluate_pair
     from dro_trl.evaluation.plots import plot_comparison
     from dro_trl.evaluation.report import print_report, write_results
-    from dro_trl.pipeline import RAGPipeline
 
-    rows = held_out.to_list()
-    dtype = number_format()
-    trained = RAGPipeline.from_pretrained(model, dtype=dtype)
-    systems = {
-        "start": predict(RAGPipeline.from_start(model, dtype=dtype), rows, max_new_tokens=MAX_NEW_TOKENS),
-        "bm25": predict(trained, rows, "retriever", max_new_tokens=MAX_NEW_TOKENS),
-        "trained": predict(trained, rows, max_new_tokens=MAX_NEW_TOKENS),
-    }
-    report = compare(systems, target="trained", baselines=["start", "bm25"], ks=[1, NUM_SELECTED], seed=seed)
+    report, predictions = evaluate_pair(
+        model, held_out.to_list(), SYSTEMS[1:], seed=seed, max_new_tokens=MAX_NEW_TOKENS, dtype=number_format()
+    )
     print_report(report, console)
     console.print(
-        "start: both models as they were. bm25: the trained generator reads BM25's first two passages. "
-        "trained: it reads the trained selector's two.",
+        "start: both models as they were. trained, retriever order: the trained generator reads BM25's first two "
+        "passages. trained: it reads the trained selector's two.",
         style="dim",
     )
-    path = write_results(report, output_dir / "results.json", {"predictions": systems})
+    stage.end()
+    path = write_results(report, output_dir / "results.json", {"predictions": predictions, "seconds": stage.seconds})
     console.print(f"Results: {path}\nPlot: {plot_comparison(report, output_dir / 'comparison.png')}")
-    return path
 
 
 def ask(model: Path, index: Path, retriever: object, row: dict[str, object], console: "Console") -> None:
@@ -175,12 +163,3 @@ def ask(model: Path, index: Path, retriever: object, row: dict[str, object], con
     console.print(f'dro-trl ask "{question}" --model {model} --index_dir {index}', style="dim", soft_wrap=True)
     print_output(RAGPipeline.from_pretrained(model, retriever=retriever, dtype=number_format())(question), console)
     console.print(f"The encyclopedia says: {answers}")
-
-
-def save_times(results: Path, seconds: dict[str, float]) -> None:
-    """Add the time of each stage to the results."""
-    import json
-
-    from dro_trl.checkpointing import write_json
-
-    write_json(results, {**json.loads(results.read_text(encoding="utf-8")), "seconds": seconds})
