@@ -1,12 +1,17 @@
 """Recipes: what they may say, what they may not, and what comes of them."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import yaml
+from datasets import Dataset
+from trl import get_peft_config
 
 from dro_trl import AnswerLogLikelihood, DROConfig
 from dro_trl.recipe import load_reward, parse_recipe, run_recipe
+from dro_trl.scripts import quickstart
 from tests.tiny_models import tiny_questions
 from tests.training import save_start
 
@@ -122,6 +127,51 @@ REWARD = """
 def prefer_late(selections, **kwargs):
     return [float(sum(selection)) for selection in selections]
 """
+
+
+ROOT = Path(__file__).resolve().parents[1]
+UPPER_HALF = set(range(9, 18))
+
+
+@pytest.fixture(scope="module")
+def tiny_gemma(tmp_path_factory):
+    """A Gemma 3 with as many layers as the one of 270M parameters."""
+    layers = ["sliding_attention", "full_attention"] * 9
+    return save_start(tmp_path_factory.mktemp("gemma"), "gemma3", num_hidden_layers=18, layer_types=layers)
+
+
+def adapted_layers(model):
+    return {int(re.search(r"layers\.(\d+)\.", name)[1]) for name, p in model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_recipe_runs(path, tiny_gemma, tmp_path):
+    """Its own launch command on the first line, with a tiny model and rows for one step."""
+    command = path.read_text(encoding="utf-8").splitlines()[0]
+    assert command.startswith(f"# dro-trl train --config recipes/{path.name}")
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny_questions(5, 6, 5, 6)))
+    given = {
+        "model_name_or_path": tiny_gemma,
+        "dataset_name": tmp_path / "train.jsonl",
+        "output_dir": tmp_path / "out",
+    }
+    options = [part for name, value in given.items() for part in (f"--{name}", str(value))]
+    trainer = run_recipe(*parse_recipe(["--config", str(path), *options]))
+    assert trainer.state.global_step == 1
+    assert adapted_layers(trainer.model.selector) == adapted_layers(trainer.model.generator) == UPPER_HALF
+
+
+def test_the_quickstart_trains_by_its_recipe(tiny_gemma, tmp_path, monkeypatch):
+    monkeypatch.setattr(quickstart, "number_format", lambda: "bfloat16")
+    rows = Dataset.from_list(tiny_questions(5, 6))
+    trainer = quickstart.make_trainer(tiny_gemma, rows, tmp_path, seed=0)
+    options = ["--model_name_or_path", tiny_gemma, "--output_dir", str(tmp_path)]
+    _, args, model = parse_recipe(["--config", str(ROOT / "recipes" / "quickstart.yaml"), *options])
+    args.model_init_kwargs = {"dtype": model.dtype}
+    assert trainer.args.to_dict() == args.to_dict()
+    made, said = trainer.model.selector.peft_config["default"], get_peft_config(model)
+    for name in ("r", "lora_alpha", "lora_dropout", "target_modules", "bias", "task_type", "use_rslora"):
+        assert getattr(made, name) == getattr(said, name), name
 
 
 def test_running_a_recipe(tmp_path, monkeypatch):
