@@ -53,8 +53,8 @@ def measure(scores: Tensor, answer_logps: Tensor, num: int, draws: int, seed: in
 def main() -> None:
     """Measure, print, and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--problems", type=int, default=50, help="random item scores and likelihoods to average over")
-    parser.add_argument("--draws", type=int, default=20_000, help="sampled gradients for each")
+    parser.add_argument("--problems", type=int, default=20, help="random item scores and likelihoods to average over")
+    parser.add_argument("--draws", type=int, default=5_000, help="sampled gradients for each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("gradient_variance.json"))
     options = parser.parse_args()
