@@ -71,9 +71,14 @@ def load_models(pair: SelectorGenerator, folder: Path) -> None:
 
 
 def load_model(model: str | PreTrainedModel, init_kwargs: Any = None) -> PreTrainedModel:
-    """Return a model, loaded where a name or folder is given: in float32 unless `init_kwargs` say otherwise."""
+    """Return a model, loaded where a name or folder is given: in float32 unless `init_kwargs` say otherwise.
+
+    A folder is named by its absolute path, so that a saved adapter finds it again from anywhere on this machine.
+    """
     if not isinstance(model, str):
         return model
+    if Path(model).is_dir():
+        model = str(Path(model).resolve())
     loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         model, **{"dtype": torch.float32, **(init_kwargs or {})}
     )

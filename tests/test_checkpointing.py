@@ -3,10 +3,12 @@
 import logging
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from dro_trl import RAGPipeline
 from dro_trl.checkpointing import (
     CONFIG_NAME,
     last_checkpoint,
@@ -53,6 +55,19 @@ def test_each_model_loads_alone_in_a_fresh_process(tmp_path):
     assert found.keys() == expected.keys()
     for folder, logits in expected.items():
         torch.testing.assert_close(found[folder], logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("peft_config", [None, LORA])
+def test_a_pair_trained_from_a_relative_folder_is_found_from_anywhere(tmp_path, monkeypatch, peft_config):
+    save_start(tmp_path / "start")
+    monkeypatch.chdir(tmp_path)
+    trainer = make_trainer(Path("pair"), model="start", peft_config=peft_config, max_steps=1)
+    trainer.train()
+    trainer.save_model()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for load in (RAGPipeline.from_pretrained, RAGPipeline.from_start):
+        assert load("../pair").policy.num_selected == 2
 
 
 def test_an_adapter_without_a_base_to_load_is_told(tmp_path, caplog):
