@@ -10,6 +10,8 @@ from dro_trl.types import Passage, Question, Selection
 Tokenizer = Any
 """A fast tokenizer of transformers (its stubs do not type the calls made here)."""
 
+PASSAGE = "Passage:"
+QUESTION = "Question:"
 USEFUL = "Useful:"
 RANKING = "The most useful passages, best first:"
 CHOICE = "The most useful passage is ["
@@ -24,25 +26,30 @@ def passage_text(passage: Passage) -> str:
 
 def generator_prompt(question: str, passages: Sequence[Passage]) -> str:
     """Return what the generator reads: the passages in the selector's order, then the question."""
-    context = "\n".join(f"Passage: {passage_text(passage)}" for passage in passages)
-    return f"{context}\nQuestion: {question}\n{ANSWER}"
+    context = "\n".join(f"{PASSAGE} {passage_text(passage)}" for passage in passages)
+    return f"{context}\n{QUESTION} {question}\n{ANSWER}"
 
 
 def scoring_prompt(question: str, candidates: Sequence[Passage]) -> tuple[str, list[tuple[int, int]]]:
     """Return a prompt with a `Useful:` after each passage, and the span of each passage with its `Useful:`."""
-    text = f"Which passages help to answer the question?\nQuestion: {question}\n"
+    text = f"Which passages help to answer the question?\n{QUESTION} {question}\n"
     spans = []
     for passage in candidates:
-        block = f"Passage: {passage_text(passage)}\n{USEFUL}"
+        block = f"{PASSAGE} {passage_text(passage)}\n{USEFUL}"
         spans.append((len(text), len(text) + len(block)))
         text += f"{block}\n"
     return text.rstrip("\n"), spans
 
 
+def question_prompt(passage: Passage) -> str:
+    """Return a prompt that asks for the question that a passage answers."""
+    return f"{PASSAGE} {passage_text(passage)}\n{QUESTION}"
+
+
 def ranking_prompt(question: str, candidates: Sequence[Passage], identifiers: Sequence[str]) -> str:
     """Return the listwise prompt: every passage with its identifier, then the question."""
     lines = [f"[{name}] {passage_text(passage)}" for name, passage in zip(identifiers, candidates, strict=True)]
-    return "\n".join([*lines, f"Question: {question}"])
+    return "\n".join([*lines, f"{QUESTION} {question}"])
 
 
 def format_selection(selection: Selection) -> str:
@@ -120,6 +127,13 @@ def continuation_ids(tokenizer: Tokenizer, stem: str, text: str) -> list[int]:
     """Return the tokens of `text` where it follows `stem`, as the tokenizer would split them in running text."""
     stem_ids, joint = encode(tokenizer, stem), encode(tokenizer, stem + text)
     return joint[len(stem_ids) :] if joint[: len(stem_ids)] == stem_ids else encode(tokenizer, text)
+
+
+def question_ids(tokenizer: Tokenizer, question: str) -> list[int]:
+    """Return the tokens of a question where it follows `question_prompt`."""
+    if is_chat(tokenizer):
+        return encode(tokenizer, question)
+    return continuation_ids(tokenizer, QUESTION, f" {question}")
 
 
 def answer_ids(tokenizer: Tokenizer, answer: str) -> list[int]:

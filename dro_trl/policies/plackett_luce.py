@@ -1,10 +1,9 @@
 """Plackett-Luce over item scores: one forward pass of the prompt gives every selection's probability."""
 
-import itertools
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +12,14 @@ from torch.nn.utils.rnn import pad_sequence
 from dro_trl import prompts
 from dro_trl.policies.base import SelectionLogps, SelectionSample, check_candidates
 from dro_trl.prompts import Tokenizer
-from dro_trl.shared_prompt import PADDING, attention_mask
+from dro_trl.shared_prompt import SharedPromptBatch, kept_logits, pack, token_logps
 from dro_trl.types import Question
 
 IDENTIFIERS = string.ascii_uppercase + string.ascii_lowercase
+ANY_TOKEN = 0
+"""Stands where a token is predicted but none is given."""
+
+ItemScore = Literal["pointwise", "passage_end", "query_likelihood", "identifier"]
 
 
 def plackett_luce_logps(scores: Tensor, selections: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,25 +65,12 @@ def gumbel_top_k(
     return noisy.topk(num_selected, dim=-1).indices
 
 
-def _positions(segments: Tensor) -> Tensor:
-    """Position ids of one row: those of segment 0, and for each other segment those that follow it."""
-    index, head = torch.arange(len(segments)), int((segments == 0).sum())
-    starts = torch.searchsorted(segments, segments)  # Of each token's own segment.
-    return index - starts + head * (segments > 0)
-
-
 @dataclass
 class ScoringInputs:
-    """Encoded prompts. B questions, L tokens, N items."""
+    """Encoded prompts. B questions, N items."""
 
-    input_ids: Tensor
-    """(B, L) int64, padded on the right."""
-    position_ids: Tensor
-    """(B, L) int64."""
-    segments: Tensor
-    """(B, L) int64: `PADDING`, 0 for what every passage sees, i + 1 for what passage i alone sees."""
-    logits_to_keep: Tensor
-    """(B, L) bool: where scores are read."""
+    batch: SharedPromptBatch
+    """What the selector reads; its targets are the tokens at which scores are read."""
     item_mask: Tensor
     """(B, N) bool: False where a row has fewer than N candidates."""
     prior: Tensor
@@ -88,7 +78,22 @@ class ScoringInputs:
 
     def to(self, device: torch.device) -> "ScoringInputs":
         """Return the inputs on another device."""
-        return ScoringInputs(**{name: value.to(device) for name, value in vars(self).items()})
+        return ScoringInputs(self.batch.to(device), self.item_mask.to(device), self.prior.to(device))
+
+
+@dataclass
+class _Encoded:
+    """One row as `pack` takes it: what all continuations share, the continuations, and which tokens are scored."""
+
+    shared: list[int]
+    continuations: list[list[int]]
+    scored: list[list[bool]]
+
+
+def _scored_at_the_end(shared: list[int], continuations: list[list[int]]) -> _Encoded:
+    """Read the prediction after the last token of each continuation."""
+    flags = [[False] * len(ids) + [True] for ids in continuations]
+    return _Encoded(shared, [[*ids, ANY_TOKEN] for ids in continuations], flags)
 
 
 class PlackettLucePolicy:
@@ -97,29 +102,37 @@ class PlackettLucePolicy:
     Args:
         tokenizer: The selector's fast tokenizer.
         num_selected: K, the number of passages in a selection.
-        item_score: `"pointwise"` reads the logit of " yes" minus that of " no" after each passage, which sees the
-            question and itself, so that scores do not depend on the candidates' order; `"passage_end"` reads it with
-            the passages before it in view as well; `"identifier"` reads the logits of single-letter identifiers at
-            the end of a listwise prompt (FIRST, Reddy et al., 2024), for at most 52 candidates.
+        item_score: Where an item's score comes from. `"pointwise"`: the logit of " yes" minus that of " no" after the
+            passage, which sees the question and itself, so that scores do not depend on the candidates' order.
+            `"passage_end"`: the same with the passages before it in view as well. `"query_likelihood"`:
+            log p(question | passage), which ranks well before any training (Sachan et al., 2022), at the cost of
+            the question's tokens, and of logits there, once a passage. `"identifier"`: the logits of single-letter
+            identifiers at the end of a listwise prompt (FIRST, Reddy et al., 2024), for at most 52 candidates.
         retriever_prior: Weight of the retriever's own score, standardised within the row, added to each item score.
+        score_temperature: What the model's score is divided by before the prior is added. At 1 the first choice under
+            `"query_likelihood"` follows p(passage | question), which is often near certain.
     """
 
     def __init__(
         self,
         tokenizer: Tokenizer,
         num_selected: int = 5,
-        item_score: Literal["pointwise", "passage_end", "identifier"] = "pointwise",
+        item_score: ItemScore = "pointwise",
         retriever_prior: float = 0.0,
+        score_temperature: float = 1.0,
     ) -> None:
-        if item_score not in ("pointwise", "passage_end", "identifier"):
-            raise ValueError(f"item_score={item_score!r} is unknown; use 'pointwise', 'passage_end' or 'identifier'")
+        if item_score not in get_args(ItemScore):
+            raise ValueError(f"item_score={item_score!r} is unknown; use one of {str(get_args(ItemScore))[1:-1]}")
+        if score_temperature <= 0:
+            raise ValueError(f"score_temperature={score_temperature} must be positive")
         self.tokenizer = tokenizer
         self.num_selected = num_selected
         self.item_score = item_score
         self.retriever_prior = retriever_prior
+        self.score_temperature = score_temperature
         if item_score == "identifier":
             self.token_ids = torch.tensor([self._token(prompts.CHOICE, letter) for letter in IDENTIFIERS])
-        else:
+        elif item_score != "query_likelihood":
             self.token_ids = torch.tensor([self._token(prompts.USEFUL, text) for text in (" yes", " no")])
 
     def _token(self, stem: str, text: str) -> int:
@@ -138,40 +151,49 @@ class PlackettLucePolicy:
             ValueError: If a row has fewer than K candidates, or more than there are identifiers.
         """
         check_candidates(rows, self.num_selected)
-        encoded = [
-            self._encode_identifiers(row) if self.item_score == "identifier" else self._encode_passages(row)
-            for row in rows
-        ]
-        input_ids = pad_sequence([torch.tensor(ids) for ids, _, _ in encoded], batch_first=True)
-        logits_to_keep = torch.zeros_like(input_ids, dtype=torch.bool)
-        for b, (_, _, scored) in enumerate(encoded):
-            logits_to_keep[b, scored] = True
-        segments = pad_sequence([segments for _, segments, _ in encoded], batch_first=True, padding_value=PADDING)
-        sizes = torch.tensor([len(row["candidates"]) for row in rows])
-        return ScoringInputs(
-            input_ids,
-            pad_sequence([_positions(segments) for _, segments, _ in encoded], batch_first=True),
-            segments,
-            logits_to_keep,
-            item_mask=torch.arange(int(sizes.max())) < sizes[:, None],
-            prior=pad_sequence([self._prior(row) for row in rows], batch_first=True),
+        encode = {
+            "pointwise": self._encode_pointwise,
+            "passage_end": self._encode_passage_end,
+            "query_likelihood": self._encode_query_likelihood,
+            "identifier": self._encode_identifier,
+        }[self.item_score]
+        encoded = [encode(row) for row in rows]
+        batch = pack(
+            [row.shared for row in encoded], [row.continuations for row in encoded], [row.scored for row in encoded]
         )
+        sizes = torch.tensor([len(row["candidates"]) for row in rows])
+        item_mask = torch.arange(int(sizes.max())) < sizes[:, None]
+        return ScoringInputs(batch, item_mask, pad_sequence([self._prior(row) for row in rows], batch_first=True))
 
-    def _encode_passages(self, row: Question) -> tuple[list[int], Tensor, list[int]]:
-        """Token ids, their segments, and the tokens after which a score is read."""
+    def _rendered(self, row: Question) -> tuple[str, list[tuple[int, int]]]:
         text, spans = prompts.scoring_prompt(row["question"], row["candidates"])
         rendered = prompts.render(self.tokenizer, text)
         shift = rendered.index(text)
-        if self.item_score == "passage_end":
-            ids, scored = prompts.encode_with_ends(self.tokenizer, rendered, [shift + end for _, end in spans])
-            return ids, torch.zeros(len(ids), dtype=torch.int64), scored
-        head = prompts.encode(self.tokenizer, rendered[: shift + spans[0][0]])
-        pieces = [prompts.encode(self.tokenizer, text[start:end]) for start, end in spans]
-        lengths = torch.tensor([len(head), *map(len, pieces)])
-        segments = torch.arange(len(lengths)).repeat_interleave(lengths)
-        return [*head, *itertools.chain(*pieces)], segments, (lengths.cumsum(0)[1:] - 1).tolist()
+        return rendered, [(shift + start, shift + end) for start, end in spans]
 
-    def _encode_identifiers(self, row: Question) -> tuple[list[int], Tensor, list[int]]:
+    def _encode_pointwise(self, row: Question) -> _Encoded:
+        text, spans = self._rendered(row)
+        shared = prompts.encode(self.tokenizer, text[: spans[0][0]])
+        return _scored_at_the_end(shared, [prompts.encode(self.tokenizer, text[start:end]) for start, end in spans])
+
+    def _encode_passage_end(self, row: Question) -> _Encoded:
+        text, spans = self._rendered(row)
+        ids, ends = prompts.encode_with_ends(self.tokenizer, text, [end for _, end in spans])
+        flags = [index - 1 in set(ends) for index in range(1, len(ids) + 1)]
+        return _Encoded(ids[:1], [[*ids[1:], ANY_TOKEN]], [flags])
+
+    def _encode_query_likelihood(self, row: Question) -> _Encoded:
+        texts = [prompts.render(self.tokenizer, prompts.question_prompt(p)) for p in row["candidates"]]
+        head = texts[0].index(prompts.PASSAGE) + len(prompts.PASSAGE)
+        asked = prompts.question_ids(self.tokenizer, row["question"])
+        stems = [prompts.encode(self.tokenizer, text[head:]) for text in texts]
+        return _Encoded(
+            prompts.encode(self.tokenizer, texts[0][:head]),
+            [[*stem, *asked] for stem in stems],
+            [[False] * len(stem) + [True] * len(asked) for stem in stems],
+        )
+
+    def _encode_identifier(self, row: Question) -> _Encoded:
         candidates = row["candidates"]
         if len(candidates) > len(IDENTIFIERS):
             raise ValueError(
@@ -180,7 +202,7 @@ class PlackettLucePolicy:
             )
         text = prompts.ranking_prompt(row["question"], candidates, IDENTIFIERS[: len(candidates)])
         ids = prompts.encode(self.tokenizer, prompts.render(self.tokenizer, text, lead=prompts.CHOICE))
-        return ids, torch.zeros(len(ids), dtype=torch.int64), [len(ids) - 1]
+        return _scored_at_the_end(ids[:1], [ids[1:]])
 
     def _prior(self, row: Question) -> Tensor:
         scores = torch.tensor([passage["score"] for passage in row["candidates"]], dtype=torch.float32)
@@ -190,22 +212,18 @@ class PlackettLucePolicy:
 
     def item_scores(self, model: nn.Module, inputs: ScoringInputs) -> Tensor:
         """Return the item scores in float32, (B, N), -inf where a row has fewer candidates. One forward pass."""
-        separate: dict[str, Any] = {}
-        if inputs.segments.max() > 0:  # Otherwise plain causal attention: no mask, since padding comes last.
-            segments, positions = inputs.segments, inputs.position_ids
-            mask = attention_mask(model, segments, positions, segments, positions)
-            separate = {"attention_mask": mask, "position_ids": positions}
-        logits = model(
-            input_ids=inputs.input_ids, logits_to_keep=inputs.logits_to_keep, use_cache=False, **separate
-        ).logits.float()
-        token_ids = self.token_ids.to(logits.device)
         scores = inputs.prior.new_full(inputs.item_mask.shape, float("-inf"))
-        if self.item_score == "identifier":
-            scores = torch.where(inputs.item_mask, logits[:, token_ids[: scores.shape[-1]]], scores)
+        if self.item_score == "query_likelihood":
+            found = token_logps(model, inputs.batch).sum(-1)
         else:
-            yes, no = logits[:, token_ids].unbind(-1)
-            scores = scores.masked_scatter(inputs.item_mask, yes - no)
-        return scores + inputs.prior
+            batch = inputs.batch
+            token_ids = self.token_ids.to(batch.input_ids.device)
+            logits = kept_logits(model, batch)[batch.sources[batch.target_mask]][:, token_ids].float()
+            if self.item_score == "identifier":
+                found = logits[:, : scores.shape[-1]]
+            else:
+                found = scores.masked_scatter(inputs.item_mask, logits[:, 0] - logits[:, 1])
+        return torch.where(inputs.item_mask, found / self.score_temperature, scores) + inputs.prior
 
     def sample(
         self,

@@ -13,6 +13,9 @@ PAIRS = all_selections(4, 2)
 POLICIES = {
     "autoregressive": AutoregressivePolicy,
     "pointwise": lambda tokenizer, k: PlackettLucePolicy(tokenizer, k, "pointwise"),
+    "query_likelihood": lambda tokenizer, k: PlackettLucePolicy(
+        tokenizer, k, "query_likelihood", score_temperature=0.5
+    ),
     "passage_end": lambda tokenizer, k: PlackettLucePolicy(tokenizer, k, "passage_end"),
     "identifier": lambda tokenizer, k: PlackettLucePolicy(tokenizer, k, "identifier"),
 }

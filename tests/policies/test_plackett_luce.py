@@ -63,12 +63,12 @@ def test_scores_are_read_right_after_the_marker(name):
     text, spans = prompts.scoring_prompt(row["question"], row["candidates"])
     rendered = prompts.render(tokenizer, text)
     before = rendered.index(text)
-    inputs = PlackettLucePolicy(tokenizer, 2).encode([row, *tiny_questions(3)])
-    positions = inputs.logits_to_keep[0].nonzero().flatten().tolist()
+    inputs = PlackettLucePolicy(tokenizer, 2, "passage_end").encode([row, *tiny_questions(3)])
+    positions = inputs.batch.logits_to_keep[0].nonzero().flatten().tolist()
     assert len(positions) == len(spans) == 5
-    assert inputs.logits_to_keep.sum(1).tolist() == inputs.item_mask.sum(1).tolist() == [5, 3]
+    assert inputs.batch.logits_to_keep.sum(1).tolist() == inputs.item_mask.sum(1).tolist() == [5, 3]
     for position, (_, end) in zip(positions, spans, strict=True):
-        decoded = tokenizer.decode(inputs.input_ids[0, : position + 1])
+        decoded = tokenizer.decode(inputs.batch.input_ids[0, : position + 1])
         assert decoded.endswith("\nUseful:")
         assert decoded == rendered[: before + end]
 
@@ -77,13 +77,14 @@ def test_scores_are_read_right_after_the_marker(name):
 def test_item_scores_equal_plain_passes(kind):
     """s_i = logit(" yes") - logit(" no") after the i-th marker, and the rows beside do not matter."""
     tokenizer = tiny_tokenizer()
-    policy, model, rows = PlackettLucePolicy(tokenizer, 2), tiny_model(kind, tokenizer), tiny_questions(3, 6)
+    policy, model = PlackettLucePolicy(tokenizer, 2, "passage_end"), tiny_model(kind, tokenizer)
+    rows = tiny_questions(3, 6)
     (yes,), (no,) = tokenizer.convert_tokens_to_ids(["Ġyes"]), tokenizer.convert_tokens_to_ids(["Ġno"])
     with torch.no_grad():
         scores = policy.item_scores(model, policy.encode(rows))
         for b, row in enumerate(rows):
             inputs = policy.encode([row])
-            logits = model(input_ids=inputs.input_ids).logits[0][inputs.logits_to_keep[0]]
+            logits = model(input_ids=inputs.batch.input_ids).logits[0][inputs.batch.logits_to_keep[0]]
             torch.testing.assert_close(scores[b, : len(logits)], logits[:, yes] - logits[:, no], atol=1e-4, rtol=0)
     assert scores[0, 3:].tolist() == [-math.inf] * 3
     assert scores[1].std() > 0.1
@@ -116,15 +117,41 @@ def test_pointwise_scores_are_those_of_each_passage_alone(kind, name):
     assert scores[0].std() > 0.1
 
 
+@pytest.mark.parametrize("kind", MODEL_TYPES)
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_query_likelihood_equals_plain_passes(kind, name):
+    """log p(question | passage) / 4 is the sum of the question's token log-probabilities after each passage alone."""
+    tokenizer = TOKENIZERS[name]()
+    model = tiny_model(kind, tokenizer)
+    policy = PlackettLucePolicy(tokenizer, 1, "query_likelihood", score_temperature=4.0)
+    rows = [awkward_row(), *tiny_questions(3)]
+    with torch.no_grad():
+        scores = policy.item_scores(model, policy.encode(rows))
+        for b, row in enumerate(rows):
+            asked = prompts.question_ids(tokenizer, row["question"])
+            spoken = tokenizer.decode(asked)
+            assert spoken.strip() == row["question"]
+            for i, passage in enumerate(row["candidates"]):
+                text = prompts.render(tokenizer, f"Passage: {prompts.passage_text(passage)}\nQuestion:")
+                at = text.index("Passage:") + len("Passage:")
+                ids = [*prompts.encode(tokenizer, text[:at]), *prompts.encode(tokenizer, text[at:]), *asked]
+                logps = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+                before = range(len(ids) - len(asked) - 1, len(ids) - 1)
+                expected = sum(float(logps[t, ids[t + 1]]) for t in before) / 4
+                assert scores[b, i].item() == pytest.approx(expected, abs=1e-3)
+    assert scores[1, 3:].tolist() == [-math.inf] * 2
+    assert scores[0].std() > 0.1
+
+
 def test_identifier_scores_equal_a_plain_pass():
     tokenizer = tiny_tokenizer(chat=True)
     policy, model = PlackettLucePolicy(tokenizer, 2, "identifier"), tiny_model("llama", tokenizer)
     row = tiny_questions(5)[0]
     inputs = policy.encode([row])
-    assert tokenizer.decode(inputs.input_ids[0]).endswith("<|assistant|>\nThe most useful passage is [")
-    assert "[E] " in tokenizer.decode(inputs.input_ids[0])
+    assert tokenizer.decode(inputs.batch.input_ids[0, :-1]).endswith("<|assistant|>\nThe most useful passage is [")
+    assert "[E] " in tokenizer.decode(inputs.batch.input_ids[0])
     with torch.no_grad():
-        logits = model(input_ids=inputs.input_ids).logits[0, -1]
+        logits = model(input_ids=inputs.batch.input_ids[:, :-1]).logits[0, -1]
         scores = policy.item_scores(model, policy.encode([row, *tiny_questions(9)]))[0, :5]
     torch.testing.assert_close(scores, logits[tokenizer.convert_tokens_to_ids(list("ABCDE"))], atol=1e-4, rtol=0)
 
@@ -213,10 +240,10 @@ def test_best_of_rows_with_padding():
 
 
 def test_unknown_item_score():
-    with pytest.raises(
-        ValueError, match="item_score='letters' is unknown; use 'pointwise', 'passage_end' or 'identifier'"
-    ):
+    with pytest.raises(ValueError, match="item_score='letters' is unknown; use one of 'pointwise', 'passage_end', "):
         PlackettLucePolicy(tiny_tokenizer(), item_score="letters")
+    with pytest.raises(ValueError, match="score_temperature=0 must be positive"):
+        PlackettLucePolicy(tiny_tokenizer(), score_temperature=0)
 
 
 def test_too_many_candidates_for_letters():
