@@ -18,11 +18,11 @@ from scipy.stats import bootstrap
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dro_trl import PlackettLucePolicy
+from dro_trl import PlackettLucePolicy, prompts
 from dro_trl.atomic_write import write_json
 from dro_trl.data.load import load_rag_dataset
 
-ITEM_SCORES = ("pointwise", "passage_end")
+ITEM_SCORES = ("pointwise", "query_likelihood", "passage_end")
 
 
 @torch.no_grad()
@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--dataset", required=True, help="questions with candidates and gold_ids")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--limit", type=int, default=100, help="the first LIMIT questions")
+    parser.add_argument("--max_passage_tokens", type=int, help="cut passages to so many tokens")
     parser.add_argument("-k", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("position_bias.json"))
@@ -55,6 +56,8 @@ def main() -> None:
         for row in load_rag_dataset(options.dataset).to_list()[: options.limit]
     ]
     tokenizer = AutoTokenizer.from_pretrained(options.model)
+    if options.max_passage_tokens:
+        rows, _ = prompts.cut_passages(rows, tokenizer, options.max_passage_tokens)
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=options.dtype).eval()
     table = Table(
         "item score", "measure", "mean", "95 % interval", title=f"{len(rows)} questions, seed {options.seed}"
