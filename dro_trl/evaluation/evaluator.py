@@ -71,7 +71,12 @@ def evaluate_pair(
 
     Returns:
         The report, and each system's predictions.
+
+    Raises:
+        ValueError: If a system is unknown, or `"trained"` is not among them.
     """
+    if "trained" not in systems or not set(systems) <= set(SYSTEMS):
+        raise ValueError(f"systems={list(systems)} must hold 'trained' and otherwise some of {list(SYSTEMS)}")
     predictions: dict[str, list[Prediction]] = {}
     for name, load in (("start", RAGPipeline.from_start), ("trained", RAGPipeline.from_pretrained)):
         wanted = [system for system in SYSTEMS if system in systems and system.partition(",")[0] == name]
@@ -84,4 +89,4 @@ def evaluate_pair(
             predictions[system] = predict(pipeline, rows, order, batch_size, max_new_tokens)
         del pipeline  # Before the next pair is loaded.
     baselines = [system for system in predictions if system != "trained"]
-    return compare(predictions, target="trained", baselines=baselines, ks=ks or [1], seed=seed), predictions
+    return compare(predictions, target="trained", baselines=baselines, ks=ks or [], seed=seed), predictions

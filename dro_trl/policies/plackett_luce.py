@@ -179,7 +179,8 @@ class PlackettLucePolicy:
     def _encode_passage_end(self, row: Question) -> _Encoded:
         text, spans = self._rendered(row)
         ids, ends = prompts.encode_with_ends(self.tokenizer, text, [end for _, end in spans])
-        flags = [index - 1 in set(ends) for index in range(1, len(ids) + 1)]
+        scored = {end + 1 for end in ends}
+        flags = [index in scored for index in range(1, len(ids) + 1)]
         return _Encoded(ids[:1], [[*ids[1:], ANY_TOKEN]], [flags])
 
     def _encode_query_likelihood(self, row: Question) -> _Encoded:

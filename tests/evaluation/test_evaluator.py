@@ -3,7 +3,7 @@
 import pytest
 
 from dro_trl import PlackettLucePolicy, RAGPipeline
-from dro_trl.evaluation.evaluator import predict
+from dro_trl.evaluation.evaluator import evaluate_pair, predict
 from tests.tiny_models import tiny_model, tiny_questions, tiny_tokenizer
 
 
@@ -36,3 +36,9 @@ def test_the_two_orders_differ(pipeline):
     ranked = {order: [p["ranking"] for p in predict(pipeline, rows, order)] for order in ("selector", "retriever")}
     assert ranked["retriever"] == [["0-0", "0-1"], ["1-0", "1-1"], ["2-0", "2-1"]]
     assert ranked["selector"] != ranked["retriever"]
+
+
+@pytest.mark.parametrize("systems", [["start"], ["trained", "bm25"]])
+def test_systems_that_cannot_be_compared(systems, tmp_path):
+    with pytest.raises(ValueError, match=r"must hold 'trained' and otherwise some of \['start, retriever order'"):
+        evaluate_pair(tmp_path, [], systems)
