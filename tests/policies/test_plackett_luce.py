@@ -12,6 +12,8 @@ from dro_trl.policies.plackett_luce import PlackettLucePolicy, gumbel_top_k, pla
 from tests.tiny_models import (
     MODEL_TYPES,
     all_selections,
+    gradients,
+    largest_difference,
     random_generators,
     record_forwards,
     tiny_model,
@@ -141,6 +143,22 @@ def test_query_likelihood_equals_plain_passes(kind, name):
                 assert scores[b, i].item() == pytest.approx(expected, abs=1e-3)
     assert scores[1, 3:].tolist() == [-math.inf] * 2
     assert scores[0].std() > 0.1
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma3"])
+@pytest.mark.parametrize("item_score", ["pointwise", "query_likelihood"])
+def test_one_pass_over_fifty_passages_has_the_gradient_of_fifty(item_score, kind):
+    """The gradient of the log-probability of four selections, from one pass and from a pass for each passage."""
+    tokenizer, (row,) = tiny_tokenizer(), tiny_questions(50)
+    model = tiny_model(kind, tokenizer)
+    policy, alone = (PlackettLucePolicy(tokenizer, k, item_score, score_temperature=2.0) for k in (5, 1))
+    selections = torch.rand(1, 4, 50, generator=torch.Generator().manual_seed(0)).argsort(-1)[..., :5]
+    together = policy.logps(model, policy.encode([row]), selections).logps
+    single = [{**row, "candidates": [passage]} for passage in row["candidates"]]
+    scores = torch.cat([alone.item_scores(model, alone.encode([one])) for one in single], dim=1)
+    apart, _ = plackett_luce_logps(scores, selections)
+    torch.testing.assert_close(together, apart, atol=1e-4, rtol=1e-5)
+    assert largest_difference(gradients(model, apart.sum()), gradients(model, together.sum())) < 1e-4
 
 
 def test_identifier_scores_equal_a_plain_pass():
