@@ -1,17 +1,15 @@
 """Saving the two models, each in a folder of its own that `from_pretrained` loads, and reading them back."""
 
-import copy
 import json
 import logging
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import PeftModel, set_peft_model_state_dict
 from peft.utils import load_peft_weights
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from dro_trl.modeling import SelectorGenerator
 from dro_trl.prompts import Tokenizer
@@ -68,60 +66,6 @@ def load_models(pair: SelectorGenerator, folder: Path) -> None:
         if unexpected or set(missing) - tied:
             raise ValueError(f"{source} does not fit the model: missing {missing[:3]}, unexpected {unexpected[:3]}")
         model.tie_weights()  # type: ignore[operator]
-
-
-def load_model(model: str | PreTrainedModel, init_kwargs: Any = None) -> PreTrainedModel:
-    """Return a model, loaded where a name or folder is given: in float32 unless `init_kwargs` say otherwise.
-
-    A folder is named by its absolute path, so that a saved adapter finds it again from anywhere on this machine.
-    """
-    if not isinstance(model, str):
-        return model
-    if Path(model).is_dir():
-        model = str(Path(model).resolve())
-    loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        model, **{"dtype": torch.float32, **(init_kwargs or {})}
-    )
-    return loaded
-
-
-def prepare_model(
-    model: PreTrainedModel, train: bool, peft_config: PeftConfig | None, disable_dropout: bool = True
-) -> nn.Module:
-    """Freeze a model that is not trained, and put an adapter on one that is where a PEFT config is given."""
-    prepared: nn.Module = model if train else model.requires_grad_(False)
-    if train and peft_config is not None:
-        if not model.name_or_path:
-            logger.warning(
-                "the adapter of a model made in memory cannot be loaded from its folder alone, since it names no "
-                "base model; save the model first, and give its folder"
-            )
-        prepared = get_peft_model(model, copy.deepcopy(peft_config))
-    if disable_dropout:
-        for module in prepared.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
-    return prepared
-
-
-def load_tokenizer(source: str | Tokenizer, option: str = "processing_class") -> Tokenizer:
-    """Return a tokenizer, loaded where a name or folder is given, with a padding token.
-
-    Args:
-        source: The tokenizer, or where it is.
-        option: What to set where there is none, for the error.
-
-    Raises:
-        ValueError: If the source is empty, as the name of a model made in memory is.
-    """
-    if source == "":
-        raise ValueError(
-            f"{option} is not set, and the model, made in memory, has no folder with a tokenizer; pass one"
-        )
-    tokenizer = AutoTokenizer.from_pretrained(source) if isinstance(source, str) else source
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
 def read_config(folder: Path) -> dict[str, Any]:

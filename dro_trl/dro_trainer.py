@@ -14,22 +14,14 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from dro_trl import losses, weights
 from dro_trl.atomic_write import write_json
-from dro_trl.checkpointing import (
-    CONFIG_NAME,
-    load_estimation,
-    load_model,
-    load_models,
-    load_tokenizer,
-    prepare_model,
-    save_estimation,
-    save_models,
-)
+from dro_trl.checkpointing import CONFIG_NAME, load_estimation, load_models, save_estimation, save_models
 from dro_trl.collapse import CollapseMonitor
 from dro_trl.dro_config import DROConfig
 from dro_trl.generation import answer_selections
+from dro_trl.loading import load_model, load_tokenizer, make_pair
 from dro_trl.model_card import write_model_card
-from dro_trl.modeling import AnswerScorer, SelectorGenerator, SelectorGeneratorOutput, parameter_groups
-from dro_trl.policies.base import SelectionPolicy, load_policy
+from dro_trl.modeling import SelectorGeneratorOutput, parameter_groups
+from dro_trl.policies.base import SelectionPolicy
 from dro_trl.prompts import Tokenizer
 from dro_trl.retrieval.base import Retriever
 from dro_trl.reward_calls import RewardFunc, RewardSum, reward_columns
@@ -108,8 +100,10 @@ class DROTrainer(Trainer):
         shared = generator_processing_class or (self._start["generator"] if start else selector_tokenizer)
         generator_tokenizer = load_tokenizer(shared, "generator_processing_class")
         self.tokenizers = {"selector": selector_tokenizer, "generator": generator_tokenizer}
+        self._policy_path = args.policy if policy is None else None
+        aliases = {args.likelihood_aliases, *(getattr(func, "aliases", "first") for func in self.reward_sum.funcs)}
         super().__init__(
-            model=self._make_pair(models, policy, peft_config, args),
+            model=make_pair(models, self.tokenizers, args, policy, peft_config, all_aliases=aliases != {"first"}),
             args=args,
             data_collator=_identity,  # type: ignore[arg-type]
             train_dataset=prepare_dataset(
@@ -124,29 +118,6 @@ class DROTrainer(Trainer):
         self.monitor = CollapseMonitor(args.num_selections)
         self._means = {"train": Means(), "eval": Means()}
         self._to_print: list[dict[str, Any]] = []
-
-    def _make_pair(
-        self, models: dict[str, PreTrainedModel], policy: SelectionPolicy | None, peft_config: Any, args: DROConfig
-    ) -> SelectorGenerator:
-        if policy is not None and policy.num_selected != args.num_selected:
-            raise ValueError(
-                f"policy.num_selected={policy.num_selected} and num_selected={args.num_selected} differ; give one K"
-            )
-        self._policy_path = args.policy if policy is None else None
-        policy = policy or load_policy(
-            args.policy,
-            self.tokenizers["selector"],
-            args.num_selected,
-            args.policy_kwargs,  # type: ignore[arg-type]
-        )
-        aliases = {args.likelihood_aliases, *(getattr(func, "aliases", "first") for func in self.reward_sum.funcs)}
-        scorer = AnswerScorer(self.tokenizers["generator"], all_aliases=aliases != {"first"})
-        selector = prepare_model(models["selector"], args.train_selector, peft_config, args.disable_dropout)
-        generator = prepare_model(models["generator"], args.train_generator, peft_config, args.disable_dropout)
-        needs_reference = args.kl_coef > 0 and args.train_selector and peft_config is None
-        return SelectorGenerator(
-            selector, generator, policy, scorer, copy.deepcopy(selector) if needs_reference else None
-        )
 
     # Data
 
@@ -176,7 +147,16 @@ class DROTrainer(Trainer):
         step = self._train_batch_size * args.gradient_accumulation_steps * self.accelerator.num_processes
         chunk = step * args.steps_per_estimation
         seed = args.seed if args.data_seed is None else args.data_seed
-        sampler = EstimationSampler(num_rows, chunk, self._slices * args.num_iterations, seed=seed)
+        steps_in_epoch = -(-num_rows // chunk) * args.steps_per_estimation * args.num_iterations
+        sampler = EstimationSampler(
+            num_rows,
+            chunk,
+            repeats=self._slices * args.num_iterations,
+            slices=self._slices,
+            num_processes=self.accelerator.num_processes,
+            seed=seed,
+            epoch=lambda: self.state.global_step // steps_in_epoch,
+        )
         if sampler.num_repeated:
             logger.warning(
                 f"{num_rows} questions do not fill {sampler.num_chunks} estimation steps of {chunk} questions: "
@@ -249,8 +229,8 @@ class DROTrainer(Trainer):
         if self.reward_sum.names("generated_answers"):
             generator = self.accelerator.unwrap_model(self.model).generator
             columns["generated_answers"] = answer_selections(generator, self.tokenizers["generator"], columns)
-        total, means = self.reward_sum(columns)
-        self._record(means)
+        total, by_name = self.reward_sum(columns)
+        self._record(by_name)
         return total.to(output.selections.device).view(output.selections.shape[:2])
 
     # Maximization step
@@ -259,18 +239,21 @@ class DROTrainer(Trainer):
         self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Return the loss of a micro-batch: one forward of both models, then weights and losses."""
-        output = self._forward(model, inputs)
-        rewards = inputs["rewards"] if "rewards" in inputs else self.rewards(inputs["rows"], output)
+        output, rows = self._forward(model, inputs), inputs["rows"]
+        if 0 < inputs.get("counted", 0) < len(rows):
+            rows = rows[: inputs["counted"]]
+            output = type(output)(**{name: value[: len(rows)] for name, value in output.items()})
+        rewards = inputs["rewards"] if "rewards" in inputs else self.rewards(rows, output)
         behavior_logps = inputs["behavior_logps"] if "rewards" in inputs else output.behavior_logps
         ref_logps = inputs.get("ref_logps", output.ref_logps)
         log_ratios = output.selector_logps.detach() - behavior_logps  # type: ignore[operator]
         log_weights = weights.log_importance(log_ratios, rewards, self.args.reward_temperature)
         weight = weights.importance_weights(log_weights)
         loss = self.loss(output, weight, log_ratios, ref_logps)
-        step = step_metrics(inputs["rows"], output, rewards, log_ratios, log_weights, ref_logps)
-        self._record({"loss": float(loss.detach()), **step})
+        step = step_metrics(rows, output, rewards, log_ratios, log_weights, ref_logps)
+        self._record({"loss": loss.detach().expand(len(rewards)), **step})
         if self.model.training:
-            self._watch(inputs["rows"], output, rewards, weight, step)
+            self._watch(rows, output, rewards, weight, step)
         return (loss, {"loss": loss.detach()}) if return_outputs else loss
 
     def loss(
@@ -314,7 +297,7 @@ class DROTrainer(Trainer):
 
     # Logging
 
-    def _record(self, values: dict[str, float]) -> None:
+    def _record(self, values: dict[str, Tensor]) -> None:
         self._means["train" if self.model.training else "eval"].add(values)
 
     def _watch(
@@ -323,10 +306,10 @@ class DROTrainer(Trainer):
         output: SelectorGeneratorOutput,
         rewards: Tensor,
         weight: Tensor,
-        step: dict[str, float],
+        step: dict[str, Tensor],
     ) -> None:
         """Warn of a collapse, and keep the selections for the table."""
-        if warning := self.monitor.update(step):
+        if warning := self.monitor.update({name: float(values.mean()) for name, values in step.items()}):
             logger.warning(warning)
         if self.args.log_selections:
             columns = (output.selections.tolist(), rewards.tolist(), weight.tolist())
@@ -349,9 +332,21 @@ class DROTrainer(Trainer):
         self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Return the loss of a batch of the evaluation data."""
+        batch, counted, means = self._prepare_inputs(inputs), self._num_counted(len(inputs)), self._means["eval"]
+        before = dict(means.totals)
         with torch.no_grad(), self.compute_loss_context_manager():
-            loss = self.compute_loss(model, self._prepare_inputs(inputs))
+            loss = self.compute_loss(model, {**batch, "counted": counted})
+        if not counted:  # This process had nothing left, and kept the others company.
+            means.totals = before
         return loss.detach(), None, None
+
+    def _num_counted(self, num_rows: int) -> int:
+        """How many rows of an evaluation batch count: accelerate fills up the last ones with the first rows again."""
+        state = self.accelerator.gradient_state
+        if not state.end_of_dataloader or state.remainder <= 0:
+            return num_rows
+        counted: int = state.remainder - self.args.process_index * self.args.eval_batch_size
+        return min(num_rows, max(0, counted))
 
     def evaluation_loop(
         self,
@@ -388,7 +383,7 @@ class DROTrainer(Trainer):
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
-        state = {"estimation": self._estimation, "means": self._means["train"].values}
+        state = {"estimation": self._estimation, "means": self._means["train"].totals}
         save_estimation(Path(output_dir), self.args.process_index, state)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
@@ -396,4 +391,4 @@ class DROTrainer(Trainer):
         if checkpoint is not None:
             state = load_estimation(Path(checkpoint), self.args.process_index)
             self._estimation = state["estimation"]
-            self._means["train"].values = state["means"]
+            self._means["train"].totals = state["means"]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from dro_trl import prompts
+from dro_trl.lockstep import is_sharded, most_forwards
 from dro_trl.prompts import Tokenizer
 from dro_trl.types import Passage
 
@@ -54,10 +55,12 @@ def generate_answers(
     ]
     encoded = [prompts.encode(tokenizer, text) for text in texts]
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     answers = [""] * len(encoded)
     with _generating(model):
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
+        # Where the model is sharded, a process that is done answers again for as long as another is not.
+        for number in range(most_forwards(model, len(batches))):
+            rows = batches[min(number, len(batches) - 1)]
             inputs = _left_padded([encoded[i] for i in rows], tokenizer, next(model.parameters()).device)
             stop = StoppingCriteriaList([_EndOfLine(tokenizer, inputs["input_ids"].shape[1])])
             output = model.generate(  # type: ignore[operator]
@@ -66,6 +69,7 @@ def generate_answers(
                 max_new_tokens=max_new_tokens,
                 stopping_criteria=stop,
                 pad_token_id=tokenizer.pad_token_id,
+                synced_gpus=is_sharded(model),
             )
             written = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
             for i, text in zip(rows, written, strict=True):

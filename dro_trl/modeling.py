@@ -100,6 +100,14 @@ class SelectorGenerator(nn.Module):
         self.config: Any = selector.config
 
     @property
+    def _no_split_modules(self) -> list[str]:
+        """What FSDP shards as one unit: each decoder layer, and each model with what is left of it."""
+        models: Any = list(self.children())
+        bases = [model.get_base_model() if hasattr(model, "get_base_model") else model for model in models]
+        layers = {name for base in bases for name in getattr(base, "_no_split_modules", None) or ()}
+        return sorted(layers | {type(base).__name__ for base in bases})
+
+    @property
     def device(self) -> torch.device:
         """Where the models are."""
         return next(self.parameters()).device

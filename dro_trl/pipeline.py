@@ -13,8 +13,9 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from dro_trl import prompts
-from dro_trl.checkpointing import MODELS, load_model, load_tokenizer, read_config
+from dro_trl.checkpointing import MODELS, read_config
 from dro_trl.generation import generate_answers
+from dro_trl.loading import load_model, load_tokenizer
 from dro_trl.policies.base import SelectionPolicy, check_candidates, load_policy
 from dro_trl.prompts import Tokenizer
 from dro_trl.retrieval.base import Retriever

@@ -55,13 +55,11 @@ class RewardSum:
         """Whether one of the rewards asks for an argument by name."""
         return any(names_parameter(func, parameter) for func in self.funcs)
 
-    def __call__(self, columns: dict[str, Any]) -> tuple[Tensor, dict[str, float]]:
-        """Return the sum for each of the R selections, (R,) float32, and the mean of each reward, to log."""
+    def __call__(self, columns: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the sum for each of the R selections, (R,) float32, and each reward's values, to log."""
         values = [call_reward(func, columns) for func in self.funcs]
-        means = {
-            f"rewards/{reward_name(func)}": float(value.mean()) for func, value in zip(self.funcs, values, strict=True)
-        }
-        return sum(weight * value for weight, value in zip(self.weights, values, strict=True)), means  # type: ignore[return-value]
+        by_name = {f"rewards/{reward_name(func)}": value for func, value in zip(self.funcs, values, strict=True)}
+        return sum(weight * value for weight, value in zip(self.weights, values, strict=True)), by_name  # type: ignore[return-value]
 
 
 def reward_columns(rows: Sequence[Question], selections: Sequence[Sequence[Selection]]) -> dict[str, list[Any]]:

@@ -1,7 +1,7 @@
 """The order in which questions are visited, and the random numbers that each is given."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch.utils.data import Sampler
@@ -17,13 +17,26 @@ class EstimationSampler(Sampler[int]):
         num_rows: Number of rows, at least 1.
         chunk: Rows in a chunk, over all processes.
         repeats: How often a chunk is visited.
+        slices: Micro-batches in a process's part of a chunk.
+        num_processes: Processes that take a part of a chunk each, one after the other.
         shuffle: Whether to shuffle the rows in each epoch.
         seed: Of the shuffle.
+        epoch: Says which epoch an iteration is for.
     """
 
-    def __init__(self, num_rows: int, chunk: int, repeats: int = 1, shuffle: bool = True, seed: int = 0) -> None:
+    def __init__(
+        self,
+        num_rows: int,
+        chunk: int,
+        repeats: int = 1,
+        slices: int = 1,
+        num_processes: int = 1,
+        shuffle: bool = True,
+        seed: int = 0,
+        epoch: Callable[[], int] = lambda: 0,
+    ) -> None:
         self.num_rows, self.chunk, self.repeats, self.shuffle, self.seed = num_rows, chunk, repeats, shuffle, seed
-        self.epoch = 0
+        self.slices, self.num_processes, self.epoch = slices, num_processes, epoch
         self.num_chunks = -(-num_rows // chunk)
 
     @property
@@ -31,22 +44,25 @@ class EstimationSampler(Sampler[int]):
         """How many rows fill up the last chunk."""
         return self.num_chunks * self.chunk - self.num_rows
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next iteration follows."""
-        self.epoch = epoch
-
     def __len__(self) -> int:
         return self.num_chunks * self.chunk * self.repeats
 
     def __iter__(self) -> Iterator[int]:
         order = list(range(self.num_rows))
         if self.shuffle:
-            generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
+            generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch())
             order = torch.randperm(self.num_rows, generator=generator).tolist()
         order = [order[i % self.num_rows] for i in range(self.num_chunks * self.chunk)]
         for start in range(0, len(order), self.chunk):
+            part = self._by_process(order[start : start + self.chunk])
             for _ in range(self.repeats):
-                yield from order[start : start + self.chunk]
+                yield from part
+
+    def _by_process(self, chunk: list[int]) -> list[int]:
+        """Lay a chunk out so that a step trains on the same rows whatever the number of processes."""
+        by_slice = torch.tensor(chunk).view(self.slices, self.num_processes, -1)
+        order: list[int] = by_slice.transpose(0, 1).flatten().tolist()
+        return order
 
 
 def random_generator(seed: int, draw: int, question: str) -> torch.Generator:

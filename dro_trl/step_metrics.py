@@ -12,23 +12,28 @@ from dro_trl.types import Question, Selection
 
 
 class Means:
-    """Means of named values that come in step by step."""
+    """Means over questions (or selections) of named values that come in step by step."""
 
     def __init__(self) -> None:
-        self.values: dict[str, list[float]] = {}
+        self.totals: dict[str, tuple[float, int]] = {}
+        """For each name the sum of its values, and how many there were."""
 
-    def add(self, values: Mapping[str, float]) -> None:
-        """Note one value for each name."""
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """Note values, a tensor of any number of them for each name."""
         for name, value in values.items():
-            self.values.setdefault(name, []).append(value)
+            total, count = self.totals.get(name, (0.0, 0))
+            self.totals[name] = (total + float(value.detach().double().sum()), count + value.numel())
 
     def take(self) -> dict[str, float]:
         """Return each name's mean over all processes, and begin anew; every process must call it."""
-        records = gather_object([self.values])
-        self.values = {}
-        names = dict.fromkeys(name for record in records for name in record)
-        found = {name: [value for record in records for value in record.get(name, ())] for name in names}
-        return {name: sum(values) / len(values) for name, values in found.items()}
+        records = gather_object([self.totals])
+        self.totals = {}
+        found: dict[str, float] = {}
+        for name in dict.fromkeys(name for record in records for name in record):
+            totals, counts = zip(*(record[name] for record in records if name in record), strict=True)
+            if sum(counts):
+                found[name] = sum(totals) / sum(counts)
+        return found
 
 
 @torch.no_grad()
@@ -39,8 +44,8 @@ def step_metrics(
     log_ratios: Tensor,
     log_weights: Tensor,
     ref_logps: Tensor | None = None,
-) -> dict[str, float]:
-    """Return the means over a micro-batch.
+) -> dict[str, Tensor]:
+    """Return what each question of a micro-batch has to tell.
 
     Args:
         rows: B questions.
@@ -52,23 +57,22 @@ def step_metrics(
 
     Returns:
         `reward`, `reward_std` (within a question), `iw_bound` and `entropy` in nats, `ess` from 1 to M,
-        `frac_unique_selections`, `log_ratio_abs` in nats, `kl` in nats with `ref_logps`, and `selection_recall` where
-        a row names gold passages.
+        `frac_unique_selections`, `log_ratio_abs` in nats and, with `ref_logps`, `kl` in nats, each (B,); and
+        `selection_recall` for those questions that name gold passages.
     """
     step = {
-        "reward": rewards.mean(),
-        "reward_std": rewards.std(-1, correction=0).mean(),
-        "iw_bound": weights.importance_weighted_bound(log_weights).mean(),
-        "ess": weights.effective_sample_size(weights.importance_weights(log_weights)).mean(),
-        "entropy": output.entropy.mean(),
-        "frac_unique_selections": weights.unique_fraction(output.selections).mean(),
-        "log_ratio_abs": log_ratios.abs().mean(),
+        "reward": rewards.mean(-1),
+        "reward_std": rewards.std(-1, correction=0),
+        "iw_bound": weights.importance_weighted_bound(log_weights),
+        "ess": weights.effective_sample_size(weights.importance_weights(log_weights)),
+        "entropy": output.entropy,
+        "frac_unique_selections": weights.unique_fraction(output.selections),
+        "log_ratio_abs": log_ratios.abs().mean(-1),
     }
     if ref_logps is not None:
-        step["kl"] = (log_ratios.exp() * (output.selector_logps - ref_logps)).mean()
-    metrics = {name: float(value) for name, value in step.items()}
+        step["kl"] = (log_ratios.exp() * (output.selector_logps - ref_logps)).mean(-1)
     recalls = [recall for recall in map(_sampled_recall, rows, output.selections.tolist()) if recall is not None]
-    return {**metrics, "selection_recall": sum(recalls) / len(recalls)} if recalls else metrics
+    return {**step, "selection_recall": torch.tensor(recalls)} if recalls else step
 
 
 def _sampled_recall(row: Question, selections: list[Selection]) -> float | None:

@@ -13,9 +13,9 @@ from dro_trl.checkpointing import (
     CONFIG_NAME,
     last_checkpoint,
     load_models,
-    load_tokenizer,
     read_config,
 )
+from dro_trl.loading import load_tokenizer
 from tests.tiny_models import tiny_model, tiny_tokenizer
 from tests.training import LORA, changed, make_trainer, save_start, weights_of
 

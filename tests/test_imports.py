@@ -13,12 +13,13 @@ from packaging.utils import canonicalize_name
 PACKAGE = Path(__file__).resolve().parents[1] / "dro_trl"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-PLAIN = {"atomic_write", "types", "prompts", "weights", "losses", "metrics", "shared_prompt"}
+PLAIN = {"atomic_write", "lockstep", "types", "prompts", "weights", "losses", "metrics", "shared_prompt"}
 """The files at the bottom, which anything above may import."""
 TRAINER_PARTS = {
     "checkpointing",
     "collapse",
     "generation",
+    "loading",
     "model_card",
     "reward_calls",
     "sampler",
@@ -31,6 +32,7 @@ BELOW_TRAINER = PLAIN | TRAINER_PARTS | {"policies", "rewards", "modeling", "dro
 ALLOWED = {
     "__init__": set(),
     "atomic_write": set(),
+    "lockstep": set(),
     "types": set(),
     "weights": {"types"},
     "losses": {"types"},
@@ -45,7 +47,7 @@ ALLOWED = {
     "modeling": PLAIN | {"policies.base"},
     "dro_config": {"types"},
     "starter_model": set(),
-    **dict.fromkeys(TRAINER_PARTS, PLAIN | {"modeling", "dro_config"}),
+    **dict.fromkeys(TRAINER_PARTS, PLAIN | {"modeling", "dro_config", "policies.base"}),
     # `DROTrainer(retriever=...)` runs the step that attaches candidates, and every dataset is checked before training.
     "training_data": PLAIN | {"dro_config", "sampler", "retrieval.base", "data.attach", "data.schema"},
     "dro_trainer": BELOW_TRAINER | {"retrieval.base", "training_data"},

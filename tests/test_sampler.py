@@ -4,7 +4,6 @@ from collections import Counter
 
 import pytest
 import torch
-from accelerate import Accelerator
 from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader
 
@@ -38,49 +37,47 @@ def test_every_row_is_visited(rows, chunk, repeats):
 def test_order_depends_on_seed_and_epoch_alone():
     def order(seed: int, epoch: int) -> list[int]:
         torch.manual_seed(torch.seed())
-        sampler = EstimationSampler(50, chunk=10, seed=seed)
-        sampler.set_epoch(epoch)
-        return list(sampler)
+        return list(EstimationSampler(50, chunk=10, seed=seed, epoch=lambda: epoch))
 
     assert order(1, 0) == order(1, 0) != list(range(50))
     orders = [order(seed, epoch) for seed in (1, 2) for epoch in (0, 1, 2)]
     assert len({tuple(o) for o in orders}) == 6
-    sampler = EstimationSampler(50, chunk=10, seed=1)
-    assert list(sampler) == list(sampler)
 
 
-def test_epochs_reach_the_sampler_through_accelerate():
-    """Of a prepared loader, epoch 1 has another order than epoch 0, each the one of the bare sampler."""
-    sampler = EstimationSampler(10, chunk=4, seed=5)
-    loader = Accelerator().prepare(DataLoader(range(10), batch_size=4, sampler=sampler, collate_fn=list))
-    seen = []
-    for epoch in (0, 1):
-        loader.set_epoch(epoch)
-        seen.append([row for batch in loader for row in batch])
-        bare = EstimationSampler(10, chunk=4, seed=5)
-        bare.set_epoch(epoch)
-        assert seen[epoch] == list(bare)
-    assert seen[0] != seen[1]
+def test_the_epoch_is_asked_for_at_each_iteration():
+    epoch = 0
+    sampler = EstimationSampler(10, chunk=5, seed=1, epoch=lambda: epoch)
+    first = list(sampler)
+    epoch = 1
+    assert list(sampler) == list(EstimationSampler(10, chunk=5, seed=1, epoch=lambda: 1)) != first
 
 
-def test_two_processes_share_each_chunk():
-    """Of a chunk of six, process 0 takes the first three rows and process 1 the rest, in every epoch and repeat."""
+def batches_of(process: int, processes: int, size: int, **options) -> list[list[int]]:
+    """What a process is given by accelerate's loader, in batches of `size`."""
+    sampler = EstimationSampler(num_processes=processes, **options)
+    loader = DataLoader(range(sampler.num_rows), batch_size=size, sampler=sampler, collate_fn=list)
+    shard = prepare_data_loader(
+        loader, num_processes=processes, process_index=process, put_on_device=False, rng_types=[], even_batches=True
+    )
+    return list(map(list, shard))
 
-    def batches(process: int, epoch: int) -> list[list[int]]:
-        sampler = EstimationSampler(14, chunk=6, repeats=2, seed=5)
-        loader = DataLoader(range(14), batch_size=3, sampler=sampler, collate_fn=list)
-        shard = prepare_data_loader(
-            loader, num_processes=2, process_index=process, put_on_device=False, rng_types=[], even_batches=True
-        )
-        shard.set_epoch(epoch)
-        return list(map(list, shard))
 
-    for epoch in (0, 1):
-        first, second = batches(0, epoch), batches(1, epoch)
-        bare = EstimationSampler(14, chunk=6, repeats=2, seed=5)
-        bare.set_epoch(epoch)
-        assert [row for pair in zip(first, second, strict=True) for half in pair for row in half] == list(bare)
-    assert batches(0, 0) != batches(0, 1)
+@pytest.mark.parametrize("slices", [1, 2, 3])
+def test_a_step_trains_on_the_same_rows_whatever_the_number_of_processes(slices):
+    """Each process takes its part of a chunk at once; micro-batch after micro-batch the parts make up one order."""
+    size, options = 2, {"num_rows": 50, "chunk": 8 * slices, "repeats": slices, "slices": slices, "seed": 5}
+
+    def steps(processes: int) -> list[set[int]]:
+        per_process = 8 // processes
+        parts = [batches_of(i, processes, per_process * slices, **options) for i in range(processes)]
+        return [
+            {row for part in round_ for row in part[at * per_process : (at + 1) * per_process]}
+            for round_ in zip(*parts, strict=True)
+            for at in range(slices)
+        ]
+
+    assert steps(1) == steps(2) == steps(8 // size)
+    assert all(len(step) == 8 for step in steps(1)[: slices * slices])
 
 
 def test_random_generators_depend_on_their_three_keys():

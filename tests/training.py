@@ -57,8 +57,9 @@ def make_trainer(folder: Path, *, model: str | PreTrainedModel | None = None, **
         of_trainer.remove("policy")
     given = {name: kwargs.pop(name) for name in of_trainer & kwargs.keys()}
     dataset = kwargs.pop("train_dataset", None) or questions()
+    trainer_class = kwargs.pop("trainer_class", DROTrainer)
     tokenizer = kwargs.pop("processing_class", None) or (None if isinstance(model, str) else tiny_tokenizer())
-    return DROTrainer(
+    return trainer_class(
         model=model or tiny_model("llama", tiny_tokenizer()),
         args=options(folder, **kwargs),
         train_dataset=dataset,

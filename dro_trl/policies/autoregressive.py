@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from dro_trl import prompts
+from dro_trl.lockstep import most_forwards
 from dro_trl.policies.base import SelectionLogps, SelectionSample, check_candidates
 from dro_trl.prompts import Tokenizer
 from dro_trl.shared_prompt import PADDING, attention_mask, kept_logits, pack
@@ -210,7 +211,7 @@ class AutoregressivePolicy:
                 [path.tokens[start:] if path.branches else [] for path, start in zip(row, starts, strict=True)]
                 for row, starts in zip(paths, fed, strict=True)
             ]
-            if not any(path.branches for row in paths for path in row):
+            if not most_forwards(model, int(any(path.branches for row in paths for path in row))):
                 break
             cache.feed(pending, fed)
             for b, row in enumerate(paths):
@@ -263,9 +264,12 @@ class _PromptCache:
             for m, (new, start) in enumerate(zip(row, starts, strict=True))
             for i, token in enumerate(new)
         ]
-        if not flat:
+        if not most_forwards(self._model, len(flat)):
             return
         device = self._lengths.device
+        if not flat:  # Another process has something to compute, and cannot without this one.
+            self._model(input_ids=torch.zeros((1, 1), dtype=torch.int64, device=device), use_cache=False)
+            return
         rows = [[entry for entry in flat if entry[0] == b] for b in range(len(tokens))]
 
         def column(index: int, padding: int) -> Tensor:

@@ -1,0 +1,109 @@
+"""The models and tokenizers that a run starts from: read, frozen or given adapters, and put together."""
+
+import copy
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, get_peft_model
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from dro_trl.dro_config import DROConfig
+from dro_trl.modeling import AnswerScorer, SelectorGenerator
+from dro_trl.policies.base import SelectionPolicy, load_policy
+from dro_trl.prompts import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+def load_model(model: str | PreTrainedModel, init_kwargs: Any = None) -> PreTrainedModel:
+    """Return a model, loaded where a name or folder is given: in float32 unless `init_kwargs` say otherwise.
+
+    A folder is named by its absolute path, so that a saved adapter finds it again from anywhere on this machine.
+    """
+    if not isinstance(model, str):
+        return model
+    if Path(model).is_dir():
+        model = str(Path(model).resolve())
+    loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        model, **{"dtype": torch.float32, **(init_kwargs or {})}
+    )
+    return loaded
+
+
+def prepare_model(
+    model: PreTrainedModel, train: bool, peft_config: PeftConfig | None, disable_dropout: bool = True
+) -> nn.Module:
+    """Freeze a model that is not trained, and put an adapter on one that is where a PEFT config is given."""
+    prepared: nn.Module = model if train else model.requires_grad_(False)
+    if train and peft_config is not None:
+        if not model.name_or_path:
+            logger.warning(
+                "the adapter of a model made in memory cannot be loaded from its folder alone, since it names no "
+                "base model; save the model first, and give its folder"
+            )
+        prepared = get_peft_model(model, copy.deepcopy(peft_config))
+    if disable_dropout:
+        for module in prepared.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+    return prepared
+
+
+def load_tokenizer(source: str | Tokenizer, option: str = "processing_class") -> Tokenizer:
+    """Return a tokenizer, loaded where a name or folder is given, with a padding token.
+
+    Args:
+        source: The tokenizer, or where it is.
+        option: What to set where there is none, for the error.
+
+    Raises:
+        ValueError: If the source is empty, as the name of a model made in memory is.
+    """
+    if source == "":
+        raise ValueError(
+            f"{option} is not set, and the model, made in memory, has no folder with a tokenizer; pass one"
+        )
+    tokenizer = AutoTokenizer.from_pretrained(source) if isinstance(source, str) else source
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def make_pair(
+    models: dict[str, PreTrainedModel],
+    tokenizers: dict[str, Tokenizer],
+    args: DROConfig,
+    policy: SelectionPolicy | None = None,
+    peft_config: PeftConfig | None = None,
+    all_aliases: bool = False,
+) -> SelectorGenerator:
+    """Return the composite module of a selector and a generator.
+
+    Args:
+        models: `selector` and `generator`.
+        tokenizers: Theirs.
+        args: Says which of them is trained.
+        policy: Made from `args.policy` where None.
+        peft_config: Adapter put on each model that is trained.
+        all_aliases: Score every alias of an answer, not the first alone.
+
+    Raises:
+        ValueError: If the policy selects another number of passages than `args` say.
+    """
+    if policy is None:
+        kwargs: Any = args.policy_kwargs
+        policy = load_policy(args.policy, tokenizers["selector"], args.num_selected, kwargs)
+    elif policy.num_selected != args.num_selected:
+        raise ValueError(
+            f"policy.num_selected={policy.num_selected} and num_selected={args.num_selected} differ; give one K"
+        )
+    selector = prepare_model(models["selector"], args.train_selector, peft_config, args.disable_dropout)
+    generator = prepare_model(models["generator"], args.train_generator, peft_config, args.disable_dropout)
+    needs_reference = args.kl_coef > 0 and args.train_selector and peft_config is None
+    reference = copy.deepcopy(selector) if needs_reference else None
+    return SelectorGenerator(
+        selector, generator, policy, AnswerScorer(tokenizers["generator"], all_aliases), reference
+    )

@@ -1,0 +1,86 @@
+"""Two processes under every backend train the same pair as one process does, from the same seed and batch."""
+
+import json
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.distributed.launching import BACKENDS, launch
+from tests.distributed.train_program import SIZES
+
+COMMON = {
+    "batch": 4,
+    "lora": False,
+    "evaluate": False,
+    "rewards": [],
+    "questions": SIZES,
+    "max_steps": 10,
+    "policy": "dro_trl.PlackettLucePolicy",
+    "lr_scheduler_type": "linear",
+}
+AUTOREGRESSIVE = {"policy": "dro_trl.AutoregressivePolicy"}
+SGD = {"optim": "sgd", "learning_rate": 0.02}
+CASES = {
+    "plackett-luce, full, sgd": {**SGD, "evaluate": True},
+    "plackett-luce, lora, adamw, accumulated": {"lora": True, "gradient_accumulation_steps": 2},
+    "autoregressive, full, adamw, accumulated": {**AUTOREGRESSIVE, "gradient_accumulation_steps": 2},
+    "autoregressive, lora, sgd": {**AUTOREGRESSIVE, **SGD, "lora": True, "evaluate": True},
+    "off-policy windows, kl": {
+        "lora": True,
+        "gradient_accumulation_steps": 2,
+        "steps_per_estimation": 2,
+        "num_iterations": 2,
+        "kl_coef": 0.1,
+    },
+    "answers generated": {"rewards": ["exact_match_reward", "token_f1_reward"], "entropy_coef": 0.1},
+    "generator frozen": {**AUTOREGRESSIVE, "train_generator": False, "kl_coef": 0.1},
+    "selector frozen": {"train_selector": False},
+    "one question": {"questions": [5], **SGD},
+}
+
+
+def train(backend, folder):
+    folder.mkdir()
+    (folder / "cases.json").write_text(json.dumps({name: {**COMMON, **case} for name, case in CASES.items()}))
+    launch(backend, "tests.distributed.train_program", str(folder / "cases.json"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return train("one", tmp_path_factory.mktemp("alone") / "one")
+
+
+@pytest.fixture(scope="module", params=[*BACKENDS[:-1], pytest.param(BACKENDS[-1], marks=pytest.mark.slow)])
+def together(request, tmp_path_factory):
+    return train(request.param, tmp_path_factory.mktemp("together") / request.param)
+
+
+def drawn(folder):
+    """Every draw, in an order that does not depend on who made it."""
+    return sorted(entry for file in folder.glob("drawn_*.json") for entry in json.loads(file.read_text()))
+
+
+def history(folder):
+    return json.loads((folder / "history.json").read_text())
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_train_as_one(alone, together, case):
+    one, two = alone / case, together / case
+    assert drawn(two) == drawn(one)
+    assert len(list(two.glob("drawn_*.json"))) == 2
+
+    expected, found = history(one), history(two)
+    assert len(found) == len(expected) >= 10
+    for first, second in zip(expected, found, strict=True):
+        names = [name for name in first if not any(word in name for word in ("runtime", "per_second"))]
+        assert {name: second[name] for name in names} == pytest.approx(
+            {name: first[name] for name in names}, rel=1e-5, abs=1e-4
+        )
+
+    before, after = load_file(one / "weights.safetensors"), load_file(two / "weights.safetensors")
+    assert before.keys() == after.keys()
+    assert expected[-1]["moved"] > 1e-3
+    assert max(float((before[name] - after[name]).abs().max()) for name in before) <= 1e-5
