@@ -1,11 +1,9 @@
 """Saving the two models, each in a folder of its own that `from_pretrained` loads, and reading them back."""
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import PeftModel, set_peft_model_state_dict
 from peft.utils import load_peft_weights
 from safetensors.torch import load_file
@@ -13,8 +11,6 @@ from torch import Tensor, nn
 
 from dro_trl.modeling import SelectorGenerator
 from dro_trl.prompts import Tokenizer
-
-logger = logging.getLogger(__name__)
 
 CONFIG_NAME = "dro_config.json"
 MODELS = ("selector", "generator")
@@ -79,33 +75,3 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path} does not exist; give the output_dir of a DROTrainer run")
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return config
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest whole checkpoint of a run, None where there is none.
-
-    A run that was killed while it saved leaves a folder without `trainer_state.json`, which is written last, or with
-    half of one; such a folder is passed over with a warning.
-    """
-    steps = {
-        int(path.name.partition("-")[2]): path for path in folder.glob("checkpoint-*") if path.name[11:].isdigit()
-    }
-    for _, path in sorted(steps.items(), reverse=True):
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
-            logger.warning(f"{path} is not a whole checkpoint and is passed over")
-            continue
-        return path
-    return None
-
-
-def save_estimation(folder: Path, rank: int, state: dict[str, Any]) -> None:
-    """Write a rank's pending samples into a checkpoint."""
-    torch.save(state, folder / f"estimation_state_{rank}.pt")
-
-
-def load_estimation(folder: Path, rank: int) -> dict[str, Any]:
-    """Read what `save_estimation` wrote."""
-    state: dict[str, Any] = torch.load(folder / f"estimation_state_{rank}.pt", weights_only=True)
-    return state

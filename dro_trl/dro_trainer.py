@@ -1,6 +1,5 @@
 """The trainer: estimation step, maximization step, logging and saving; the maths is in `weights` and `losses`."""
 
-import copy
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,24 +8,26 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer, TrainerCallback, set_seed
+from transformers import PreTrainedModel, TrainerCallback, set_seed
 from transformers.trainer_utils import EvalLoopOutput
 
 from dro_trl import losses, weights
 from dro_trl.atomic_write import write_json
-from dro_trl.checkpointing import CONFIG_NAME, load_estimation, load_models, save_estimation, save_models
+from dro_trl.checkpointing import CONFIG_NAME, load_models, save_models
 from dro_trl.collapse import CollapseMonitor
 from dro_trl.dro_config import DROConfig
 from dro_trl.generation import answer_selections
-from dro_trl.loading import load_model, load_tokenizer, make_pair
+from dro_trl.loading import copy_model, load_model, load_tokenizer, make_pair
 from dro_trl.model_card import write_model_card
 from dro_trl.modeling import SelectorGeneratorOutput, parameter_groups
 from dro_trl.policies.base import SelectionPolicy
 from dro_trl.prompts import Tokenizer
+from dro_trl.resumable_trainer import ResumableTrainer
+from dro_trl.resuming import begin_checkpoint
 from dro_trl.retrieval.base import Retriever
 from dro_trl.reward_calls import RewardFunc, RewardSum, reward_columns
 from dro_trl.rewards.likelihood import AnswerLogLikelihood, reduce_answer_logps
-from dro_trl.sampler import EstimationSampler, random_generator
+from dro_trl.sampler import EstimationSampler, num_counted, random_generator
 from dro_trl.selection_table import print_selections
 from dro_trl.step_metrics import Means, step_metrics
 from dro_trl.training_data import prepare_dataset
@@ -43,7 +44,7 @@ def _identity(rows: list[Any]) -> list[Any]:
     return rows
 
 
-class DROTrainer(Trainer):
+class DROTrainer(ResumableTrainer):
     """Trains a selector and a generator by Direct Retrieval-augmented Optimization (arXiv:2505.03075).
 
     Args:
@@ -92,9 +93,9 @@ class DROTrainer(Trainer):
         if reward_funcs is None:
             reward_funcs = AnswerLogLikelihood(args.likelihood_reduction, args.likelihood_aliases)
         self.reward_sum = RewardSum(reward_funcs, args.reward_weights)
-        start = generator or args.generator_name_or_path
-        models = {"selector": load_model(model, args.model_init_kwargs)}
-        models["generator"] = load_model(start, args.model_init_kwargs) if start else copy.deepcopy(models["selector"])
+        start, init = generator or args.generator_name_or_path, args.model_init_kwargs
+        models = {"selector": load_model(model, init)}
+        models["generator"] = load_model(start, init) if start else copy_model(models["selector"], init)
         self._start = {name: part.name_or_path for name, part in models.items()}
         selector_tokenizer = load_tokenizer(processing_class or self._start["selector"], "processing_class")
         shared = generator_processing_class or (self._start["generator"] if start else selector_tokenizer)
@@ -332,21 +333,16 @@ class DROTrainer(Trainer):
         self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Return the loss of a batch of the evaluation data."""
-        batch, counted, means = self._prepare_inputs(inputs), self._num_counted(len(inputs)), self._means["eval"]
+        batch, means = self._prepare_inputs(inputs), self._means["eval"]
+        counted = num_counted(
+            len(inputs), self.args.eval_batch_size, self.args.process_index, self.accelerator.gradient_state
+        )
         before = dict(means.totals)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, {**batch, "counted": counted})
         if not counted:  # This process had nothing left, and kept the others company.
             means.totals = before
         return loss.detach(), None, None
-
-    def _num_counted(self, num_rows: int) -> int:
-        """How many rows of an evaluation batch count: accelerate fills up the last ones with the first rows again."""
-        state = self.accelerator.gradient_state
-        if not state.end_of_dataloader or state.remainder <= 0:
-            return num_rows
-        counted: int = state.remainder - self.args.process_index * self.args.eval_batch_size
-        return min(num_rows, max(0, counted))
 
     def evaluation_loop(
         self,
@@ -369,6 +365,7 @@ class DROTrainer(Trainer):
         if not self.args.should_save:
             return
         folder = Path(output_dir or str(self.args.output_dir))
+        begin_checkpoint(folder)
         save_models(self.accelerator.unwrap_model(self.model), folder, self.tokenizers, state_dict)
         options = {**vars(self.args), "policy": self._policy_path, "start": self._start}
         names = ("policy", "policy_kwargs", "num_selected", "num_candidates", "max_passage_tokens", "start")
@@ -376,19 +373,27 @@ class DROTrainer(Trainer):
         write_model_card(folder, options, self.state.log_history)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        load_models(self.accelerator.unwrap_model(model or self.model), Path(resume_from_checkpoint))
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_models(self.accelerator.unwrap_model(model or self.model), Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
-        self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_best_model()
+        else:
+            self._load_from_checkpoint(str(self.state.best_model_checkpoint))
 
-    def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)
-        state = {"estimation": self._estimation, "means": self._means["train"].totals}
-        save_estimation(Path(output_dir), self.args.process_index, state)
+    def run_facts(self) -> dict[str, Any]:
+        """Return what makes this run what it is, beside its options and rows."""
+        trained = sum(parameter.requires_grad for parameter in self.model.parameters())
+        return {"start": self._start, "policy": self._policy_path, "trained_tensors": trained}
 
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        super()._load_rng_state(checkpoint)
-        if checkpoint is not None:
-            state = load_estimation(Path(checkpoint), self.args.process_index)
-            self._estimation = state["estimation"]
-            self._means["train"].totals = state["means"]
+    def pending_state(self) -> dict[str, Any]:
+        """Return this process's part of what is between two steps."""
+        return {"estimation": self._estimation, "means": self._means["train"].totals}
+
+    def restore_pending_state(self, state: dict[str, Any]) -> None:
+        """Take up what `pending_state` returned."""
+        self._estimation = state["estimation"]
+        self._means["train"].totals = state["means"]

@@ -33,6 +33,16 @@ def load_model(model: str | PreTrainedModel, init_kwargs: Any = None) -> PreTrai
     return loaded
 
 
+def copy_model(model: PreTrainedModel, init_kwargs: Any = None) -> PreTrainedModel:
+    """Return a second model with the same weights; `init_kwargs` are those that it was loaded with.
+
+    A model that was loaded under ZeRO-3 is in parts on several processes, and has to be loaded again.
+    """
+    if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        return load_model(str(model.name_or_path), init_kwargs)
+    return copy.deepcopy(model)
+
+
 def prepare_model(
     model: PreTrainedModel, train: bool, peft_config: PeftConfig | None, disable_dropout: bool = True
 ) -> nn.Module:
@@ -100,10 +110,11 @@ def make_pair(
         raise ValueError(
             f"policy.num_selected={policy.num_selected} and num_selected={args.num_selected} differ; give one K"
         )
+    reference: nn.Module | None = None
+    if args.kl_coef > 0 and args.train_selector and peft_config is None:
+        start = copy_model(models["selector"], args.model_init_kwargs)
+        reference = prepare_model(start, False, None, args.disable_dropout)
     selector = prepare_model(models["selector"], args.train_selector, peft_config, args.disable_dropout)
     generator = prepare_model(models["generator"], args.train_generator, peft_config, args.disable_dropout)
-    needs_reference = args.kl_coef > 0 and args.train_selector and peft_config is None
-    reference = copy.deepcopy(selector) if needs_reference else None
-    return SelectorGenerator(
-        selector, generator, policy, AnswerScorer(tokenizers["generator"], all_aliases), reference
-    )
+    scorer = AnswerScorer(tokenizers["generator"], all_aliases)
+    return SelectorGenerator(selector, generator, policy, scorer, reference)

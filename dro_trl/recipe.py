@@ -14,11 +14,11 @@ import yaml
 from trl import ModelConfig, ScriptArguments, TrlParser, get_peft_config
 
 from dro_trl.atomic_write import write_json
-from dro_trl.checkpointing import last_checkpoint
 from dro_trl.data.load import load_rag_dataset
 from dro_trl.dro_config import DROConfig
 from dro_trl.dro_trainer import DROTrainer
 from dro_trl.evaluation.plots import plot_training
+from dro_trl.resuming import last_checkpoint
 from dro_trl.reward_calls import RewardFunc
 from dro_trl.rewards.likelihood import AnswerLogLikelihood
 

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 
 import torch
+from accelerate.state import GradientState
 from torch.utils.data import Sampler
 
 
@@ -69,3 +70,18 @@ def random_generator(seed: int, draw: int, question: str) -> torch.Generator:
     """Return a generator that depends on these alone, not on the batch or the process that holds the question."""
     key = f"{seed}\0{draw}\0{question}".encode()
     return torch.Generator().manual_seed(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1)
+
+
+def num_counted(num_rows: int, batch_size: int, process: int, state: GradientState) -> int:
+    """Return how many rows of an evaluation batch count: accelerate fills up the last ones with the first rows again.
+
+    Args:
+        num_rows: Rows in this process's batch.
+        batch_size: Rows in a full one.
+        process: Number of this process.
+        state: Says whether the batch is the last, and how many rows of all processes' last batches are new.
+    """
+    if not state.end_of_dataloader or state.remainder <= 0:
+        return num_rows
+    counted: int = state.remainder - process * batch_size
+    return min(num_rows, max(0, counted))

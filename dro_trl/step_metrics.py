@@ -22,7 +22,7 @@ class Means:
         """Note values, a tensor of any number of them for each name."""
         for name, value in values.items():
             total, count = self.totals.get(name, (0.0, 0))
-            self.totals[name] = (total + float(value.detach().double().sum()), count + value.numel())
+            self.totals[name] = (total + float(value.double().sum()), count + value.numel())
 
     def take(self) -> dict[str, float]:
         """Return each name's mean over all processes, and begin anew; every process must call it."""
@@ -65,7 +65,7 @@ def step_metrics(
         "reward_std": rewards.std(-1, correction=0),
         "iw_bound": weights.importance_weighted_bound(log_weights),
         "ess": weights.effective_sample_size(weights.importance_weights(log_weights)),
-        "entropy": output.entropy,
+        "entropy": output.entropy.detach(),
         "frac_unique_selections": weights.unique_fraction(output.selections),
         "log_ratio_abs": log_ratios.abs().mean(-1),
     }

@@ -11,7 +11,6 @@ import torch
 from dro_trl import RAGPipeline
 from dro_trl.checkpointing import (
     CONFIG_NAME,
-    last_checkpoint,
     load_models,
     read_config,
 )
@@ -72,7 +71,7 @@ def test_a_pair_trained_from_a_relative_folder_is_found_from_anywhere(tmp_path, 
 
 def test_an_adapter_without_a_base_to_load_is_told(tmp_path, caplog):
     start = save_start(tmp_path / "start")
-    with caplog.at_level(logging.WARNING, "dro_trl.checkpointing"):
+    with caplog.at_level(logging.WARNING, "dro_trl.resuming"):
         make_trainer(tmp_path / "a", model=start, peft_config=LORA)
         make_trainer(tmp_path / "b")
         assert caplog.records == []
@@ -125,16 +124,3 @@ def test_a_tokenizer_gets_a_padding_token(tmp_path):
     tokenizer.pad_token = None
     assert load_tokenizer(tokenizer) is tokenizer
     assert tokenizer.pad_token == tokenizer.eos_token == "</s>"
-
-
-def test_the_last_checkpoint_is_the_newest_whole_one(tmp_path, caplog):
-    assert last_checkpoint(tmp_path / "nowhere") is None
-    assert last_checkpoint(tmp_path) is None
-    for step, text in ((2, "{}"), (9, "{}"), (10, '{"global_step": 1'), (11, None)):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        if text is not None:
-            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(text)
-    (tmp_path / "checkpoint-best").mkdir()
-    with caplog.at_level(logging.WARNING):
-        assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-9"
-    assert [record.getMessage().partition(" ")[0][-2:] for record in caplog.records] == ["11", "10"]

@@ -21,6 +21,7 @@ TRAINER_PARTS = {
     "generation",
     "loading",
     "model_card",
+    "resuming",
     "reward_calls",
     "sampler",
     "selection_table",
@@ -50,7 +51,8 @@ ALLOWED = {
     **dict.fromkeys(TRAINER_PARTS, PLAIN | {"modeling", "dro_config", "policies.base"}),
     # `DROTrainer(retriever=...)` runs the step that attaches candidates, and every dataset is checked before training.
     "training_data": PLAIN | {"dro_config", "sampler", "retrieval.base", "data.attach", "data.schema"},
-    "dro_trainer": BELOW_TRAINER | {"retrieval.base", "training_data"},
+    "resumable_trainer": {"resuming"},
+    "dro_trainer": BELOW_TRAINER | {"retrieval.base", "training_data", "resumable_trainer"},
     "pipeline": BELOW_TRAINER | {"retrieval.base"},
     "recipe": {""},  # what `dro-trl train` does, for `scripts` and programs to call
     "scripts": {""},

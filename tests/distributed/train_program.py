@@ -11,13 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate.state import PartialState
-from accelerate.utils import DistributedType
 from datasets import Dataset
 from safetensors.torch import save_file
 
 from dro_trl import DROTrainer
+from tests.distributed.backends import backend_options, shard_everything
 from tests.tiny_models import tiny_questions
 from tests.training import LORA, make_trainer, weights_of
 
@@ -55,9 +53,7 @@ def run(
         **options,
     )
     assert trainer.accelerator.num_processes == trainer.args.world_size == processes
-    if plugin := trainer.accelerator.state.deepspeed_plugin:
-        # Else ZeRO-3 keeps tensors as small as these whole, and no forward gathers anything.
-        plugin.deepspeed_config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    shard_everything(trainer)
     start = weights_of(trainer)
     trainer.train()
     metrics = trainer.evaluate() if evaluate else {}
@@ -80,21 +76,6 @@ class RecordingTrainer(DROTrainer):
             for row, drawn in zip(batch["rows"], output.selections.tolist(), strict=True):
                 self.drawn = [*getattr(self, "drawn", []), [self.state.global_step, row["question"], drawn]]
         return output
-
-
-def backend_options() -> dict[str, Any]:
-    """Return the options with which a machine without an accelerator runs what it was launched for."""
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-        import deepspeed
-
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # A minute of compiling, for shared memory.
-        return {"use_cpu": False, "ddp_backend": "gloo"}
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        # accelerate shards only beside an accelerator, while FSDP2 itself runs on gloo.
-        PartialState._prepare_backend = lambda *args, **kwargs: ("gloo", DistributedType.MULTI_GPU)
-        PartialState.set_device = lambda self: setattr(self, "device", torch.device("cpu"))
-        return {"use_cpu": False, "ddp_backend": "gloo"}
-    return {"use_cpu": True}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """A run that is interrupted and taken up again is the same run, bit for bit."""
 
+import contextlib
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -10,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dro_trl.checkpointing import last_checkpoint
+from dro_trl.resuming import last_checkpoint
 from tests.training import LORA, changed, logged, make_trainer, questions, weights_of
 
 WINDOW = {"steps_per_estimation": 2, "num_iterations": 2}
@@ -72,11 +74,102 @@ def test_a_checkpoint_holds_samples_but_no_rows(tmp_path):
     make_trainer(tmp_path / "rest", **kwargs).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
 
 
+def test_the_last_checkpoint_is_the_newest_whole_one(tmp_path, caplog):
+    assert last_checkpoint(tmp_path / "nowhere") is None
+    assert last_checkpoint(tmp_path) is None
+    for step, text in ((2, "{}"), (9, "{}"), (10, '{"global_step": 1'), (11, None)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if text is not None:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(text)
+    (tmp_path / "checkpoint-best").mkdir()
+    with caplog.at_level(logging.WARNING):
+        assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-9"
+    assert [record.getMessage().partition(" ")[0][-2:] for record in caplog.records] == ["11", "10"]
+
+
+def test_true_resumes_from_the_last_whole_checkpoint(tmp_path):
+    kwargs = {"max_steps": 3, "save_strategy": "steps", "save_steps": 1}
+    with pytest.raises(ValueError, match="holds no whole checkpoint to resume from"):
+        make_trainer(tmp_path, **kwargs).train(resume_from_checkpoint=True)
+    make_trainer(tmp_path, **kwargs).train()
+    (tmp_path / "checkpoint-3" / "trainer_state.json").unlink()
+    rest = make_trainer(tmp_path, **kwargs)
+    rest.train(resume_from_checkpoint=True)
+    assert len([record for record in rest.state.log_history if "reward" in record]) == 3
+
+
+@pytest.mark.parametrize(
+    ("changed_options", "message"),
+    [
+        ({"learning_rate": 0.5}, "learning_rate was 0.001 and is now 0.5"),
+        ({"num_selections": 3, "seed": 7}, "num_selections was 4 and is now 3; seed was 42 and is now 7; .*"),
+        (
+            {"train_dataset": questions().select(range(4))},
+            "train_dataset was '[0-9a-f]{16}' and is now '[0-9a-f]{16}'",
+        ),
+        ({"peft_config": LORA}, "trained_tensors was 42 and is now 16"),
+    ],
+    ids=["option", "two options", "data", "adapters"],
+)
+def test_another_run_is_not_resumed(tmp_path, changed_options, message):
+    kwargs = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    make_trainer(tmp_path, **kwargs).train()
+    with pytest.raises(ValueError, match=f"cannot go on from .*checkpoint-1: {message}. Set it back"):
+        make_trainer(tmp_path, **{**kwargs, **changed_options}).train(resume_from_checkpoint=True)
+
+
+def test_what_may_change_is_said(tmp_path, caplog):
+    kwargs = {"save_strategy": "steps", "save_steps": 1}
+    make_trainer(tmp_path, max_steps=1, **kwargs).train()
+    with caplog.at_level(logging.WARNING, "dro_trl.resuming"):
+        make_trainer(tmp_path, max_steps=2, **kwargs).train(resume_from_checkpoint=True)
+    (message,) = [record.getMessage() for record in caplog.records if "resuming from" in record.getMessage()]
+    assert message.endswith("checkpoint-1: max_steps was 1 and is now 2 (allowed)")
+
+
+def test_a_checkpoint_that_is_written_again_is_torn_meanwhile(tmp_path, monkeypatch):
+    """Weights of one run beside the `trainer_state.json` of another must not pass for a checkpoint."""
+    kwargs = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    make_trainer(tmp_path, **kwargs).train()
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("killed here")
+
+    monkeypatch.setattr("dro_trl.resumable_trainer.save_pending", fail)
+    with pytest.raises(RuntimeError, match="killed here"):
+        make_trainer(tmp_path, **kwargs).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-1"
+
+
+def test_a_full_disk_is_told_and_leaves_the_last_checkpoint(tmp_path):
+    """On a file system of three megabytes, filled up between the first checkpoint and the second."""
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(small)], capture_output=True)
+    if mount.returncode:
+        pytest.skip("needs the right to mount a file system")
+    try:
+        kwargs = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "lr_scheduler_type": "constant"}
+        make_trainer(small, **{**kwargs, "max_steps": 1}).train()
+        with (small / "filler").open("wb") as filler, contextlib.suppress(OSError):
+            while True:
+                filler.write(bytes(2**16))
+                filler.flush()
+        with pytest.raises(OSError, match="checkpoint-2 could not be saved, the disk is full: .* is .*checkpoint-1"):
+            make_trainer(small, **kwargs).train(resume_from_checkpoint=True)
+        assert last_checkpoint(small) == small / "checkpoint-1"
+        assert not (small / "checkpoint-2").exists()
+        (small / "filler").unlink()
+        make_trainer(small, **{**kwargs, "save_strategy": "no"}).train(resume_from_checkpoint=True)
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
 PROGRAM = """
 import sys, time
 from pathlib import Path
 from transformers import TrainerCallback
-from dro_trl.checkpointing import last_checkpoint
+from dro_trl.resuming import last_checkpoint
 from tests.training import LORA, make_trainer
 
 folder, linger = Path(sys.argv[1]), sys.argv[2] == "linger"
