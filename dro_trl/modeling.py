@@ -99,13 +99,22 @@ class SelectorGenerator(nn.Module):
         self.scorer = scorer
         self.config: Any = selector.config
 
+    def tie_weights(self) -> None:
+        """Tie each model's embeddings again where its config says so: sharding by FSDP2 tears them apart."""
+        for model in self._models():
+            model.tie_weights()
+
+    def _models(self) -> list[Any]:
+        """Return the models without their adapters."""
+        children: Any = list(self.children())
+        return [child.get_base_model() if hasattr(child, "get_base_model") else child for child in children]
+
     @property
     def _no_split_modules(self) -> list[str]:
         """What FSDP shards as one unit: each decoder layer, and each model with what is left of it."""
-        models: Any = list(self.children())
-        bases = [model.get_base_model() if hasattr(model, "get_base_model") else model for model in models]
-        layers = {name for base in bases for name in getattr(base, "_no_split_modules", None) or ()}
-        return sorted(layers | {type(base).__name__ for base in bases})
+        models = self._models()
+        layers = {name for model in models for name in getattr(model, "_no_split_modules", None) or ()}
+        return sorted(layers | {type(model).__name__ for model in models})
 
     @property
     def device(self) -> torch.device:

@@ -9,4 +9,6 @@ def main(context: typer.Context) -> None:
     """Train a selector and a generator: --config recipe.yaml, and --NAME VALUE for any field of it."""
     from dro_trl.recipe import parse_recipe, run_recipe
 
-    run_recipe(*parse_recipe(context.args))
+    trainer = run_recipe(*parse_recipe(context.args))
+    trainer.accelerator.wait_for_everyone()  # Process 0 draws the curves; the others must not take its store along.
+    trainer.accelerator.end_training()

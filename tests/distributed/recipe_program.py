@@ -14,7 +14,7 @@ import time
 import psutil
 from accelerate import Accelerator
 
-from dro_trl import dro_trainer, modeling, recipe, resumable_trainer
+from dro_trl import cli, dro_trainer, modeling, recipe, resumable_trainer
 from tests.distributed.backends import backend_options, shard_everything
 
 PLACES = {
@@ -65,7 +65,7 @@ def main() -> None:
 
     recipe.train_and_save = train_sharded
     options = [f"--{name}={value}" for name, value in backend_options().items()]
-    recipe.run_recipe(*recipe.parse_recipe([*sys.argv[1:], *options]))
+    cli.app(["train", *sys.argv[1:], *options])
 
 
 if __name__ == "__main__":

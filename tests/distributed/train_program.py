@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from datasets import Dataset
 from safetensors.torch import save_file
 
@@ -82,3 +83,4 @@ if __name__ == "__main__":
     path = Path(sys.argv[1])
     for case, arguments in json.loads(path.read_text()).items():
         run(path.parent / case, **arguments, **backend_options())
+    PartialState().destroy_process_group()

@@ -1,0 +1,64 @@
+"""What sharded training saves loads in a fresh process, and is what one process saves."""
+
+import json
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM
+
+from tests.distributed.launching import launch
+from tests.tiny_models import tiny_questions
+from tests.training import save_start
+
+RECIPE = {
+    "num_selected": 2,
+    "num_selections": 4,
+    "max_steps": 2,
+    "optim": "sgd",
+    "learning_rate": 1e-2,
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+LORA = {"use_peft": True, "lora_r": 2, "lora_target_modules": ["q_proj", "v_proj"]}
+
+
+def train(backend, folder, start, **options):
+    """Train on two questions in all at a time, and return the folder of the two models."""
+    per_device = 2 if backend == "one" else 1
+    recipe = {**RECIPE, **options, "model_name_or_path": start, "per_device_train_batch_size": per_device}
+    questions = folder.parent / "train.jsonl"
+    questions.write_text("".join(json.dumps(question) + "\n" for question in tiny_questions(4, 5, 6, 4)))
+    path = folder.parent / f"{folder.name}.yaml"
+    path.write_text(yaml.safe_dump({**recipe, "dataset_name": str(questions), "output_dir": str(folder)}))
+    launch(backend, "tests.distributed.recipe_program", "--config", str(path))
+    return folder
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("kind", "config", "options"),
+    [("gemma3", {"tie_word_embeddings": True}, {}), ("llama", {}, LORA)],
+    ids=["tied embeddings", "lora"],
+)
+def test_sharded_models_are_saved_whole(tmp_path, kind, config, options):
+    start = save_start(tmp_path / "start", kind, **config)
+    backends = ("one", "zero3", "fsdp2")
+    folders = {backend: train(backend, tmp_path / backend, start, **options) for backend in backends}
+    untrained = AutoModelForCausalLM.from_pretrained(start).state_dict()
+    for part in ("selector", "generator"):
+        models = {name: AutoModelForCausalLM.from_pretrained(folder / part) for name, folder in folders.items()}
+        weights = {name: model.state_dict() for name, model in models.items()}
+        for name in ("zero3", "fsdp2"):
+            assert weights[name].keys() == weights["one"].keys()
+            for key, weight in weights["one"].items():
+                torch.testing.assert_close(weights[name][key], weight, rtol=0, atol=1e-5)
+            files = sorted(path.name for path in (folders[name] / part).iterdir())
+            assert files == sorted(path.name for path in (folders["one"] / part).iterdir())
+        if config:
+            model = models["zero3"]
+            assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
+        if options:
+            assert any(weight.any() for key, weight in weights["one"].items() if "lora_B" in key)
+        else:
+            assert not all(torch.equal(weight, untrained[key]) for key, weight in weights["one"].items())
