@@ -1,18 +1,31 @@
 """Saving the two models, each in a folder of its own that `from_pretrained` loads, and reading them back."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel, set_peft_model_state_dict
+from peft import AutoPeftModelForCausalLM, PeftModel, set_peft_model_state_dict
 from peft.utils import load_peft_weights
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from dro_trl.atomic_write import write_json
 from dro_trl.modeling import SelectorGenerator
 from dro_trl.prompts import Tokenizer
+from dro_trl.shared_base import AdapterView
 
 CONFIG_NAME = "dro_config.json"
+CONFIG_FIELDS = (
+    "policy",
+    "policy_kwargs",
+    "num_selected",
+    "num_candidates",
+    "max_passage_tokens",
+    "shared_base",
+    "start",
+)
 MODELS = ("selector", "generator")
 
 
@@ -28,7 +41,7 @@ def save_models(
         state_dict: The gathered weights of the whole module where they are sharded; read off the module where None.
     """
     for name in MODELS:
-        prefix = f"{name}."
+        prefix = "shared." if hasattr(pair, "shared") else f"{name}."
         part = None
         if state_dict is not None:
             part = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
@@ -44,10 +57,11 @@ def load_models(pair: SelectorGenerator, folder: Path) -> None:
         FileNotFoundError: If a model's folder or its weights are missing.
     """
     for name in MODELS:
-        model: nn.Module = getattr(pair, name)
+        model: Any = getattr(pair, name)
         source = folder / name
-        if isinstance(model, PeftModel):
-            set_peft_model_state_dict(model, load_peft_weights(str(source), device="cpu"))
+        peft_model, adapter = (model.model, name) if isinstance(model, AdapterView) else (model, "default")
+        if isinstance(peft_model, PeftModel):
+            set_peft_model_state_dict(peft_model, load_peft_weights(str(source), device="cpu"), adapter)
             continue
         files = sorted(source.glob("*.safetensors"))
         if not files:
@@ -61,7 +75,39 @@ def load_models(pair: SelectorGenerator, folder: Path) -> None:
         tied = set(getattr(model, "all_tied_weights_keys", None) or ())
         if unexpected or set(missing) - tied:
             raise ValueError(f"{source} does not fit the model: missing {missing[:3]}, unexpected {unexpected[:3]}")
-        model.tie_weights()  # type: ignore[operator]
+        model.tie_weights()
+
+
+def merge_adapters(folder: Path, output: Path, dtype: str = "float32") -> None:
+    """Write a trained pair as whole models, each adapter added to a copy of its base.
+
+    Args:
+        folder: What `DROTrainer` saved.
+        output: Where the models go; made where it does not exist.
+        dtype: Of the weights that are written.
+
+    Raises:
+        FileNotFoundError: If the folder is not one that `DROTrainer` wrote.
+        ValueError: If neither model is an adapter, or the output is the folder itself.
+    """
+    config = read_config(folder)
+    if output.resolve() == folder.resolve():
+        raise ValueError(f"--output_dir {output} is the pair itself; give another folder")
+    adapters = [name for name in MODELS if (folder / name / "adapter_config.json").is_file()]
+    if not adapters:
+        raise ValueError(f"{folder} holds no adapters: its models are whole already")
+    for name in MODELS:
+        kind = AutoPeftModelForCausalLM if name in adapters else AutoModelForCausalLM
+        model: Any = kind.from_pretrained(folder / name, dtype=dtype)
+        whole = model.merge_and_unload() if name in adapters else model
+        whole.save_pretrained(output / name)
+        AutoTokenizer.from_pretrained(folder / name).save_pretrained(output / name)
+    write_config(output, {**config, "shared_base": False})
+
+
+def write_config(folder: Path, options: Mapping[str, Any]) -> None:
+    """Write what it takes to use the pair beside its weights: those of the options that selection depends on."""
+    write_json(folder / CONFIG_NAME, {name: options[name] for name in CONFIG_FIELDS})
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -24,7 +24,12 @@ class DROConfig(TrainingArguments):
     )
     train_selector: bool = field(default=True, metadata={"help": "Whether to update the selector."})
     train_generator: bool = field(default=True, metadata={"help": "Whether to update the generator."})
-
+    shared_base: bool = field(
+        default=False,
+        metadata={
+            "help": "Train the selector and the generator as two LoRA adapters on one base model, in half the memory."
+        },
+    )
     disable_dropout: bool = field(
         default=True,
         metadata={"help": "Set every dropout to 0, so that a selection is drawn and trained by one model."},

@@ -12,12 +12,11 @@ from transformers import PreTrainedModel, TrainerCallback, set_seed
 from transformers.trainer_utils import EvalLoopOutput
 
 from dro_trl import losses, weights
-from dro_trl.atomic_write import write_json
-from dro_trl.checkpointing import CONFIG_NAME, load_models, save_models
+from dro_trl.checkpointing import load_models, save_models, write_config
 from dro_trl.collapse import CollapseMonitor
 from dro_trl.dro_config import DROConfig
 from dro_trl.generation import answer_selections
-from dro_trl.loading import copy_model, load_model, load_tokenizer, make_pair
+from dro_trl.loading import load_starts, load_tokenizer, make_pair
 from dro_trl.model_card import write_model_card
 from dro_trl.modeling import SelectorGeneratorOutput, parameter_groups
 from dro_trl.policies.base import SelectionPolicy
@@ -93,12 +92,11 @@ class DROTrainer(ResumableTrainer):
         if reward_funcs is None:
             reward_funcs = AnswerLogLikelihood(args.likelihood_reduction, args.likelihood_aliases)
         self.reward_sum = RewardSum(reward_funcs, args.reward_weights)
-        start, init = generator or args.generator_name_or_path, args.model_init_kwargs
-        models = {"selector": load_model(model, init)}
-        models["generator"] = load_model(start, init) if start else copy_model(models["selector"], init)
+        generator = generator or args.generator_name_or_path
+        models = load_starts(model, generator, args)
         self._start = {name: part.name_or_path for name, part in models.items()}
         selector_tokenizer = load_tokenizer(processing_class or self._start["selector"], "processing_class")
-        shared = generator_processing_class or (self._start["generator"] if start else selector_tokenizer)
+        shared = generator_processing_class or (self._start["generator"] if generator else selector_tokenizer)
         generator_tokenizer = load_tokenizer(shared, "generator_processing_class")
         self.tokenizers = {"selector": selector_tokenizer, "generator": generator_tokenizer}
         self._policy_path = args.policy if policy is None else None
@@ -368,8 +366,7 @@ class DROTrainer(ResumableTrainer):
         begin_checkpoint(folder)
         save_models(self.accelerator.unwrap_model(self.model), folder, self.tokenizers, state_dict)
         options = {**vars(self.args), "policy": self._policy_path, "start": self._start}
-        names = ("policy", "policy_kwargs", "num_selected", "num_candidates", "max_passage_tokens", "start")
-        write_json(folder / CONFIG_NAME, {name: options[name] for name in names})
+        write_config(folder, options)
         write_model_card(folder, options, self.state.log_history)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:

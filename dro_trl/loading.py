@@ -14,6 +14,7 @@ from dro_trl.dro_config import DROConfig
 from dro_trl.modeling import AnswerScorer, SelectorGenerator
 from dro_trl.policies.base import SelectionPolicy, load_policy
 from dro_trl.prompts import Tokenizer
+from dro_trl.shared_base import share_base
 
 logger = logging.getLogger(__name__)
 
@@ -43,23 +44,47 @@ def copy_model(model: PreTrainedModel, init_kwargs: Any = None) -> PreTrainedMod
     return copy.deepcopy(model)
 
 
-def prepare_model(
-    model: PreTrainedModel, train: bool, peft_config: PeftConfig | None, disable_dropout: bool = True
-) -> nn.Module:
+def load_starts(
+    model: str | PreTrainedModel, generator: str | PreTrainedModel | None, args: DROConfig
+) -> dict[str, PreTrainedModel]:
+    """Return what `selector` and `generator` start from.
+
+    Args:
+        model: The selector's start.
+        generator: The generator's, where it has one of its own.
+        args: Says how to load them, and whether they share their base; then both are one object.
+
+    Raises:
+        ValueError: If the generator has a start of its own beside a shared base.
+    """
+    if generator and args.shared_base:
+        raise ValueError("shared_base=True trains the generator on the selector's base; give no generator")
+    init = args.model_init_kwargs
+    selector = load_model(model, init)
+    if args.shared_base:
+        return {"selector": selector, "generator": selector}
+    return {
+        "selector": selector,
+        "generator": load_model(generator, init) if generator else copy_model(selector, init),
+    }
+
+
+def prepare_model(model: PreTrainedModel, train: bool, peft_config: PeftConfig | None) -> nn.Module:
     """Freeze a model that is not trained, and put an adapter on one that is where a PEFT config is given."""
-    prepared: nn.Module = model if train else model.requires_grad_(False)
-    if train and peft_config is not None:
-        if not model.name_or_path:
-            logger.warning(
-                "the adapter of a model made in memory cannot be loaded from its folder alone, since it names no "
-                "base model; save the model first, and give its folder"
-            )
-        prepared = get_peft_model(model, copy.deepcopy(peft_config))
-    if disable_dropout:
-        for module in prepared.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
-    return prepared
+    if not train:
+        return model.requires_grad_(False)
+    if peft_config is None:
+        return model
+    _warn_of_nameless_base(model)
+    return get_peft_model(model, copy.deepcopy(peft_config))
+
+
+def _warn_of_nameless_base(model: PreTrainedModel) -> None:
+    if not model.name_or_path:
+        logger.warning(
+            "the adapter of a model made in memory cannot be loaded from its folder alone, since it names no base "
+            "model; save the model first, and give its folder"
+        )
 
 
 def load_tokenizer(source: str | Tokenizer, option: str = "processing_class") -> Tokenizer:
@@ -93,7 +118,7 @@ def make_pair(
     """Return the composite module of a selector and a generator.
 
     Args:
-        models: `selector` and `generator`.
+        models: `selector` and `generator`; with `args.shared_base` the selector's is both.
         tokenizers: Theirs.
         args: Says which of them is trained.
         policy: Made from `args.policy` where None.
@@ -101,7 +126,8 @@ def make_pair(
         all_aliases: Score every alias of an answer, not the first alone.
 
     Raises:
-        ValueError: If the policy selects another number of passages than `args` say.
+        ValueError: If the policy selects another number of passages than `args` say, or `peft_config` does not allow
+            for a shared base.
     """
     if policy is None:
         kwargs: Any = args.policy_kwargs
@@ -113,8 +139,17 @@ def make_pair(
     reference: nn.Module | None = None
     if args.kl_coef > 0 and args.train_selector and peft_config is None:
         start = copy_model(models["selector"], args.model_init_kwargs)
-        reference = prepare_model(start, False, None, args.disable_dropout)
-    selector = prepare_model(models["selector"], args.train_selector, peft_config, args.disable_dropout)
-    generator = prepare_model(models["generator"], args.train_generator, peft_config, args.disable_dropout)
+        reference = prepare_model(start, False, None)
+    trained = {"selector": args.train_selector, "generator": args.train_generator}
+    parts: dict[str, Any]
+    if args.shared_base:
+        _warn_of_nameless_base(models["selector"])
+        parts = share_base(models["selector"], peft_config, trained)
+    else:
+        parts = {name: prepare_model(model, trained[name], peft_config) for name, model in models.items()}
     scorer = AnswerScorer(tokenizers["generator"], all_aliases)
-    return SelectorGenerator(selector, generator, policy, scorer, reference)
+    pair = SelectorGenerator(parts["selector"], parts["generator"], policy, scorer, reference)
+    for module in pair.modules() if args.disable_dropout else ():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return pair

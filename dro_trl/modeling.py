@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from transformers.utils.generic import ModelOutput
 from dro_trl import prompts
 from dro_trl.policies.base import SelectionPolicy, SelectionSample
 from dro_trl.prompts import Tokenizer
+from dro_trl.shared_base import AdapterView, recomputing_contexts
 from dro_trl.shared_prompt import pack, token_logps
 from dro_trl.types import Question, Selection
 
@@ -77,7 +79,8 @@ class SelectorGenerator(nn.Module):
 
     Args:
         selector: A causal LM (or a PEFT model of one) that the policy reads selections off.
-        generator: A causal LM (or a PEFT model of one) that answers from the selected passages.
+        generator: A causal LM (or a PEFT model of one) that answers from the selected passages. Both may be an
+            `AdapterView` of one model.
         policy: Turns the selector into a distribution over selections.
         scorer: Prepares the generator's inputs.
         reference: A frozen copy of the selector for the KL term; a PEFT selector needs none, its adapter is disabled.
@@ -85,13 +88,15 @@ class SelectorGenerator(nn.Module):
 
     def __init__(
         self,
-        selector: nn.Module,
-        generator: nn.Module,
+        selector: Any,
+        generator: Any,
         policy: SelectionPolicy,
         scorer: AnswerScorer,
         reference: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        if isinstance(selector, AdapterView):
+            self.shared = selector.model  # Views are no modules: the weights are registered once.
         self.selector = selector
         self.generator = generator
         self.reference = reference.requires_grad_(False) if reference is not None else None
@@ -180,19 +185,33 @@ class SelectorGenerator(nn.Module):
         if self.reference is not None:
             yield self.reference
         elif hasattr(self.selector, "disable_adapter"):
-            with self.selector.disable_adapter():  # type: ignore[operator]
-                yield self.selector
+            with self.selector.disable_adapter():
+                yield getattr(self, "shared", self.selector)  # A view would switch its adapter on again.
         else:
             raise ValueError(
                 "kl_coef > 0 needs a reference selector: pass `reference`, or train the selector with PEFT"
             )
 
-    def activation_checkpointing_enable(self, **kwargs: Any) -> None:
-        """Trade computation for memory in the models that are trained; arguments as in `PreTrainedModel`."""
-        for model in (self.selector, self.generator):
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """Trade computation for memory in the models that are trained; arguments as in `PreTrainedModel`.
+
+        Raises:
+            ValueError: If two adapters on one base are to be recomputed in the reentrant way, which would lose track
+                of which of them was in use.
+        """
+        options = {"use_reentrant": False, **(activation_checkpointing_kwargs or {})}
+        models = [self.selector, self.generator]
+        if isinstance(self.selector, AdapterView):
+            if options["use_reentrant"]:
+                raise ValueError("shared_base=True needs use_reentrant=False in activation_checkpointing_kwargs")
+            models = [self.shared]
+            options["context_fn"] = partial(recomputing_contexts, self.shared)
+        for model in models:
             if _is_trained(model):
-                model.activation_checkpointing_enable(**kwargs)  # type: ignore[operator]
-                model.enable_input_require_grads()  # type: ignore[operator]
+                model.activation_checkpointing_enable(activation_checkpointing_kwargs=options, **kwargs)
+                model.enable_input_require_grads()
 
 
 def _is_trained(model: nn.Module) -> bool:
@@ -214,7 +233,7 @@ def parameter_groups(
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            of_generator = name.removeprefix("module.").startswith("generator.")
+            of_generator = "generator" in name.split(".")  # Of the model's own name, or of its adapter's.
             groups.setdefault((of_generator, name in decayed), []).append(parameter)
     return [
         {

@@ -9,7 +9,6 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from torch import nn
 from tqdm.auto import tqdm
 
 from dro_trl import prompts
@@ -19,6 +18,7 @@ from dro_trl.loading import load_model, load_tokenizer
 from dro_trl.policies.base import SelectionPolicy, check_candidates, load_policy
 from dro_trl.prompts import Tokenizer
 from dro_trl.retrieval.base import Retriever
+from dro_trl.shared_base import load_shared
 from dro_trl.types import Passage, Question, Selection
 
 
@@ -38,8 +38,8 @@ class RAGPipeline:
     """Retrieve, select, answer.
 
     Args:
-        selector: The selector.
-        generator: The generator.
+        selector: The selector: a causal LM, or an `AdapterView` of one.
+        generator: The generator, likewise.
         policy: How selections are read off the selector, with its tokenizer inside.
         tokenizer: The generator's tokenizer.
         retriever: Finds candidates; needed for calls with bare questions only.
@@ -49,8 +49,8 @@ class RAGPipeline:
 
     def __init__(
         self,
-        selector: nn.Module,
-        generator: nn.Module,
+        selector: Any,
+        generator: Any,
         policy: SelectionPolicy,
         tokenizer: Tokenizer,
         retriever: Retriever | None = None,
@@ -126,7 +126,12 @@ class RAGPipeline:
     ) -> "RAGPipeline":
         if policy is None and config["policy"] is None:
             raise ValueError(f"{paths['selector']} was trained with a policy object; pass policy=… to load it")
-        models = {name: load_model(path, model_kwargs).to(device) for name, path in paths.items()}  # type: ignore[arg-type]
+        models: dict[str, Any]
+        if config.get("shared_base") and paths != config["start"]:
+            base = load_model(config["start"]["selector"], model_kwargs)
+            models = load_shared(base.to(device), paths)  # type: ignore[arg-type]
+        else:
+            models = {name: load_model(path, model_kwargs).to(device) for name, path in paths.items()}  # type: ignore[arg-type]
         tokenizers = {name: load_tokenizer(path) for name, path in paths.items()}
         policy = policy or load_policy(
             config["policy"], tokenizers["selector"], config["num_selected"], config["policy_kwargs"]

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from trl import ModelConfig, ScriptArguments, TrlParser, get_peft_config
+from transformers.utils.import_utils import is_bitsandbytes_available
+from trl import ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config
 
 from dro_trl.atomic_write import write_json
 from dro_trl.data.load import load_rag_dataset
@@ -41,11 +42,7 @@ class DROScriptArguments(ScriptArguments):
 
 
 PARTS = (DROScriptArguments, DROConfig, ModelConfig)
-UNUSED = {f.name for f in fields(ModelConfig) if "bit" in f.name or "bnb" in f.name} | {
-    "dataset_config",
-    "dataset_streaming",
-    "ignore_bias_buffers",
-}
+UNUSED = {"dataset_config", "dataset_streaming", "ignore_bias_buffers"}
 """Fields of TRL's that nothing here heeds; a recipe that sets one is refused, as with any unknown key."""
 
 
@@ -129,12 +126,28 @@ def load_reward(path: str, args: DROConfig) -> RewardFunc:
     return func
 
 
+def _quantization(model: ModelConfig) -> dict[str, Any] | None:
+    """Return how the base weights are quantised (QLoRA), as `from_pretrained` takes it."""
+    config = get_quantization_config(model)
+    if config is None:
+        return None
+    option = "load_in_4bit" if model.load_in_4bit else "load_in_8bit"
+    if not model.use_peft:
+        raise ValueError(
+            f"{option}: true leaves nothing to train, since quantised weights are frozen; add use_peft: true"
+        )
+    if not is_bitsandbytes_available():
+        raise ImportError(f"{option}: true needs bitsandbytes; pip install 'dro-trl[qlora]'")
+    return dict(config.to_dict())
+
+
 def run_recipe(script: DROScriptArguments, args: DROConfig, model: ModelConfig) -> DROTrainer:
     """Train as a recipe says, and save the pair, its curves and `train_results.json` in `args.output_dir`."""
     options = {
         "dtype": model.dtype,
         "revision": model.model_revision,
         "attn_implementation": model.attn_implementation,
+        "quantization_config": _quantization(model),
     }
     set_options = {name: value for name, value in options.items() if value is not None}
     args.model_init_kwargs = {**set_options, **(args.model_init_kwargs or {})}  # type: ignore[dict-item]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from dro_trl import RAGPipeline
 from dro_trl.checkpointing import (
@@ -14,9 +15,12 @@ from dro_trl.checkpointing import (
     load_models,
     read_config,
 )
+from dro_trl.cli import app
 from dro_trl.loading import load_tokenizer
 from tests.tiny_models import tiny_model, tiny_tokenizer
-from tests.training import LORA, changed, make_trainer, save_start, weights_of
+from tests.training import LORA, changed, make_trainer, questions, save_start, weights_of
+
+runner = CliRunner()
 
 READ_ALONE = """
 import sys, torch
@@ -111,6 +115,7 @@ def test_the_selection_options_are_saved_and_read(tmp_path):
         **kwargs,
         "policy": "dro_trl.PlackettLucePolicy",
         "num_selected": 2,
+        "shared_base": False,
         "start": {"selector": start, "generator": start},
     }
     with pytest.raises(FileNotFoundError, match=f"{CONFIG_NAME} does not exist; give the output_dir"):
@@ -124,3 +129,37 @@ def test_a_tokenizer_gets_a_padding_token(tmp_path):
     tokenizer.pad_token = None
     assert load_tokenizer(tokenizer) is tokenizer
     assert tokenizer.pad_token == tokenizer.eos_token == "</s>"
+
+
+@pytest.mark.parametrize("options", [{}, {"shared_base": True}, {"train_generator": False}])
+def test_merged_models_select_and_answer_alike(tmp_path, options):
+    start = save_start(tmp_path / "start")
+    trainer = make_trainer(tmp_path / "out", model=start, peft_config=LORA, learning_rate=0.1, **options)
+    trainer.train()
+    trainer.save_model()
+    done = runner.invoke(app, ["merge", "--model", str(tmp_path / "out"), "--output_dir", str(tmp_path / "merged")])
+    assert done.exit_code == 0, done.output
+    assert str(tmp_path / "merged") in done.output
+    assert not list((tmp_path / "merged").rglob("adapter*"))
+    rows = questions().to_list()
+    pairs = {name: RAGPipeline.from_pretrained(tmp_path / name) for name in ("out", "merged")}
+    found = {name: pipeline.predict(rows, max_new_tokens=4) for name, pipeline in pairs.items()}
+    for one, other in zip(found["out"], found["merged"], strict=True):
+        assert (one.answer, one.passages) == (other.answer, other.passages)
+        assert one.scores == pytest.approx(other.scores, abs=1e-4)
+    untrained = RAGPipeline.from_start(tmp_path / "merged").predict(rows, max_new_tokens=4)
+    assert [output.scores for output in untrained] != [output.scores for output in found["merged"]]
+
+
+@pytest.mark.parametrize(
+    ("adapters", "output", "message"),
+    [
+        (LORA, "out", "is the pair itself; give another folder"),
+        (None, "merged", "holds no adapters: its models are whole already"),
+    ],
+)
+def test_nothing_to_merge(tmp_path, adapters, output, message):
+    make_trainer(tmp_path / "out", model=save_start(tmp_path / "start"), peft_config=adapters).save_model()
+    done = runner.invoke(app, ["merge", "--model", str(tmp_path / "out"), "--output_dir", str(tmp_path / output)])
+    assert done.exit_code == 2
+    assert message in done.output

@@ -13,7 +13,17 @@ from packaging.utils import canonicalize_name
 PACKAGE = Path(__file__).resolve().parents[1] / "dro_trl"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-PLAIN = {"atomic_write", "lockstep", "types", "prompts", "weights", "losses", "metrics", "shared_prompt"}
+PLAIN = {
+    "atomic_write",
+    "lockstep",
+    "types",
+    "prompts",
+    "weights",
+    "losses",
+    "metrics",
+    "shared_base",
+    "shared_prompt",
+}
 """The files at the bottom, which anything above may import."""
 TRAINER_PARTS = {
     "checkpointing",
@@ -38,6 +48,7 @@ ALLOWED = {
     "weights": {"types"},
     "losses": {"types"},
     "metrics": {"types"},
+    "shared_base": set(),
     "shared_prompt": set(),
     "prompts": {"types"},
     "retrieval": PLAIN,

@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 from datasets import Dataset
 from trl import get_peft_config
 
@@ -13,30 +12,7 @@ from dro_trl import AnswerLogLikelihood, DROConfig
 from dro_trl.recipe import load_reward, parse_recipe, run_recipe
 from dro_trl.scripts import quickstart
 from tests.tiny_models import tiny_questions
-from tests.training import save_start
-
-
-def write_recipe(folder, **lines):
-    """Write a recipe that trains two steps on a few questions; return its path and its lines."""
-    rows = tiny_questions(4, 5, 6, 4)
-    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    recipe = {
-        "model_name_or_path": str(folder / "start"),
-        "dataset_name": str(folder / "train.jsonl"),
-        "output_dir": str(folder / "out"),
-        "num_selected": 2,
-        "num_selections": 3,
-        "per_device_train_batch_size": 2,
-        "num_train_epochs": 1,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "use_cpu": True,
-        **lines,
-    }
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump({name: value for name, value in recipe.items() if value is not None}))
-    return str(path)
+from tests.training import save_start, write_recipe
 
 
 def test_a_recipe_fills_all_three_parts_and_the_command_line_overrides_it(tmp_path):
@@ -78,7 +54,6 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path):
     [
         ({"num_selection": 3}, [], r"recipe.yaml: unknown key 'num_selection'; did you mean 'num_selections'\?"),
         ({"learning_rates": 1}, [], "did you mean 'learning_rate'"),
-        ({"load_in_4bit": True}, [], "recipe.yaml: unknown key 'load_in_4bit'"),
         ({"dataset_streaming": True}, [], "recipe.yaml: unknown key 'dataset_streaming'"),
         (
             {},

@@ -1,9 +1,11 @@
 """Trainers of tiny models, as several test files need them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import PreTrainedModel
@@ -99,3 +101,26 @@ def gradients(trainer: DROTrainer, batch: dict[str, Any]) -> tuple[float, dict[s
     loss.backward()
     grads = {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
     return float(loss.detach()), grads
+
+
+def write_recipe(folder, **lines):
+    """Write a recipe that trains two steps on a few questions; return its path and its lines."""
+    rows = tiny_questions(4, 5, 6, 4)
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = {
+        "model_name_or_path": str(folder / "start"),
+        "dataset_name": str(folder / "train.jsonl"),
+        "output_dir": str(folder / "out"),
+        "num_selected": 2,
+        "num_selections": 3,
+        "per_device_train_batch_size": 2,
+        "num_train_epochs": 1,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "use_cpu": True,
+        **lines,
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump({name: value for name, value in recipe.items() if value is not None}))
+    return str(path)

@@ -35,6 +35,7 @@ CASES = {
     "answers generated": {"rewards": ["exact_match_reward", "token_f1_reward"], "entropy_coef": 0.1},
     "generator frozen": {**AUTOREGRESSIVE, "train_generator": False, "kl_coef": 0.1},
     "selector frozen": {"train_selector": False},
+    "one base, two adapters": {"shared_base": True, "lora": True, "activation_checkpointing": True, "kl_coef": 0.1},
     "one question": {"questions": [5], **SGD},
 }
 
