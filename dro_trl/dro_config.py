@@ -55,6 +55,13 @@ class DROConfig(TrainingArguments):
         default=None,
         metadata={"help": "Cut passages to this many of the generator's tokens (counted, logged). Not where not set."},
     )
+    answerable_only: bool = field(
+        default=False,
+        metadata={
+            "help": "Train only on questions whose answer stands in a candidate and not in the question itself "
+            "(counted, logged): the likelihood of any other says little of which passages to select."
+        },
+    )
 
     # Estimation step
     num_selections: int = field(default=8, metadata={"help": "M, the number of selections drawn for a question."})

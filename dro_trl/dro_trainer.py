@@ -106,7 +106,7 @@ class DROTrainer(ResumableTrainer):
             args=args,
             data_collator=_identity,  # type: ignore[arg-type]
             train_dataset=prepare_dataset(
-                train_dataset, "train_dataset", retriever, generator_tokenizer, args, args.shuffle_candidates
+                train_dataset, "train_dataset", retriever, generator_tokenizer, args, training=True
             ),
             eval_dataset=prepare_dataset(eval_dataset, "eval_dataset", retriever, generator_tokenizer, args),
             processing_class=selector_tokenizer,

@@ -86,6 +86,30 @@ def token_f1(prediction: str, answers: Sequence[str]) -> float:
     return max(_multiset_f1(words, Counter(normalize_answer(answer).split())) for answer in answers)
 
 
+def has_answer(text: str, answers: Sequence[str]) -> bool:
+    """Return whether a normalised alias stands in the normalised text as whole words.
+
+    What open-domain question answering calls a positive passage where none is annotated (Karpukhin et al., 2020).
+
+    Args:
+        text: A passage.
+        answers: Aliases of the true answer, at least one. One that normalises to nothing is found nowhere.
+
+    Raises:
+        TypeError: `answers` is one string in place of a list.
+        ValueError: `answers` is empty.
+
+    Examples:
+        >>> has_answer("She was born in the Hague, in 1912.", ["The Hague"])
+        True
+        >>> has_answer("Parisian cafés", ["Paris"])
+        False
+    """
+    _check_aliases(answers)
+    words = f" {normalize_answer(text)} "
+    return any(f" {alias} " in words for alias in map(normalize_answer, answers) if alias)
+
+
 def _multiset_f1(predicted: Counter[str], expected: Counter[str]) -> float:
     total = predicted.total() + expected.total()
     return 2 * (predicted & expected).total() / total if total else 0.0

@@ -9,6 +9,7 @@ from dro_trl import prompts
 from dro_trl.data.attach import attach_candidates
 from dro_trl.data.schema import validate_dataset
 from dro_trl.dro_config import DROConfig
+from dro_trl.metrics import has_answer, normalize_answer
 from dro_trl.prompts import Tokenizer
 from dro_trl.retrieval.base import Retriever
 from dro_trl.sampler import random_generator
@@ -23,9 +24,11 @@ def prepare_dataset(
     retriever: Retriever | None,
     tokenizer: Tokenizer,
     args: DROConfig,
-    shuffle: bool = False,
+    training: bool = False,
 ) -> Dataset | None:
     """Attach candidates where a dataset has none, check every row, and cut long passages.
+
+    Training rows are also counted, or kept, by whether their answer can be found, and their candidates shuffled.
 
     Args:
         dataset: Rows as in `DROTrainer`; None is passed through.
@@ -33,10 +36,10 @@ def prepare_dataset(
         retriever: Finds `args.num_candidates` candidates.
         tokenizer: The generator's, which counts `args.max_passage_tokens`.
         args: Options.
-        shuffle: Whether to put each row's candidates in a random order.
+        training: Whether the rows are to be trained on.
 
     Raises:
-        ValueError: If a row is faulty, or has fewer candidates than `args.num_selected`.
+        ValueError: If a row is faulty, or has fewer candidates than `args.num_selected`, or none is left.
     """
     if dataset is None:
         return None
@@ -54,10 +57,37 @@ def prepare_dataset(
         total = sum(len(row["candidates"]) for row in rows)
         logger.warning(f"{name}: {cut} of {total} passages cut to max_passage_tokens={args.max_passage_tokens}")
         dataset = Dataset.from_list(rows, features=dataset.features)
-    if shuffle:
+    if training:
+        dataset = _with_answers(dataset, name, args.answerable_only)
+    if training and args.shuffle_candidates:
         shuffled = [_shuffled(row, args.seed) for row in dataset.to_list()]
         dataset = Dataset.from_list(shuffled, features=dataset.features)
     return dataset
+
+
+def _with_answers(dataset: Dataset, name: str, answerable_only: bool) -> Dataset:
+    """Keep the rows that are answerable, or say so where most are not."""
+    kept = [number for number, row in enumerate(dataset) if is_answerable(row)]
+    found = f"{name}: the answer stands in a candidate, and not in the question, in {len(kept)} of {len(dataset)} rows"
+    if not answerable_only:
+        if len(kept) < len(dataset) / 2:
+            logger.warning(
+                f"{found}; in the others its likelihood says little of which passages to select. Retrieve more "
+                "candidates, raise max_passage_tokens, or set answerable_only=True"
+            )
+        return dataset
+    if not kept:
+        raise ValueError(f"{found}, and answerable_only=True leaves nothing to train on; set it to False")
+    logger.warning(f"{found}; the other {len(dataset) - len(kept)} are left out (answerable_only=True)")
+    return dataset.select(kept)
+
+
+def is_answerable(row: Question) -> bool:
+    """Whether a candidate holds the answer, which is neither in the question already nor a mere yes or no."""
+    answers = row["answers"]
+    if {normalize_answer(answer) for answer in answers} <= {"yes", "no"} or has_answer(row["question"], answers):
+        return False
+    return any(has_answer(f"{passage['title']} {passage['text']}", answers) for passage in row["candidates"])
 
 
 def _shuffled(row: Question, seed: int) -> Question:

@@ -591,6 +591,45 @@ def test_long_passages_are_cut_and_counted(tmp_path, caplog):
     assert trainer.train_dataset[1]["gold_ids"] == rows[1]["gold_ids"]
 
 
+ANSWERED = {"id": "x", "title": "Founders", "text": "It was founded by ADA OSLO, a baker.", "score": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("fields", "answerable"),
+    [
+        ({}, True),
+        ({"answers": ["Ada Oslo", "nobody"]}, True),
+        ({"answers": ["Oslo"]}, False),  # in the question
+        ({"answers": ["Ada Osl"]}, False),  # half a word
+        ({"answers": ["yes"], "question": "Is it a club? "}, False),
+        ({"answers": ["Ada Quito"]}, False),
+        ({"answers": ["Founders"]}, True),  # a title
+        ({"answers": ["the"]}, False),  # nothing is left of it
+    ],
+)
+def test_answerable_questions(tmp_path, caplog, fields, answerable):
+    """What is left out is counted; where it would be most rows, they are pointed out even if they stay."""
+    other = {**tiny_questions(4)[0], "answers": ["elsewhere"]}
+    row = {**tiny_questions(4)[0], "answers": ["Ada Oslo"], **fields}
+    row["candidates"] = [{**p, "text": "yes, " + p["text"].partition(" founded")[0]} for p in row["candidates"]]
+    row["candidates"][2] = ANSWERED
+    rows = Dataset.from_list([row, other, other])
+    with caplog.at_level(logging.WARNING):
+        assert len(make_trainer(tmp_path, train_dataset=rows, eval_dataset=rows).train_dataset) == 3
+        found = f"and not in the question, in {int(answerable)} of 3 rows"
+        assert f"{found}; in the others its likelihood says little" in caplog.text
+        if not answerable:
+            with pytest.raises(
+                ValueError, match=f"train_dataset: .* {found}, and answerable_only=True leaves nothing"
+            ):
+                make_trainer(tmp_path, train_dataset=rows, answerable_only=True)
+            return
+        trainer = make_trainer(tmp_path, train_dataset=rows, eval_dataset=rows, answerable_only=True)
+    assert [r["answers"] for r in trainer.train_dataset] == [row["answers"]]
+    assert len(trainer.eval_dataset) == 3
+    assert "the other 2 are left out (answerable_only=True)" in caplog.text
+
+
 def test_the_retrievers_order_is_hidden_from_training_alone(tmp_path):
     def order(rows):
         return [[p["id"] for p in row["candidates"]] for row in rows]
