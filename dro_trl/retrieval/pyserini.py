@@ -172,6 +172,22 @@ class PyseriniRetriever:
                 bar.advance(task, len(batch))
         return passages
 
+    def passages(self, ids: Sequence[str]) -> list[Passage]:
+        """Return the passages with these ids, in their order, with a score of 0.
+
+        Raises:
+            ValueError: If the index holds no such passage, or does not store its documents as JSON.
+            RuntimeError: If the Java process died.
+        """
+        stored = [
+            raw
+            for batch in _batches(ids, _DOCUMENTS_PER_REQUEST)
+            for raw in self._java.request("documents", ids=batch)
+        ]
+        if absent := [id for id, raw in zip(ids, stored, strict=True) if raw is None]:
+            raise ValueError(f"{self.index} holds no passage {absent[0]!r} ({len(absent)} of {len(ids)} are missing)")
+        return [self._passage(id, 0.0, raw) for id, raw in zip(ids, stored, strict=True)]
+
     def _passage(self, id: str, score: float, raw: str | None) -> Passage:
         try:
             title, text = parse_stored(raw)

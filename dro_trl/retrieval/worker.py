@@ -42,6 +42,11 @@ class Worker:
             for number in range(len(questions))
         ]
 
+    def documents(self, ids: list[str]) -> list[str | None]:
+        """Return the stored JSON of the passages with these ids, `None` where there is no such passage."""
+        found = [self._searcher.doc(id) for id in ids]
+        return [None if document is None else document.get("raw") for document in found]
+
     def analyze(self, texts: list[str]) -> list[list[str]]:
         """Return the terms that Lucene indexes or searches for each text."""
         analyzer = self._class("io.anserini.index.IndexCollection").DEFAULT_ANALYZER

@@ -78,6 +78,37 @@ def test_retrieve_adds_candidates_and_measures_recall(tmp_path, index_dir):
     assert sorted(path.name for path in output.parent.iterdir()) == ["out.jsonl", "out.jsonl.results.json"]
 
 
+def test_gold_passages_that_were_missed_are_added(tmp_path, index_dir):
+    """In place of the last that are not gold; the recall that is reported stays BM25's."""
+    rows = [
+        {"question": "Marie radium", "gold_ids": ["c", "a", "c"]},
+        {"question": "Paris", "gold_ids": ["a", "b"]},
+        {"question": "of the", "gold_ids": ["b"]},
+        {"question": "radium", "gold_ids": None},
+    ]
+    output = tmp_path / "out.jsonl"
+    command = ("--input", write_jsonl(tmp_path / "questions.jsonl", rows), "--output", output, "-k", 2, "--add_gold")
+    result = run("retrieve", "--index_dir", index_dir, *command)
+    assert result.exit_code == 0, result.output
+    written = [row["candidates"] for row in read_jsonl(output)]
+    assert [[passage["id"] for passage in candidates] for candidates in written] == [
+        ["a", "c"],
+        ["b", "a"],
+        ["b"],
+        ["a"],
+    ]
+    assert {**written[0][1], "score": None} == {**CORPUS[2], "score": None}
+    assert [passage["score"] for passage in written[1]] == [written[1][0]["score"]] * 2 != [0, 0]
+    assert "added 3 gold passages that were not found; use these candidates for training alone" in result.output
+    # BM25 finds "a" and "b" for the first, "c" and "b" for the second, nothing for the third.
+    recall = json.loads((tmp_path / "out.jsonl.results.json").read_text())["systems"]["bm25"]
+    assert recall == {"recall@1": pytest.approx(1 / 6), "n": 3}
+
+    write_jsonl(tmp_path / "questions.jsonl", [{"question": "Paris", "gold_ids": ["z"]}])
+    result = run("retrieve", "--index_dir", index_dir, *command)
+    assert "holds no passage 'z' (1 of 1 are missing)" in str(result.exception)
+
+
 def test_retrieve_without_gold_reports_no_recall(tmp_path, index_dir):
     rows = write_jsonl(tmp_path / "questions.jsonl", [{"question": "Paris"}])
     options = ("--k1", 0, "--b", 0, "--threads", 1, "--k", 1)
