@@ -7,7 +7,7 @@ from typing import Any
 
 from peft import AutoPeftModelForCausalLM, PeftModel, set_peft_model_state_dict
 from peft.utils import load_peft_weights
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -27,12 +27,13 @@ CONFIG_FIELDS = (
     "start",
 )
 MODELS = ("selector", "generator")
+VALUE_HEAD_NAME = "value_head.safetensors"
 
 
 def save_models(
     pair: SelectorGenerator, folder: Path, tokenizers: dict[str, Tokenizer], state_dict: dict[str, Tensor] | None
 ) -> None:
-    """Write `selector/` and `generator/` under `folder`.
+    """Write `selector/` and `generator/` under `folder`, and beside them the value head where there is one.
 
     Args:
         pair: The models.
@@ -48,6 +49,13 @@ def save_models(
         model: Any = getattr(pair, name)
         model.save_pretrained(folder / name, state_dict=part)
         tokenizers[name].save_pretrained(folder / name)
+    if pair.value_head is not None:
+        gathered = pair.state_dict() if state_dict is None else state_dict
+        prefix = "value_head."
+        save_file(
+            {k.removeprefix(prefix): v.contiguous() for k, v in gathered.items() if k.startswith(prefix)},
+            folder / VALUE_HEAD_NAME,
+        )
 
 
 def load_models(pair: SelectorGenerator, folder: Path) -> None:
@@ -56,6 +64,8 @@ def load_models(pair: SelectorGenerator, folder: Path) -> None:
     Raises:
         FileNotFoundError: If a model's folder or its weights are missing.
     """
+    if pair.value_head is not None:
+        pair.value_head.load_state_dict(load_file(folder / VALUE_HEAD_NAME))
     for name in MODELS:
         model: Any = getattr(pair, name)
         source = folder / name

@@ -92,6 +92,23 @@ class DROConfig(TrainingArguments):
     )
 
     # Maximization step
+    loss_type: Literal["dro", "grpo", "rloo", "reinforce", "ppo"] = field(
+        default="dro",
+        metadata={
+            "help": "What the selector is trained with: 'dro' (importance weights), or a baseline from reinforcement "
+            "learning on the same samples and rewards; the generator then weighs all selections alike."
+        },
+    )
+    epsilon: float = field(default=0.2, metadata={"help": "Clipping of the ratio in 'grpo', 'rloo' and 'ppo'."})
+    epsilon_high: float | None = field(
+        default=None, metadata={"help": "Upper clipping of the ratio; `epsilon` where not set."}
+    )
+    scale_rewards: Literal["group", "none"] = field(
+        default="group",
+        metadata={"help": "Divide the advantages of 'grpo' by the group's standard deviation, or not (Dr. GRPO)."},
+    )
+    vf_coef: float = field(default=0.1, metadata={"help": "Weight of the value head's loss in 'ppo'."})
+    cliprange_value: float = field(default=0.2, metadata={"help": "Clipping of the value in 'ppo'."})
     generator_learning_rate: float | None = field(
         default=None, metadata={"help": "Initial learning rate of the generator; the selector's where not set."}
     )
@@ -100,7 +117,13 @@ class DROConfig(TrainingArguments):
         default=True, metadata={"help": "Subtract rho / sum(rho) from the weights in the selector's term."}
     )
     entropy_coef: float = field(default=0.0, metadata={"help": "Weight of the selector's entropy bonus."})
-    kl_coef: float = field(default=0.0, metadata={"help": "Weight of KL(selector || starting selector)."})
+    kl_coef: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of KL(selector || starting selector): in the loss, or in the reward with loss_type 'rloo' "
+            "and 'ppo'."
+        },
+    )
 
     # Logging
     log_selections: bool = field(
@@ -130,13 +153,15 @@ class DROConfig(TrainingArguments):
         ):
             if getattr(self, name) < low:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {low}")
-        for name in ("temperature", "reward_temperature"):
+        for name in ("temperature", "reward_temperature", "epsilon", "cliprange_value"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
-        for name in ("entropy_coef", "kl_coef", "generator_loss_coef", "generator_learning_rate"):
+        for name in ("entropy_coef", "kl_coef", "generator_loss_coef", "generator_learning_rate", "vf_coef"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
         for name, values in (
+            ("loss_type", ("dro", "grpo", "rloo", "reinforce", "ppo")),
+            ("scale_rewards", ("group", "none")),
             ("likelihood_reduction", ("sum", "mean")),
             ("likelihood_aliases", ("first", "best", "marginal")),
         ):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback, set_seed
 from transformers.trainer_utils import EvalLoopOutput
 
-from dro_trl import losses, weights
+from dro_trl import losses, objectives
 from dro_trl.checkpointing import load_models, save_models, write_config
 from dro_trl.collapse import CollapseMonitor
 from dro_trl.dro_config import DROConfig
@@ -19,6 +19,7 @@ from dro_trl.generation import answer_selections
 from dro_trl.loading import load_starts, load_tokenizer, make_pair
 from dro_trl.model_card import write_model_card
 from dro_trl.modeling import SelectorGeneratorOutput, parameter_groups
+from dro_trl.objectives import ScoredSelections
 from dro_trl.policies.base import SelectionPolicy
 from dro_trl.prompts import Tokenizer
 from dro_trl.resumable_trainer import ResumableTrainer
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 Batch = dict[str, Any]
 """`rows`, `draw` (the number that random draws depend on) and, off-policy, what the estimation step found out:
-`selections`, `behavior_logps`, `rewards` and `ref_logps`."""
+`selections`, `behavior_logps`, `rewards`, `ref_logps` and `old_values`."""
 
 
 def _identity(rows: list[Any]) -> list[Any]:
@@ -196,7 +197,7 @@ class DROTrainer(ResumableTrainer):
             batch: `rows`, and `draw`, the number that the random draws depend on.
 
         Returns:
-            What to add to the batch: `selections`, `behavior_logps`, `rewards` and, with `kl_coef`, `ref_logps`.
+            What to add to the batch: `selections`, `behavior_logps`, `rewards`; `ref_logps`, `old_values` if needed.
         """
         output = self._forward(model, batch)
         return {
@@ -204,6 +205,7 @@ class DROTrainer(ResumableTrainer):
             "behavior_logps": output.behavior_logps,
             "rewards": self.rewards(batch["rows"], output),
             "ref_logps": output.ref_logps,
+            "old_values": output.values,
         }
 
     def _forward(self, model: nn.Module, batch: Batch) -> SelectorGeneratorOutput:
@@ -244,37 +246,38 @@ class DROTrainer(ResumableTrainer):
             output = type(output)(**{name: value[: len(rows)] for name, value in output.items()})
         rewards = inputs["rewards"] if "rewards" in inputs else self.rewards(rows, output)
         behavior_logps = inputs["behavior_logps"] if "rewards" in inputs else output.behavior_logps
-        ref_logps = inputs.get("ref_logps", output.ref_logps)
-        log_ratios = output.selector_logps.detach() - behavior_logps  # type: ignore[operator]
-        log_weights = weights.log_importance(log_ratios, rewards, self.args.reward_temperature)
-        weight = weights.importance_weights(log_weights)
-        loss = self.loss(output, weight, log_ratios, ref_logps)
-        step = step_metrics(rows, output, rewards, log_ratios, log_weights, ref_logps)
+        scored = ScoredSelections(
+            logps=output.selector_logps,
+            log_ratios=output.selector_logps.detach() - behavior_logps,  # type: ignore[operator]
+            rewards=rewards,
+            ref_logps=inputs.get("ref_logps", output.ref_logps),
+            values=output.values,
+            old_values=inputs.get("old_values", output.values),
+        )
+        weight = self.weights(scored)
+        loss = self.loss(output, scored, weight)
+        step = step_metrics(rows, output, scored, objectives.log_importance(scored, self.args))
         self._record({"loss": loss.detach().expand(len(rewards)), **step})
         if self.model.training:
             self._watch(rows, output, rewards, weight, step)
         return (loss, {"loss": loss.detach()}) if return_outputs else loss
 
-    def loss(
-        self, output: SelectorGeneratorOutput, weight: Tensor, log_ratios: Tensor, ref_logps: Tensor | None
-    ) -> Tensor:
+    def weights(self, scored: ScoredSelections) -> Tensor:
+        """Return what each selection weighs, (B, M) without gradient, each row summing to 1."""
+        return objectives.selection_weights(scored, self.args)
+
+    def loss(self, output: SelectorGeneratorOutput, scored: ScoredSelections, weight: Tensor) -> Tensor:
         """Return the loss of both models, a scalar.
 
         Args:
             output: What the models make of the selections.
-            weight: (B, M) importance weights.
-            log_ratios: (B, M) log p_s - log q.
-            ref_logps: (B, M) under the reference selector, with `kl_coef`.
+            scored: The selections with their log-probabilities and rewards.
+            weight: (B, M), what `weights` returned.
         """
-        args, logps = self.args, output.selector_logps
-        total = logps.new_zeros(())
+        args = self.args
+        total = scored.logps.new_zeros(())
         if args.train_selector:
-            baseline = weights.control_variate(log_ratios) if args.control_variate else None
-            total = total + losses.dro_loss(logps, weight, baseline)
-            if args.entropy_coef:
-                total = total + args.entropy_coef * losses.entropy_loss(logps, log_ratios)
-            if ref_logps is not None:
-                total = total + args.kl_coef * losses.kl_loss(logps, ref_logps, log_ratios)
+            total = total + objectives.selector_loss(scored, weight, args)
         if args.train_generator:
             tokens, mask = output.answer_logps, output.answer_mask
             assert tokens is not None

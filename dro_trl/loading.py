@@ -15,6 +15,7 @@ from dro_trl.modeling import AnswerScorer, SelectorGenerator
 from dro_trl.policies.base import SelectionPolicy, load_policy
 from dro_trl.prompts import Tokenizer
 from dro_trl.shared_base import share_base
+from dro_trl.value_head import ValueHead
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +149,11 @@ def make_pair(
     else:
         parts = {name: prepare_model(model, trained[name], peft_config) for name, model in models.items()}
     scorer = AnswerScorer(tokenizers["generator"], all_aliases)
-    pair = SelectorGenerator(parts["selector"], parts["generator"], policy, scorer, reference)
+    value_head = None
+    if args.loss_type == "ppo" and args.train_selector:
+        hidden_size = models["selector"].config.get_text_config().hidden_size
+        value_head = ValueHead(hidden_size, getattr(policy, "state_pooling", "first")).to(models["selector"].device)
+    pair = SelectorGenerator(parts["selector"], parts["generator"], policy, scorer, reference, value_head)
     for module in pair.modules() if args.disable_dropout else ():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

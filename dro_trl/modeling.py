@@ -16,6 +16,7 @@ from dro_trl.prompts import Tokenizer
 from dro_trl.shared_base import AdapterView, recomputing_contexts
 from dro_trl.shared_prompt import pack, token_logps
 from dro_trl.types import Question, Selection
+from dro_trl.value_head import ValueHead
 
 
 @dataclass
@@ -36,6 +37,8 @@ class SelectorGeneratorOutput(ModelOutput):
     """(B, M, A, T) log-probabilities of the answer's tokens, 0 where padded; only where asked for."""
     answer_mask: Tensor | None = None
     """(B, M, A, T) bool."""
+    values: Tensor | None = None
+    """(B,) V(x), the reward that the value head expects; only with a value head."""
 
 
 class AnswerScorer:
@@ -84,6 +87,7 @@ class SelectorGenerator(nn.Module):
         policy: Turns the selector into a distribution over selections.
         scorer: Prepares the generator's inputs.
         reference: A frozen copy of the selector for the KL term; a PEFT selector needs none, its adapter is disabled.
+        value_head: PPO's.
     """
 
     def __init__(
@@ -93,6 +97,7 @@ class SelectorGenerator(nn.Module):
         policy: SelectionPolicy,
         scorer: AnswerScorer,
         reference: nn.Module | None = None,
+        value_head: ValueHead | None = None,
     ) -> None:
         super().__init__()
         if isinstance(selector, AdapterView):
@@ -100,6 +105,7 @@ class SelectorGenerator(nn.Module):
         self.selector = selector
         self.generator = generator
         self.reference = reference.requires_grad_(False) if reference is not None else None
+        self.value_head = value_head
         self.policy = policy
         self.scorer = scorer
         self.config: Any = selector.config
@@ -111,7 +117,7 @@ class SelectorGenerator(nn.Module):
 
     def _models(self) -> list[Any]:
         """Return the models without their adapters."""
-        children: Any = list(self.children())
+        children: Any = [child for child in self.children() if child is not self.value_head]
         return [child.get_base_model() if hasattr(child, "get_base_model") else child for child in children]
 
     @property
@@ -154,12 +160,13 @@ class SelectorGenerator(nn.Module):
             ValueError: If neither selections nor what it takes to draw them is given.
         """
         inputs = self.policy.encode(rows).to(self.device)
-        if selections is not None:
-            scored = self.policy.logps(self.selector, inputs, selections)
-        elif num_selections is None or generators is None:
-            raise ValueError("give `selections`, or `num_selections` and `generators` to draw them")
-        else:
-            scored = self.policy.sample(self.selector, inputs, num_selections, generators, temperature)
+        with self.value_head.reading(self.selector) if self.value_head else contextlib.nullcontext() as noted:
+            if selections is not None:
+                scored = self.policy.logps(self.selector, inputs, selections)
+            elif num_selections is None or generators is None:
+                raise ValueError("give `selections`, or `num_selections` and `generators` to draw them")
+            else:
+                scored = self.policy.sample(self.selector, inputs, num_selections, generators, temperature)
         behavior_logps = None
         if isinstance(scored, SelectionSample):
             selections, behavior_logps = scored.selections, scored.behavior_logps
@@ -178,6 +185,7 @@ class SelectorGenerator(nn.Module):
             entropy=scored.entropy,
             answer_logps=answer_logps,
             answer_mask=answer_mask,
+            values=self.value_head(noted) if self.value_head else None,
         )
 
     @contextlib.contextmanager

@@ -73,6 +73,7 @@ class RAGPipeline:
         num_candidates: int | None = None,
         device: str | torch.device = "cpu",
         policy: SelectionPolicy | None = None,
+        num_selected: int | None = None,
         **model_kwargs: Any,
     ) -> "RAGPipeline":
         """Load what `DROTrainer` saved.
@@ -83,15 +84,16 @@ class RAGPipeline:
             num_candidates: N; what the pair was trained with where None.
             device: Where the models go.
             policy: Needed where the pair was trained with a policy object instead of the option `policy`.
+            num_selected: K; what the pair was trained with where None.
             **model_kwargs: For `from_pretrained` of both models; `dtype` is float32 unless given.
 
         Raises:
             FileNotFoundError: If the folder is not one that `DROTrainer` wrote.
-            ValueError: If the pair was trained with a policy object, and none is given.
+            ValueError: If the pair was trained with a policy object, and none is given; or if both a policy and K are.
         """
         folder = Path(folder)
         paths = {name: str(folder / name) for name in MODELS}
-        pipeline = cls._load(read_config(folder), paths, device, policy, model_kwargs)
+        pipeline = cls._load(read_config(folder), paths, device, policy, num_selected, model_kwargs)
         pipeline.retriever = retriever
         pipeline.num_candidates = num_candidates or pipeline.num_candidates
         return pipeline
@@ -102,6 +104,7 @@ class RAGPipeline:
         folder: str | Path,
         device: str | torch.device = "cpu",
         policy: SelectionPolicy | None = None,
+        num_selected: int | None = None,
         **model_kwargs: Any,
     ) -> "RAGPipeline":
         """Load the pair that a trained one started from, as a baseline; arguments as in `from_pretrained`.
@@ -113,7 +116,7 @@ class RAGPipeline:
         if not all(config["start"].values()):
             raise ValueError(f"{folder} was trained from models in memory, so its start cannot be loaded (--no-start)")
         paths = {name: str(path) for name, path in config["start"].items()}
-        return cls._load(config, paths, device, policy, model_kwargs)
+        return cls._load(config, paths, device, policy, num_selected, model_kwargs)
 
     @classmethod
     def _load(
@@ -122,10 +125,15 @@ class RAGPipeline:
         paths: dict[str, str],
         device: str | torch.device,
         policy: SelectionPolicy | None,
+        num_selected: int | None,
         model_kwargs: dict[str, Any],
     ) -> "RAGPipeline":
         if policy is None and config["policy"] is None:
             raise ValueError(f"{paths['selector']} was trained with a policy object; pass policy=… to load it")
+        if policy is not None and num_selected is not None:
+            raise ValueError(
+                f"num_selected={num_selected} and a policy of num_selected={policy.num_selected}: give one of them"
+            )
         models: dict[str, Any]
         if config.get("shared_base") and paths != config["start"]:
             base = load_model(config["start"]["selector"], model_kwargs)
@@ -134,7 +142,7 @@ class RAGPipeline:
             models = {name: load_model(path, model_kwargs).to(device) for name, path in paths.items()}  # type: ignore[arg-type]
         tokenizers = {name: load_tokenizer(path) for name, path in paths.items()}
         policy = policy or load_policy(
-            config["policy"], tokenizers["selector"], config["num_selected"], config["policy_kwargs"]
+            config["policy"], tokenizers["selector"], num_selected or config["num_selected"], config["policy_kwargs"]
         )
         return cls(
             models["selector"],

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dro_trl import weights
 from dro_trl.modeling import SelectorGeneratorOutput
+from dro_trl.objectives import ScoredSelections
 from dro_trl.types import Question, Selection
 
 
@@ -40,26 +41,23 @@ class Means:
 def step_metrics(
     rows: Sequence[Question],
     output: SelectorGeneratorOutput,
-    rewards: Tensor,
-    log_ratios: Tensor,
+    scored: ScoredSelections,
     log_weights: Tensor,
-    ref_logps: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Return what each question of a micro-batch has to tell.
 
     Args:
         rows: B questions.
         output: What the models make of their selections.
-        rewards: (B, M).
-        log_ratios: (B, M) log p_s(z|x) - log q(z|x) in nats.
+        scored: The selections with their log-probabilities and rewards.
         log_weights: (B, M) unnormalised log-weights in nats.
-        ref_logps: (B, M) log-probabilities under the reference selector, where there is one.
 
     Returns:
         `reward`, `reward_std` (within a question), `iw_bound` and `entropy` in nats, `ess` from 1 to M,
-        `frac_unique_selections`, `log_ratio_abs` in nats and, with `ref_logps`, `kl` in nats, each (B,); and
-        `selection_recall` for those questions that name gold passages.
+        `frac_unique_selections`, `log_ratio_abs` in nats and, where there is a reference or a value head, `kl` in nats
+        and `value`, each (B,); and `selection_recall` for those questions that name gold passages.
     """
+    rewards, log_ratios = scored.rewards, scored.log_ratios
     step = {
         "reward": rewards.mean(-1),
         "reward_std": rewards.std(-1, correction=0),
@@ -69,8 +67,10 @@ def step_metrics(
         "frac_unique_selections": weights.unique_fraction(output.selections),
         "log_ratio_abs": log_ratios.abs().mean(-1),
     }
-    if ref_logps is not None:
-        step["kl"] = (log_ratios.exp() * (output.selector_logps - ref_logps)).mean(-1)
+    if scored.ref_logps is not None:
+        step["kl"] = (log_ratios.exp() * (scored.logps - scored.ref_logps)).mean(-1)
+    if scored.values is not None:
+        step["value"] = scored.values
     recalls = [recall for recall in map(_sampled_recall, rows, output.selections.tolist()) if recall is not None]
     return {**step, "selection_recall": torch.tensor(recalls)} if recalls else step
 

@@ -1,4 +1,4 @@
-"""Importance weights of sampled selections: pure functions of tensors, M selections a row."""
+"""Importance weights and advantages of sampled selections: pure functions of tensors, M selections a row."""
 
 import math
 
@@ -36,6 +36,39 @@ def control_variate(log_ratios: Tensor) -> Tensor:
     the weights' own self-normalisation and its O(1/M) bias.
     """
     return log_ratios.detach().softmax(-1)
+
+
+def group_advantages(rewards: Tensor, scale: bool = True) -> Tensor:
+    """Return `(r - mean r) / (std r + 1e-4)` within each row (GRPO, Shao et al., 2024).
+
+    Args:
+        rewards: (B, M).
+        scale: Whether to divide by the sample standard deviation; Dr. GRPO (Liu et al., 2025) does not.
+
+    Returns:
+        (B, M) without gradient.
+    """
+    centred = (rewards - rewards.mean(-1, keepdim=True)).detach()
+    return centred / (rewards.std(-1, keepdim=True).detach() + 1e-4) if scale else centred
+
+
+def leave_one_out_advantages(rewards: Tensor) -> Tensor:
+    """Return each reward less the mean of the row's others (RLOO, Ahmadian et al., 2024), (B, M), without gradient."""
+    num = rewards.shape[-1]
+    return ((rewards - rewards.mean(-1, keepdim=True)) * (num / (num - 1))).detach()
+
+
+def one_step_advantages(rewards: Tensor, values: Tensor) -> Tensor:
+    """Return `r - V(x)`, (B, M), without gradient.
+
+    This is generalised advantage estimation (Schulman et al., 2016) for an episode of one step: the sum over later
+    steps is empty, so that neither its lambda nor a discount has any effect.
+
+    Args:
+        rewards: (B, M).
+        values: (B,) V(x) when the selections were drawn.
+    """
+    return (rewards - values[:, None]).detach()
 
 
 def effective_sample_size(weights: Tensor) -> Tensor:

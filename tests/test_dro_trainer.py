@@ -14,6 +14,7 @@ from dro_trl import AnswerLogLikelihood, PlackettLucePolicy, losses, prompts
 from dro_trl.checkpointing import read_config
 from dro_trl.collapse import MEMORISED
 from dro_trl.generation import generate_answers
+from dro_trl.objectives import ScoredSelections
 from tests.tiny_models import tiny_model, tiny_questions, tiny_tokenizer
 from tests.training import (
     LORA,
@@ -332,11 +333,12 @@ def test_the_terms_of_the_loss_have_their_weights(tmp_path):
     output = trainer._forward(trainer.model, batch)
     weight = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.7, 0.1, 0.1, 0.1]])
     log_ratios, ref_logps = torch.zeros(2, 4), torch.full((2, 4), -2.0)
+    scored = ScoredSelections(output.selector_logps, log_ratios, torch.zeros(2, 4), ref_logps)
     answers = (output.answer_logps * output.answer_mask).sum(-1)[..., 0]
     logps = output.selector_logps
     expected = -((weight - 0.25) * logps).sum(-1).mean() - 2.0 * (weight * answers).sum(-1).mean()
     expected += 0.7 * losses.entropy_loss(logps, log_ratios) + 0.3 * losses.kl_loss(logps, ref_logps, log_ratios)
-    torch.testing.assert_close(trainer.loss(output, weight, log_ratios, ref_logps), expected)
+    torch.testing.assert_close(trainer.loss(output, scored, weight), expected)
 
 
 @pytest.mark.parametrize("peft_config", [None, LORA], ids=["full", "lora"])

@@ -38,7 +38,7 @@ TRAINER_PARTS = {
     "step_metrics",
 }
 """The trainer's own files, one concern each; they do not know of each other."""
-BELOW_TRAINER = PLAIN | TRAINER_PARTS | {"policies", "rewards", "modeling", "dro_config"}
+BELOW_TRAINER = PLAIN | TRAINER_PARTS | {"policies", "rewards", "modeling", "objectives", "dro_config"}
 
 ALLOWED = {
     "__init__": set(),
@@ -56,10 +56,12 @@ ALLOWED = {
     "policies": PLAIN,
     "rewards": PLAIN,
     "evaluation": PLAIN | {"pipeline"},
-    "modeling": PLAIN | {"policies.base"},
+    "modeling": PLAIN | {"policies.base", "value_head"},
+    "value_head": {"shared_base"},
+    "objectives": PLAIN | {"dro_config"},
     "dro_config": {"types"},
     "starter_model": set(),
-    **dict.fromkeys(TRAINER_PARTS, PLAIN | {"modeling", "dro_config", "policies.base"}),
+    **dict.fromkeys(TRAINER_PARTS, PLAIN | {"modeling", "dro_config", "objectives", "policies.base", "value_head"}),
     # `DROTrainer(retriever=...)` runs the step that attaches candidates, and every dataset is checked before training.
     "training_data": PLAIN | {"dro_config", "sampler", "retrieval.base", "data.attach", "data.schema"},
     "resumable_trainer": {"resuming"},

@@ -51,6 +51,16 @@ def pipeline(trained):
     return RAGPipeline.from_pretrained(trained[0], retriever=FirstRows())
 
 
+def test_more_passages_can_be_selected_than_in_training(trained, pipeline):
+    wider = RAGPipeline.from_pretrained(trained[0], num_selected=4).predict(ROWS, max_new_tokens=1)
+    for few, many in zip(pipeline.predict(ROWS, max_new_tokens=1), wider, strict=True):
+        assert len(many.passages) == 4
+        assert many.passages[:2] == few.passages
+    policy = PlackettLucePolicy(tiny_tokenizer(), num_selected=2)
+    with pytest.raises(ValueError, match="num_selected=4 and a policy of num_selected=2: give one of them"):
+        RAGPipeline.from_pretrained(trained[0], policy=policy, num_selected=4)
+
+
 def test_a_saved_pair_selects_and_answers_as_the_trainer_would(trained, pipeline):
     model, tokenizers = trained[1].model.eval(), trained[1].tokenizers
     cut, number = prompts.cut_passages(ROWS, tokenizers["generator"], 6)

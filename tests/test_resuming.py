@@ -30,8 +30,9 @@ def history(trainer):
         {"lr_scheduler_type": "linear", "gradient_accumulation_steps": 2},
         WINDOW,
         {**WINDOW, "peft_config": LORA, "kl_coef": 0.1, "optim": "sgd"},
+        {**WINDOW, "loss_type": "ppo"},
     ],
-    ids=["on-policy lora", "on-policy full", "in a window full", "in a window lora"],
+    ids=["on-policy lora", "on-policy full", "in a window full", "in a window lora", "in a window with values"],
 )
 def test_resuming_is_exact(tmp_path, kwargs):
     """Six steps at once, and three and three: the checkpoint lies within an epoch, a window and a logging interval."""

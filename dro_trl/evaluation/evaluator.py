@@ -67,7 +67,7 @@ def evaluate_pair(
         seed: Of the bootstrap.
         batch_size: Questions in a batch; the result does not depend on it.
         max_new_tokens: Longest answer, in tokens.
-        **model_kwargs: For `RAGPipeline.from_pretrained`, such as `device` and `dtype`.
+        **model_kwargs: For `RAGPipeline.from_pretrained`, such as `device`, `dtype` and `num_selected`.
 
     Returns:
         The report, and each system's predictions.

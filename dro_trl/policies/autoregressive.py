@@ -97,6 +97,8 @@ class AutoregressivePolicy:
         num_selected: K, the number of passages in a selection.
     """
 
+    state_pooling = "first"
+
     def __init__(self, tokenizer: Tokenizer, num_selected: int = 5) -> None:
         self.tokenizer = tokenizer
         self.num_selected = num_selected

@@ -42,6 +42,9 @@ class SelectionPolicy(Protocol):
 
     num_selected: int
     """K."""
+    state_pooling: str
+    """What a value head reads of the positions at which the selector predicts: their `"mean"`, or the `"first"` where
+    the others come after choices. `"first"` where a policy does not say."""
 
     def encode(self, rows: Sequence[Question]) -> Any:
         """Turn B rows into the inputs of the other methods, on the CPU; the result has a `.to(device)`."""

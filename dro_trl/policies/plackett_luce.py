@@ -113,6 +113,8 @@ class PlackettLucePolicy:
             `"query_likelihood"` follows p(passage | question), which is often near certain.
     """
 
+    state_pooling = "mean"
+
     def __init__(
         self,
         tokenizer: Tokenizer,

@@ -15,6 +15,9 @@ def main(
         int | None,
         typer.Option("--num_candidates", min=1, help="Candidates to retrieve; as in training if not given."),
     ] = None,
+    num_selected: Annotated[
+        int | None, typer.Option("--num_selected", min=1, help="K, passages to select; as in training if not given.")
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="Where the models run.")] = "cpu",
     dtype: Annotated[str, typer.Option("--dtype", help="Of the weights: float32, bfloat16, …")] = "float32",
 ) -> None:
@@ -27,6 +30,11 @@ def main(
     retriever = PyseriniRetriever(index_dir) if index_dir else PyseriniRetriever.from_prebuilt(str(prebuilt))
     with retriever:
         pipeline = RAGPipeline.from_pretrained(
-            model, retriever=retriever, num_candidates=num_candidates, device=device, dtype=dtype
+            model,
+            retriever=retriever,
+            num_candidates=num_candidates,
+            num_selected=num_selected,
+            device=device,
+            dtype=dtype,
         )
         print_output(pipeline(question))

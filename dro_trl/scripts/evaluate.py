@@ -14,6 +14,9 @@ def main(
     ] = None,
     split: Annotated[str, typer.Option("--split", help="Split of a hub dataset.")] = "test",
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Evaluate the first so many rows only.")] = None,
+    num_selected: Annotated[
+        int | None, typer.Option("--num_selected", min=1, help="K, passages to select; as in training if not given.")
+    ] = None,
     ks: Annotated[
         list[int] | None, typer.Option("--k", min=1, help="Depths of recall and nDCG; K where none.")
     ] = None,
@@ -50,6 +53,7 @@ def main(
         max_new_tokens=max_new_tokens,
         device=device,
         dtype=dtype,
+        num_selected=num_selected,
     )
     print_report(report, Console())
     output_dir.mkdir(parents=True, exist_ok=True)

@@ -36,6 +36,7 @@ CASES = {
     "generator frozen": {**AUTOREGRESSIVE, "train_generator": False, "kl_coef": 0.1},
     "selector frozen": {"train_selector": False},
     "one base, two adapters": {"shared_base": True, "lora": True, "activation_checkpointing": True, "kl_coef": 0.1},
+    "ppo, off-policy, kl": {**AUTOREGRESSIVE, "loss_type": "ppo", "num_iterations": 2, "kl_coef": 0.1},
     "one question": {"questions": [5], **SGD},
 }
 

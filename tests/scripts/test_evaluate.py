@@ -53,12 +53,13 @@ def test_four_systems_are_compared_on_the_same_questions(trained_pair, tmp_path)
 
 def test_without_the_start_two_systems_are_left(trained_pair, tmp_path):
     data = str(trained_pair.parent / "rows.jsonl")
-    options = ["--no-start", "--max_new_tokens", "1", "--k", "1", "--k", "2", "--output_dir", str(tmp_path)]
+    options = ["--no-start", "--max_new_tokens", "1", "--output_dir", str(tmp_path)]
+    options += ["--num_selected", "3", "--k", "1", "--k", "3"]
     result = CliRunner().invoke(app, ["evaluate", "--model", str(trained_pair), "--dataset", data, *options])
     assert result.exit_code == 0, result.output
     results = json.loads((tmp_path / "results.json").read_text())
     assert list(results["systems"]) == SYSTEMS[2:]
-    assert {"recall@1", "recall@2"} <= results["systems"]["trained"].keys()
+    assert {"recall@1", "recall@3"} <= results["systems"]["trained"].keys()
 
 
 @pytest.mark.parametrize(
