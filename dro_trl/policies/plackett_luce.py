@@ -20,6 +20,7 @@ ANY_TOKEN = 0
 """Stands where a token is predicted but none is given."""
 
 ItemScore = Literal["pointwise", "passage_end", "query_likelihood", "identifier"]
+Proposal = Literal["policy", "every_passage"]
 
 
 def plackett_luce_logps(scores: Tensor, selections: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,6 +66,31 @@ def gumbel_top_k(
     return noisy.topk(num_selected, dim=-1).indices
 
 
+def every_item(num_items: Sequence[int], num_selections: int) -> tuple[Tensor, Tensor]:
+    """Take every item of each row alike, as a selection of one; the first ones once more where M is no multiple of N.
+
+    Importance weights `p(z) r(z) / q(z)` are then the posterior itself, not an estimate: the sum goes over all z.
+
+    Args:
+        num_items: N of each of B rows.
+        num_selections: M, at least N.
+
+    Returns:
+        Selections, (B, M, 1) int64, and log q(z), the logarithm of the share of the M that are z, (B, M) float32.
+
+    Raises:
+        ValueError: If a row has more items than M.
+    """
+    if max(num_items) > num_selections:
+        raise ValueError(
+            f"proposal='every_passage' with num_selections={num_selections} and a question of {max(num_items)} "
+            f"candidates: set num_selections to {max(num_items)}, or retrieve fewer"
+        )
+    order = torch.stack([torch.arange(num_selections) % num for num in num_items])
+    counts = torch.stack([torch.bincount(row, minlength=num_selections) for row in order])
+    return order[..., None], (counts.gather(1, order) / num_selections).log()
+
+
 @dataclass
 class ScoringInputs:
     """Encoded prompts. B questions, N items."""
@@ -75,6 +101,12 @@ class ScoringInputs:
     """(B, N) bool: False where a row has fewer than N candidates."""
     prior: Tensor
     """(B, N) float32, added to the item scores."""
+
+    @property
+    def sizes(self) -> list[int]:
+        """N of each row."""
+        sizes: list[int] = self.item_mask.sum(-1).tolist()
+        return sizes
 
     def to(self, device: torch.device) -> "ScoringInputs":
         """Return the inputs on another device."""
@@ -111,6 +143,10 @@ class PlackettLucePolicy:
         retriever_prior: Weight of the retriever's own score, standardised within the row, added to each item score.
         score_temperature: What the model's score is divided by before the prior is added. At 1 the first choice under
             `"query_likelihood"` follows p(passage | question), which is often near certain.
+        proposal: What selections are drawn from for training. `"policy"`: from the policy itself. `"every_passage"`,
+            for K = 1 and M >= N: nothing is drawn, each passage is a selection, so that DRO's gradient is exact (as in
+            RAG-Sequence, Lewis et al., 2020). More can be selected afterwards. For `loss_type="dro"`, without entropy
+            and KL terms, whose estimates want independent draws.
     """
 
     state_pooling = "mean"
@@ -122,11 +158,15 @@ class PlackettLucePolicy:
         item_score: ItemScore = "pointwise",
         retriever_prior: float = 0.0,
         score_temperature: float = 1.0,
+        proposal: Proposal = "policy",
     ) -> None:
         if item_score not in get_args(ItemScore):
             raise ValueError(f"item_score={item_score!r} is unknown; use one of {str(get_args(ItemScore))[1:-1]}")
         if score_temperature <= 0:
             raise ValueError(f"score_temperature={score_temperature} must be positive")
+        if proposal not in get_args(Proposal):
+            raise ValueError(f"proposal={proposal!r} is unknown; use one of {str(get_args(Proposal))[1:-1]}")
+        self.proposal = proposal
         self.tokenizer = tokenizer
         self.num_selected = num_selected
         self.item_score = item_score
@@ -236,8 +276,21 @@ class PlackettLucePolicy:
         generators: Sequence[torch.Generator],
         temperature: float = 1.0,
     ) -> SelectionSample:
-        """Draw selections by Gumbel top-K; see `SelectionPolicy.sample`."""
+        """Draw selections by Gumbel top-K, or take every passage; see `SelectionPolicy.sample`.
+
+        Raises:
+            ValueError: If every passage is to be taken, and K is not 1 or there are more of them than selections.
+        """
         scores = self.item_scores(model, inputs)
+        if self.proposal == "every_passage":
+            if self.num_selected != 1:
+                raise ValueError(
+                    f"proposal='every_passage' and num_selected={self.num_selected}: train with num_selected=1, and "
+                    "give num_selected to RAGPipeline, `dro-trl evaluate` or `dro-trl ask` afterwards"
+                )
+            selections, shares = (part.to(scores.device) for part in every_item(inputs.sizes, num_selections))
+            logps, entropies = plackett_luce_logps(scores, selections)
+            return SelectionSample(logps, entropies.mean(-1), selections, shares)
         selections = gumbel_top_k(scores / temperature, self.num_selected, num_selections, generators)
         logps, entropies = plackett_luce_logps(scores, selections)
         behavior_logps, _ = plackett_luce_logps(scores.detach() / temperature, selections)

@@ -8,7 +8,9 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerFast
 
 from dro_trl import prompts
-from dro_trl.policies.plackett_luce import PlackettLucePolicy, gumbel_top_k, plackett_luce_logps
+from dro_trl.losses import dro_loss
+from dro_trl.policies.plackett_luce import PlackettLucePolicy, every_item, gumbel_top_k, plackett_luce_logps
+from dro_trl.weights import control_variate, importance_weighted_bound, importance_weights, log_importance
 from tests.tiny_models import (
     MODEL_TYPES,
     all_selections,
@@ -285,3 +287,53 @@ def test_all_probabilities_of_a_long_list():
     scores = torch.randn(1, 50, generator=torch.Generator().manual_seed(0)) * 3
     logps, _ = plackett_luce_logps(scores, all_selections(50, 2)[None])
     assert logps.exp().sum().item() == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("num_selections", [5, 7])
+def test_every_passage_gives_the_exact_gradient(num_selections):
+    """Without any draw: the bound is log sum_i p_i l_i, and its gradient that of the loss; rows of 5 and 3 items."""
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(2, 5, generator=generator, dtype=torch.float64)
+    scores[1, 3:] = -torch.inf
+    scores.requires_grad_()
+    likelihoods = torch.randn(2, 5, generator=generator, dtype=torch.float64)
+    bound = (scores.log_softmax(-1) + likelihoods).logsumexp(-1)
+    (expected,) = torch.autograd.grad(bound.mean(), scores, retain_graph=True)
+
+    selections, shares = every_item([5, 3], num_selections)
+    logps, _ = plackett_luce_logps(scores, selections)
+    ratios = logps.detach() - shares
+    log_weights = log_importance(ratios, likelihoods.gather(1, selections[..., 0]))
+    torch.testing.assert_close(importance_weighted_bound(log_weights), bound.detach())
+    loss = dro_loss(logps, importance_weights(log_weights), control_variate(ratios))
+    (found,) = torch.autograd.grad(-loss, scores)
+    assert expected.abs().max() > 0.05
+    torch.testing.assert_close(found, expected)
+
+
+def test_every_passage_is_taken_in_training_and_k_of_them_afterwards():
+    rows, model = tiny_questions(4, 6), tiny_model("llama", tiny_tokenizer())
+    policy = PlackettLucePolicy(tiny_tokenizer(), 1, proposal="every_passage")
+    sample = policy.sample(model, policy.encode(rows), 6, random_generators(2))
+    assert sample.selections[..., 0].tolist() == [[0, 1, 2, 3, 0, 1], [0, 1, 2, 3, 4, 5]]
+    shares = sample.behavior_logps.exp()
+    torch.testing.assert_close(shares, torch.tensor([[2, 2, 1, 1, 2, 2], [1] * 6]) / 6)
+    torch.testing.assert_close(sample.logps[1].exp().sum(), torch.tensor(1.0))
+    wider = PlackettLucePolicy(tiny_tokenizer(), 3, proposal="every_passage")
+    assert wider.best(model, wider.encode(rows))[0].shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("num_selected", "num_selections", "message"),
+    [
+        (2, 6, "proposal='every_passage' and num_selected=2: train with num_selected=1"),
+        (1, 5, "num_selections=5 and a question of 6 candidates: set num_selections to 6"),
+    ],
+)
+def test_what_every_passage_asks_for(num_selected, num_selections, message):
+    policy = PlackettLucePolicy(tiny_tokenizer(), num_selected, proposal="every_passage")
+    model, inputs = tiny_model("llama", tiny_tokenizer()), policy.encode(tiny_questions(4, 6))
+    with pytest.raises(ValueError, match=message):
+        policy.sample(model, inputs, num_selections, random_generators(2))
+    with pytest.raises(ValueError, match="proposal='all' is unknown"):
+        PlackettLucePolicy(tiny_tokenizer(), proposal="all")
