@@ -222,6 +222,7 @@ class DROTrainer(ResumableTrainer):
     def rewards(self, rows: Sequence[Question], output: SelectorGeneratorOutput) -> Tensor:
         """Return the weighted sum of the rewards of each selection, (B, M), without gradient."""
         columns: dict[str, Any] = reward_columns(rows, output.selections.tolist())
+        columns["trainer_state"] = self.state
         if output.answer_logps is not None and output.answer_mask is not None:
             columns["answer_logps"] = output.answer_logps.detach().flatten(0, 1)
             columns["answer_mask"] = output.answer_mask.flatten(0, 1)
