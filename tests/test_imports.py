@@ -64,6 +64,7 @@ ALLOWED = {
     "training_data": PLAIN | {"dro_config", "sampler", "retrieval.base", "data.attach", "data.schema"},
     "resumable_trainer": {"resuming"},
     "dro_trainer": BELOW_TRAINER | {"retrieval.base", "training_data", "resumable_trainer"},
+    "trl_adapter": BELOW_TRAINER | {"retrieval.base", "training_data"},
     "pipeline": BELOW_TRAINER | {"retrieval.base"},
     "recipe": {""},  # what `dro-trl train` does, for `scripts` and programs to call
     "scripts": {""},

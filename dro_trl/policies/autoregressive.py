@@ -116,12 +116,14 @@ class AutoregressivePolicy:
             ValueError: If a row has fewer than K candidates.
         """
         check_candidates(rows, self.num_selected)
-        prompt_ids = []
-        for row in rows:
-            names = [str(i + 1) for i in range(len(row["candidates"]))]
-            text = prompts.ranking_prompt(row["question"], row["candidates"], names)
-            prompt_ids.append(prompts.encode(self.tokenizer, prompts.render(self.tokenizer, text, prompts.RANKING)))
+        prompt_ids = [prompts.encode(self.tokenizer, self.prompt(row)) for row in rows]
         return RankingInputs(prompt_ids, [len(row["candidates"]) for row in rows])
+
+    def prompt(self, row: Question) -> str:
+        """Return the listwise prompt that the selector continues with `[3] > [1]`, special tokens included."""
+        names = [str(i + 1) for i in range(len(row["candidates"]))]
+        text = prompts.ranking_prompt(row["question"], row["candidates"], names)
+        return prompts.render(self.tokenizer, text, prompts.RANKING)
 
     def sample(
         self,
