@@ -228,7 +228,8 @@ class DROTrainer(ResumableTrainer):
             columns["answer_mask"] = output.answer_mask.flatten(0, 1)
         if self.reward_sum.names("generated_answers"):
             generator = self.accelerator.unwrap_model(self.model).generator
-            columns["generated_answers"] = answer_selections(generator, self.tokenizers["generator"], columns)
+            tokenizer, texts = self.tokenizers["generator"], self.args.texts
+            columns["generated_answers"] = answer_selections(generator, tokenizer, columns, texts)
         total, by_name = self.reward_sum(columns)
         self._record(by_name)
         return total.to(output.selections.device).view(output.selections.shape[:2])

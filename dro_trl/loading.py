@@ -126,16 +126,18 @@ def make_pair(
         all_aliases: Score every alias of an answer, not the first alone.
 
     Raises:
-        ValueError: If the policy selects another number of passages than `args` say, or `peft_config` does not allow
-            for a shared base.
+        ValueError: If the policy selects another number of passages or reads other texts than `args` say, or
+            `peft_config` does not allow for a shared base.
     """
     if policy is None:
         kwargs: Any = args.policy_kwargs
-        policy = load_policy(args.policy, tokenizers["selector"], args.num_selected, kwargs)
+        policy = load_policy(args.policy, tokenizers["selector"], args.num_selected, kwargs, args.texts)
     elif policy.num_selected != args.num_selected:
         raise ValueError(
             f"policy.num_selected={policy.num_selected} and num_selected={args.num_selected} differ; give one K"
         )
+    elif getattr(policy, "texts", args.texts) != args.texts:
+        raise ValueError(f"policy.texts and prompt_texts={args.prompt_texts} differ; give both the same")
     reference: nn.Module | None = None
     if args.kl_coef > 0 and args.train_selector and peft_config is None:
         start = copy_model(models["selector"], args.model_init_kwargs)
@@ -147,7 +149,7 @@ def make_pair(
         parts = share_base(models["selector"], peft_config, trained)
     else:
         parts = {name: prepare_model(model, trained[name], peft_config) for name, model in models.items()}
-    scorer = AnswerScorer(tokenizers["generator"], all_aliases)
+    scorer = AnswerScorer(tokenizers["generator"], all_aliases, args.texts)
     pair = SelectorGenerator(parts["selector"], parts["generator"], policy, scorer, reference)
     for module in pair.modules() if args.disable_dropout else ():
         if isinstance(module, nn.Dropout):

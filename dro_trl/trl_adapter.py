@@ -18,7 +18,7 @@ from dro_trl.dro_config import DROConfig
 from dro_trl.generation import answer_selections
 from dro_trl.modeling import AnswerScorer
 from dro_trl.policies.autoregressive import AutoregressivePolicy
-from dro_trl.prompts import Tokenizer
+from dro_trl.prompts import DEFAULT, PromptTexts, Tokenizer
 from dro_trl.retrieval.base import Retriever
 from dro_trl.reward_calls import RewardFunc, call_reward, names_parameter, reward_name
 from dro_trl.training_data import prepare_dataset
@@ -37,7 +37,7 @@ def trl_dataset(
 
     Args:
         dataset: Rows as in `DROTrainer`.
-        args: Options; those on the data count (`num_selected`, `max_passage_tokens`, `shuffle_candidates`, …).
+        args: Options; those on the data count (`num_selected`, `shuffle_candidates`, `prompt_texts`, …).
         tokenizer: The selector's.
         generator_tokenizer: The generator's, which counts `max_passage_tokens`; the selector's where None.
         retriever: Finds candidates for a dataset that has none.
@@ -48,7 +48,7 @@ def trl_dataset(
     """
     rows = prepare_dataset(dataset, "dataset", retriever, generator_tokenizer or tokenizer, args, training)
     assert rows is not None
-    policy = AutoregressivePolicy(tokenizer, args.num_selected)
+    policy = AutoregressivePolicy(tokenizer, args.num_selected, args.texts)
     return rows.add_column("prompt", [_tokenized_alike(tokenizer, policy.prompt(row)) for row in rows.to_list()])
 
 
@@ -82,6 +82,7 @@ class SelectionReward:
             process. It is not trained.
         generator_tokenizer: Its tokenizer.
         batch_size: Answers scored together; no reward depends on it.
+        texts: The words of the generator's prompt.
 
     Raises:
         ValueError: If the reward needs a generator and there is none.
@@ -96,6 +97,7 @@ class SelectionReward:
         generator: Any = None,
         generator_tokenizer: Tokenizer | None = None,
         batch_size: int = 16,
+        texts: PromptTexts = DEFAULT,
     ) -> None:
         self.reward_func, self.num_selected, self.malformed_reward = reward_func, num_selected, malformed_reward
         self.__name__ = reward_name(reward_func)
@@ -107,7 +109,7 @@ class SelectionReward:
             )
         self.generator: nn.Module | None = generator.eval() if generator is not None else None
         self.tokenizer = generator_tokenizer
-        self.batch_size = batch_size
+        self.batch_size, self.texts = batch_size, texts
         self.num_completions = self.num_malformed = 0
 
     def __call__(
@@ -140,7 +142,7 @@ class SelectionReward:
             given["answer_logps"], given["answer_mask"] = self._answer_logps(given)
         if "generated_answers" in self._needs:
             assert self.generator is not None
-            given["generated_answers"] = answer_selections(self.generator, self.tokenizer, given)
+            given["generated_answers"] = answer_selections(self.generator, self.tokenizer, given, self.texts)
         for index, value in zip(kept, call_reward(self.reward_func, given).tolist(), strict=True):
             rewards[index] = None if value != value else value  # NaN: the reward does not apply.
         return rewards
@@ -157,7 +159,8 @@ class SelectionReward:
     def _answer_logps(self, columns: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """The log-probabilities of the answers' tokens and their mask, (R, A, T); equal selections are scored once."""
         assert self.generator is not None
-        scorer = AnswerScorer(self.tokenizer, getattr(self.reward_func, "aliases", "first") != "first")
+        all_aliases = getattr(self.reward_func, "aliases", "first") != "first"
+        scorer = AnswerScorer(self.tokenizer, all_aliases, self.texts)
         names = ("question", "answers", "candidates")
         distinct: dict[tuple[str, ...], tuple[int, Question, Selection]] = {}
         index = []

@@ -57,7 +57,7 @@ ALLOWED = {
     "rewards": PLAIN,
     "evaluation": PLAIN | {"pipeline"},
     "modeling": PLAIN | {"policies.base"},
-    "dro_config": {"types"},
+    "dro_config": {"types", "prompts"},
     "starter_model": set(),
     **dict.fromkeys(TRAINER_PARTS, PLAIN | {"modeling", "dro_config", "policies.base"}),
     # `DROTrainer(retriever=...)` runs the step that attaches candidates, and every dataset is checked before training.

@@ -1,5 +1,6 @@
 """Running an example as it stands, on a tiny model and a few questions."""
 
+import functools
 import json
 import runpy
 import sys
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import dro_trl
+from dro_trl import DROConfig, DROTrainer
 from tests.tiny_models import tiny_questions
 from tests.training import save_start
 
@@ -14,17 +17,29 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 @pytest.fixture
-def run_example(tmp_path, monkeypatch):
-    """A function that runs an example in an empty folder with `--model`, `--dataset` and what else it is given."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny_questions(4, 5, 6, 4)))
+def example_data(tmp_path, monkeypatch):
+    """The folder of a tiny model and a file of questions, with an empty working directory."""
+    rows = tmp_path / "train.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in tiny_questions(4, 5, 6, 4)))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return save_start(tmp_path / "start"), str(rows)
 
-    def run(name: str, *arguments: str) -> dict[str, object]:
-        """Return the example's names after it has run."""
+
+@pytest.fixture
+def run_example(example_data, monkeypatch):
+    """A function that runs an example with `--model`, `--dataset` and what else it is given."""
+
+    def run(name: str, *arguments: str, **options: object) -> dict[str, object]:
+        """Return the example's names after it has run, and the `trainers` that it made, with `options` of ours."""
         path = EXAMPLES / name
         assert len(path.read_text().splitlines()) < 60
-        given = ["--model", save_start(tmp_path / "start"), "--dataset", str(tmp_path / "train.jsonl"), *arguments]
-        monkeypatch.setattr(sys, "argv", [str(path), *given])
-        return runpy.run_path(str(path), run_name="__main__")
+        start, rows = example_data
+        monkeypatch.setattr(sys, "argv", [str(path), "--model", start, "--dataset", rows, *arguments])
+        trainers: list[DROTrainer] = []
+        make = DROTrainer.__init__
+        monkeypatch.setattr(DROTrainer, "__init__", lambda self, *a, **k: trainers.append(self) or make(self, *a, **k))
+        monkeypatch.setattr(dro_trl, "DROConfig", functools.partial(DROConfig, **options))
+        return {**runpy.run_path(str(path), run_name="__main__"), "trainers": trainers}
 
     return run
