@@ -1,7 +1,9 @@
 """The models and tokenizers that a run starts from: read, frozen or given adapters, and put together."""
 
+import contextlib
 import copy
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 from peft import PeftConfig, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.integrations import deepspeed
 
 from dro_trl.dro_config import DROConfig
 from dro_trl.modeling import AnswerScorer, SelectorGenerator
@@ -32,6 +35,21 @@ def load_model(model: str | PreTrainedModel, init_kwargs: Any = None) -> PreTrai
         model, **{"dtype": torch.float32, **(init_kwargs or {})}
     )
     return loaded
+
+
+@contextlib.contextmanager
+def loading_whole() -> Iterator[None]:
+    """Load models whole on each process in this context, where ZeRO-3 would shard them and no engine gather them.
+
+    For models that the trainer does not know of, such as one that a reward calls.
+    """
+    active = deepspeed._hf_deepspeed_config_weak_ref and deepspeed._hf_deepspeed_config_weak_ref()
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if active is not None:
+            deepspeed.set_hf_deepspeed_config(active)
 
 
 def copy_model(model: PreTrainedModel, init_kwargs: Any = None) -> PreTrainedModel:

@@ -1,6 +1,5 @@
 """Running an example as it stands, on a tiny model and a few questions."""
 
-import functools
 import json
 import runpy
 import sys
@@ -30,16 +29,17 @@ def example_data(tmp_path, monkeypatch):
 def run_example(example_data, monkeypatch):
     """A function that runs an example with `--model`, `--dataset` and what else it is given."""
 
-    def run(name: str, *arguments: str, **options: object) -> dict[str, object]:
+    def run(name: str, *arguments: str, dataset: bool = True, **options: object) -> dict[str, object]:
         """Return the example's names after it has run, and the `trainers` that it made, with `options` of ours."""
         path = EXAMPLES / name
         assert len(path.read_text().splitlines()) < 60
         start, rows = example_data
-        monkeypatch.setattr(sys, "argv", [str(path), "--model", start, "--dataset", rows, *arguments])
+        given = ["--model", start, *(["--dataset", rows] if dataset else [])]
+        monkeypatch.setattr(sys, "argv", [str(path), *given, *arguments])
         trainers: list[DROTrainer] = []
         make = DROTrainer.__init__
         monkeypatch.setattr(DROTrainer, "__init__", lambda self, *a, **k: trainers.append(self) or make(self, *a, **k))
-        monkeypatch.setattr(dro_trl, "DROConfig", functools.partial(DROConfig, **options))
+        monkeypatch.setattr(dro_trl, "DROConfig", lambda *a, **k: DROConfig(*a, **{**k, **options}))
         return {**runpy.run_path(str(path), run_name="__main__"), "trainers": trainers}
 
     return run
