@@ -20,6 +20,7 @@ CONFIG_NAME = "dro_config.json"
 CONFIG_FIELDS = (
     "policy",
     "policy_kwargs",
+    "prompt_texts",
     "num_selected",
     "num_candidates",
     "max_passage_tokens",
@@ -130,4 +131,4 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give the output_dir of a DROTrainer run")
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return config
+    return {**dict.fromkeys(CONFIG_FIELDS), **config}

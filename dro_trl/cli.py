@@ -1,5 +1,7 @@
 """The command `dro-trl`: registers the commands of `dro_trl.scripts` and turns expected errors into one line."""
 
+import os
+import sys
 from traceback import walk_tb
 from typing import Annotated, Any
 
@@ -76,5 +78,6 @@ for command in (quickstart, index, retrieve, prepare, train, evaluate, ask, merg
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; as with `python -m dro_trl`, a policy's dotted path may lead to the working directory."""
+    sys.path.append(os.getcwd())
     app(prog_name="dro-trl")

@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from transformers import TrainingArguments
 
+from dro_trl.prompts import PromptTexts, prompt_texts
+
 
 @dataclass
 class DROConfig(TrainingArguments):
@@ -13,7 +15,7 @@ class DROConfig(TrainingArguments):
     `learning_rate` is the selector's. Defaults are those that learnt in the runs reported in the documentation.
     """
 
-    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "policy_kwargs", "model_init_kwargs"]
+    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "policy_kwargs", "prompt_texts", "model_init_kwargs"]
 
     # Models
     generator_name_or_path: str | None = field(
@@ -39,6 +41,12 @@ class DROConfig(TrainingArguments):
     policy: str = field(default="dro_trl.PlackettLucePolicy", metadata={"help": "Dotted path of the policy's class."})
     policy_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Keyword arguments of the policy, beside the tokenizer and num_selected."}
+    )
+    prompt_texts: dict[str, str] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Words of the prompts that are not the default, by name; see `dro_trl.prompts.PromptTexts`."
+        },
     )
     num_selected: int = field(default=5, metadata={"help": "K, the number of passages in a selection."})
     num_candidates: int = field(
@@ -143,6 +151,7 @@ class DROConfig(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        prompt_texts(self.prompt_texts)  # type: ignore[arg-type]
         for name, low in (
             ("num_candidates", 1),
             ("num_selected", 1),
@@ -175,6 +184,11 @@ class DROConfig(TrainingArguments):
             raise ValueError("num_selections=1 gives the selector no signal (its only weight is 1); use at least 2")
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns=True would take the columns that rewards read; leave it False")
+
+    @property
+    def texts(self) -> PromptTexts:
+        """The words of the prompts."""
+        return prompt_texts(self.prompt_texts)  # type: ignore[arg-type]
 
     @property
     def on_policy(self) -> bool:

@@ -224,12 +224,13 @@ class DROTrainer(ResumableTrainer):
     def rewards(self, rows: Sequence[Question], output: SelectorGeneratorOutput) -> Tensor:
         """Return the weighted sum of the rewards of each selection, (B, M), without gradient."""
         columns: dict[str, Any] = reward_columns(rows, output.selections.tolist())
+        columns["trainer_state"] = self.state
         if output.answer_logps is not None and output.answer_mask is not None:
             columns["answer_logps"] = output.answer_logps.detach().flatten(0, 1)
             columns["answer_mask"] = output.answer_mask.flatten(0, 1)
         if self.reward_sum.names("generated_answers"):
-            generator = self.accelerator.unwrap_model(self.model).generator
-            columns["generated_answers"] = answer_selections(generator, self.tokenizers["generator"], columns)
+            pair, tokenizer = self.accelerator.unwrap_model(self.model), self.tokenizers["generator"]
+            columns["generated_answers"] = answer_selections(pair.generator, tokenizer, columns, self.args.texts)
         total, by_name = self.reward_sum(columns)
         self._record(by_name)
         return total.to(output.selections.device).view(output.selections.shape[:2])

@@ -10,7 +10,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from dro_trl import prompts
 from dro_trl.lockstep import is_sharded, most_forwards
-from dro_trl.prompts import Tokenizer
+from dro_trl.prompts import DEFAULT, PromptTexts, Tokenizer
 from dro_trl.types import Passage
 
 
@@ -35,6 +35,7 @@ def generate_answers(
     passages: Sequence[Sequence[Passage]],
     max_new_tokens: int = 32,
     batch_size: int = 16,
+    texts: PromptTexts = DEFAULT,
 ) -> list[str]:
     """Answer each question from its passages by greedy decoding.
 
@@ -45,15 +46,16 @@ def generate_answers(
         passages: For each question, the passages in the order in which they are read.
         max_new_tokens: Longest answer, in tokens.
         batch_size: Questions decoded together; batches are of like length, and the result does not depend on it.
+        texts: The words of the prompt.
 
     Returns:
         The answers, one line each, in the order of the questions.
     """
-    texts = [
-        prompts.render(tokenizer, prompts.generator_prompt(question, chosen))
+    rendered = [
+        prompts.render(tokenizer, prompts.generator_prompt(question, chosen, texts))
         for question, chosen in zip(questions, passages, strict=True)
     ]
-    encoded = [prompts.encode(tokenizer, text) for text in texts]
+    encoded = [prompts.encode(tokenizer, text) for text in rendered]
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     answers = [""] * len(encoded)
@@ -95,13 +97,16 @@ def _contiguous(head: nn.Module, hidden: tuple[Tensor]) -> tuple[Tensor]:
     return (hidden[0].contiguous(),)
 
 
-def answer_selections(model: nn.Module, tokenizer: Tokenizer, columns: dict[str, Any]) -> list[str]:
+def answer_selections(
+    model: nn.Module, tokenizer: Tokenizer, columns: dict[str, Any], texts: PromptTexts = DEFAULT
+) -> list[str]:
     """Answer from each selection, identical ones once.
 
     Args:
         model: The generator.
         tokenizer: Its tokenizer.
         columns: `question`, `candidates` and `selections`, one entry per selection.
+        texts: The words of the prompt.
     """
     read = [
         [passages[index] for index in selection]
@@ -109,7 +114,7 @@ def answer_selections(model: nn.Module, tokenizer: Tokenizer, columns: dict[str,
     ]
     keys = [(q, *(p["id"] for p in passages)) for q, passages in zip(columns["question"], read, strict=True)]
     distinct = dict(zip(keys, read, strict=True))
-    answers = generate_answers(model, tokenizer, [key[0] for key in distinct], list(distinct.values()))
+    answers = generate_answers(model, tokenizer, [key[0] for key in distinct], list(distinct.values()), texts=texts)
     by_key = dict(zip(distinct, answers, strict=True))
     return [by_key[key] for key in keys]
 

@@ -1,7 +1,9 @@
 """The models and tokenizers that a run starts from: read, frozen or given adapters, and put together."""
 
+import contextlib
 import copy
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 from peft import PeftConfig, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.integrations import deepspeed
 
 from dro_trl.dro_config import DROConfig
 from dro_trl.modeling import AnswerScorer, SelectorGenerator
@@ -33,6 +36,21 @@ def load_model(model: str | PreTrainedModel, init_kwargs: Any = None) -> PreTrai
         model, **{"dtype": torch.float32, **(init_kwargs or {})}
     )
     return loaded
+
+
+@contextlib.contextmanager
+def loading_whole() -> Iterator[None]:
+    """Load models whole on each process in this context, where ZeRO-3 would shard them and no engine gather them.
+
+    For models that the trainer does not know of, such as one that a reward calls.
+    """
+    active = deepspeed._hf_deepspeed_config_weak_ref and deepspeed._hf_deepspeed_config_weak_ref()
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if active is not None:
+            deepspeed.set_hf_deepspeed_config(active)
 
 
 def copy_model(model: PreTrainedModel, init_kwargs: Any = None) -> PreTrainedModel:
@@ -127,16 +145,18 @@ def make_pair(
         all_aliases: Score every alias of an answer, not the first alone.
 
     Raises:
-        ValueError: If the policy selects another number of passages than `args` say, or `peft_config` does not allow
-            for a shared base.
+        ValueError: If the policy selects another number of passages or reads other texts than `args` say, or
+            `peft_config` does not allow for a shared base.
     """
     if policy is None:
         kwargs: Any = args.policy_kwargs
-        policy = load_policy(args.policy, tokenizers["selector"], args.num_selected, kwargs)
+        policy = load_policy(args.policy, tokenizers["selector"], args.num_selected, kwargs, args.texts)
     elif policy.num_selected != args.num_selected:
         raise ValueError(
             f"policy.num_selected={policy.num_selected} and num_selected={args.num_selected} differ; give one K"
         )
+    elif getattr(policy, "texts", args.texts) != args.texts:
+        raise ValueError(f"policy.texts and prompt_texts={args.prompt_texts} differ; give both the same")
     reference: nn.Module | None = None
     if args.kl_coef > 0 and args.train_selector and peft_config is None:
         start = copy_model(models["selector"], args.model_init_kwargs)
@@ -148,7 +168,7 @@ def make_pair(
         parts = share_base(models["selector"], peft_config, trained)
     else:
         parts = {name: prepare_model(model, trained[name], peft_config) for name, model in models.items()}
-    scorer = AnswerScorer(tokenizers["generator"], all_aliases)
+    scorer = AnswerScorer(tokenizers["generator"], all_aliases, args.texts)
     value_head = None
     if args.loss_type == "ppo" and args.train_selector:
         hidden_size = models["selector"].config.get_text_config().hidden_size

@@ -12,7 +12,7 @@ from transformers.utils.generic import ModelOutput
 
 from dro_trl import prompts
 from dro_trl.policies.base import SelectionPolicy, SelectionSample
-from dro_trl.prompts import Tokenizer
+from dro_trl.prompts import DEFAULT, PromptTexts, Tokenizer
 from dro_trl.shared_base import AdapterView, recomputing_contexts
 from dro_trl.shared_prompt import pack, token_logps
 from dro_trl.types import Question, Selection
@@ -47,11 +47,13 @@ class AnswerScorer:
     Args:
         tokenizer: The generator's tokenizer.
         all_aliases: Score every alias of the answer, not the first alone.
+        texts: The words of the prompt.
     """
 
-    def __init__(self, tokenizer: Tokenizer, all_aliases: bool = False) -> None:
+    def __init__(self, tokenizer: Tokenizer, all_aliases: bool = False, texts: PromptTexts = DEFAULT) -> None:
         self.tokenizer = tokenizer
         self.all_aliases = all_aliases
+        self.texts = texts
 
     def logps(self, model: nn.Module, rows: Sequence[Question], selections: Tensor) -> tuple[Tensor, Tensor]:
         """Return the token log-probabilities of each selection's answers and their mask, both (B, M, A, T)."""
@@ -62,9 +64,10 @@ class AnswerScorer:
             distinct = {tuple(selection): len(prompt_ids) + i for i, selection in enumerate(_unique(drawn))}
             index.append([distinct[tuple(selection)] for selection in drawn])
             aliases = row["answers"] if self.all_aliases else row["answers"][:1]
-            alias_ids = [prompts.answer_ids(self.tokenizer, alias) for alias in aliases]
+            alias_ids = [prompts.answer_ids(self.tokenizer, alias, self.texts) for alias in aliases]
             for selection in distinct:
-                text = prompts.generator_prompt(row["question"], [row["candidates"][i] for i in selection])
+                passages = [row["candidates"][i] for i in selection]
+                text = prompts.generator_prompt(row["question"], passages, self.texts)
                 prompt_ids.append(prompts.encode(self.tokenizer, prompts.render(self.tokenizer, text)))
                 answers.append(alias_ids)
         batch = pack(prompt_ids, answers).to(selections.device)

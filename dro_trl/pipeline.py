@@ -16,7 +16,7 @@ from dro_trl.checkpointing import MODELS, read_config
 from dro_trl.generation import generate_answers
 from dro_trl.loading import load_model, load_tokenizer
 from dro_trl.policies.base import SelectionPolicy, check_candidates, load_policy
-from dro_trl.prompts import Tokenizer
+from dro_trl.prompts import DEFAULT, PromptTexts, Tokenizer
 from dro_trl.retrieval.base import Retriever
 from dro_trl.shared_base import load_shared
 from dro_trl.types import Passage, Question, Selection
@@ -45,6 +45,7 @@ class RAGPipeline:
         retriever: Finds candidates; needed for calls with bare questions only.
         num_candidates: N, how many it is asked for.
         max_passage_tokens: Passages are cut to this many tokens, as in training; not cut where None.
+        texts: The words of the generator's prompt; the policy has its own.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class RAGPipeline:
         retriever: Retriever | None = None,
         num_candidates: int = 20,
         max_passage_tokens: int | None = None,
+        texts: PromptTexts = DEFAULT,
     ) -> None:
         self.selector = selector.eval()
         self.generator = generator.eval()
@@ -64,6 +66,7 @@ class RAGPipeline:
         self.retriever = retriever
         self.num_candidates = num_candidates
         self.max_passage_tokens = max_passage_tokens
+        self.texts = texts
 
     @classmethod
     def from_pretrained(
@@ -141,8 +144,13 @@ class RAGPipeline:
         else:
             models = {name: load_model(path, model_kwargs).to(device) for name, path in paths.items()}  # type: ignore[arg-type]
         tokenizers = {name: load_tokenizer(path) for name, path in paths.items()}
+        texts = prompts.prompt_texts(config["prompt_texts"])
         policy = policy or load_policy(
-            config["policy"], tokenizers["selector"], num_selected or config["num_selected"], config["policy_kwargs"]
+            config["policy"],
+            tokenizers["selector"],
+            num_selected or config["num_selected"],
+            config["policy_kwargs"],
+            texts,
         )
         return cls(
             models["selector"],
@@ -151,6 +159,7 @@ class RAGPipeline:
             tokenizers["generator"],
             num_candidates=config["num_candidates"],
             max_passage_tokens=config["max_passage_tokens"],
+            texts=texts,
         )
 
     def __call__(self, question: str) -> RAGOutput:
@@ -199,6 +208,7 @@ class RAGPipeline:
             passages,
             max_new_tokens=max_new_tokens,
             batch_size=2 * batch_size,
+            texts=self.texts,
         )
         return [
             RAGOutput(row["question"], answer, read, scores)

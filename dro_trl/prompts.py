@@ -1,8 +1,10 @@
 """Every text that a model reads or writes: this is the only place where one is put together."""
 
+import difflib
 import itertools
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 from dro_trl.types import Passage, Question, Selection
@@ -10,12 +12,51 @@ from dro_trl.types import Passage, Question, Selection
 Tokenizer = Any
 """A fast tokenizer of transformers (its stubs do not type the calls made here)."""
 
-PASSAGE = "Passage:"
-QUESTION = "Question:"
-USEFUL = "Useful:"
-RANKING = "The most useful passages, best first:"
-CHOICE = "The most useful passage is ["
-ANSWER = "Answer:"
+
+@dataclass(frozen=True)
+class PromptTexts:
+    """The words of the prompts; an instruction is a prompt's first line, or none where empty.
+
+    Raises:
+        ValueError: If a text is not one, begins or ends with white space, or a label is empty or has several lines.
+    """
+
+    passage: str = "Passage:"
+    question: str = "Question:"
+    answer: str = "Answer:"
+    useful: str = "Useful:"
+    yes: str = "yes"
+    no: str = "no"
+    ranking: str = "The most useful passages, best first:"
+    choice: str = "The most useful passage is ["
+    generator_instruction: str = ""
+    scoring_instruction: str = "Which passages help to answer the question?"
+    ranking_instruction: str = ""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not isinstance(value, str) or value != value.strip():
+                raise ValueError(f"prompt_texts: {name}={value!r} must be a text without white space at its ends")
+            if not name.endswith("_instruction") and len(value.splitlines()) != 1:
+                raise ValueError(f"prompt_texts: {name}={value!r} must be one line")
+
+
+DEFAULT = PromptTexts()
+
+
+def prompt_texts(given: dict[str, str] | None) -> PromptTexts:
+    """Return the texts of which some are given by name.
+
+    Raises:
+        ValueError: If there is no text of a name, or one is not valid.
+    """
+    known = [field.name for field in fields(PromptTexts)]
+    for name in given or {}:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(known)}"
+            raise ValueError(f"prompt_texts: unknown text {name!r}; {hint}")
+    return PromptTexts(**(given or {}))
 
 
 def passage_text(passage: Passage) -> str:
@@ -24,32 +65,40 @@ def passage_text(passage: Passage) -> str:
     return text if text.startswith(title) else f"{title}: {text}"
 
 
-def generator_prompt(question: str, passages: Sequence[Passage]) -> str:
+def generator_prompt(question: str, passages: Sequence[Passage], texts: PromptTexts = DEFAULT) -> str:
     """Return what the generator reads: the passages in the selector's order, then the question."""
-    context = "\n".join(f"{PASSAGE} {passage_text(passage)}" for passage in passages)
-    return f"{context}\n{QUESTION} {question}\n{ANSWER}"
+    context = [f"{texts.passage} {passage_text(passage)}" for passage in passages]
+    return _lines(texts.generator_instruction, *context, f"{texts.question} {question}", texts.answer)
 
 
-def scoring_prompt(question: str, candidates: Sequence[Passage]) -> tuple[str, list[tuple[int, int]]]:
+def _lines(instruction: str, *lines: str) -> str:
+    return "\n".join([instruction, *lines] if instruction else lines)
+
+
+def scoring_prompt(
+    question: str, candidates: Sequence[Passage], texts: PromptTexts = DEFAULT
+) -> tuple[str, list[tuple[int, int]]]:
     """Return a prompt with a `Useful:` after each passage, and the span of each passage with its `Useful:`."""
-    text = f"Which passages help to answer the question?\n{QUESTION} {question}\n"
+    text = _lines(texts.scoring_instruction, f"{texts.question} {question}\n")
     spans = []
     for passage in candidates:
-        block = f"{PASSAGE} {passage_text(passage)}\n{USEFUL}"
+        block = f"{texts.passage} {passage_text(passage)}\n{texts.useful}"
         spans.append((len(text), len(text) + len(block)))
         text += f"{block}\n"
     return text.rstrip("\n"), spans
 
 
-def question_prompt(passage: Passage) -> str:
+def question_prompt(passage: Passage, texts: PromptTexts = DEFAULT) -> str:
     """Return a prompt that asks for the question that a passage answers."""
-    return f"{PASSAGE} {passage_text(passage)}\n{QUESTION}"
+    return f"{texts.passage} {passage_text(passage)}\n{texts.question}"
 
 
-def ranking_prompt(question: str, candidates: Sequence[Passage], identifiers: Sequence[str]) -> str:
+def ranking_prompt(
+    question: str, candidates: Sequence[Passage], identifiers: Sequence[str], texts: PromptTexts = DEFAULT
+) -> str:
     """Return the listwise prompt: every passage with its identifier, then the question."""
     lines = [f"[{name}] {passage_text(passage)}" for name, passage in zip(identifiers, candidates, strict=True)]
-    return "\n".join([*lines, f"{QUESTION} {question}"])
+    return _lines(texts.ranking_instruction, *lines, f"{texts.question} {question}")
 
 
 def format_selection(selection: Selection) -> str:
@@ -129,18 +178,18 @@ def continuation_ids(tokenizer: Tokenizer, stem: str, text: str) -> list[int]:
     return joint[len(stem_ids) :] if joint[: len(stem_ids)] == stem_ids else encode(tokenizer, text)
 
 
-def question_ids(tokenizer: Tokenizer, question: str) -> list[int]:
+def question_ids(tokenizer: Tokenizer, question: str, texts: PromptTexts = DEFAULT) -> list[int]:
     """Return the tokens of a question where it follows `question_prompt`."""
     if is_chat(tokenizer):
         return encode(tokenizer, question)
-    return continuation_ids(tokenizer, QUESTION, f" {question}")
+    return continuation_ids(tokenizer, texts.question, f" {question}")
 
 
-def answer_ids(tokenizer: Tokenizer, answer: str) -> list[int]:
+def answer_ids(tokenizer: Tokenizer, answer: str, texts: PromptTexts = DEFAULT) -> list[int]:
     """Return the tokens of an answer and of its end: a new line, or the end of the turn for a chat model."""
     if is_chat(tokenizer):
         return [*encode(tokenizer, answer), tokenizer.eos_token_id]
-    return continuation_ids(tokenizer, ANSWER, f" {answer}\n")
+    return continuation_ids(tokenizer, texts.answer, f" {answer}\n")
 
 
 def clean_answer(text: str) -> str:

@@ -4,6 +4,7 @@ import difflib
 import importlib
 import os
 import re
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -49,6 +50,9 @@ UNUSED = {"dataset_config", "dataset_streaming", "ignore_bias_buffers"}
 def parse_recipe(arguments: Sequence[str]) -> tuple[DROScriptArguments, DROConfig, ModelConfig]:
     """Parse `--config recipe.yaml --name value …`.
 
+    From now on modules beside the recipe and in the working directory can be imported, after all others: its dotted
+    paths may lead there.
+
     Raises:
         ValueError: If a key is unknown (the nearest known one is named), or a required one is missing.
         FileNotFoundError: If the recipe does not exist.
@@ -57,15 +61,18 @@ def parse_recipe(arguments: Sequence[str]) -> tuple[DROScriptArguments, DROConfi
     arguments = [part for parts in split for part in parts]
     known = {f.name for part in PARTS for f in fields(part) if f.init} - UNUSED | {"env"}
     recipe: dict[str, Any] = {}
+    folders = [Path.cwd()]
     if "--config" in arguments:
         at = arguments.index("--config")
         if at + 1 == len(arguments) or arguments[at + 1].startswith("--"):
             raise ValueError("--config names no file; write --config recipe.yaml")
         recipe = _read_recipe(Path(arguments[at + 1]))
         _refuse_unknown(recipe, known, arguments[at + 1])
+        folders.insert(0, Path(arguments[at + 1]).resolve().parent)
         del arguments[at : at + 2]
     given = [a[2:].partition("=")[0].replace("-", "_") for a in arguments if a.startswith("--")]
     _refuse_unknown(given, known - {"env"} | {f"no_{name}" for name in known}, "the command line")
+    sys.path.extend(str(folder) for folder in folders if str(folder) not in sys.path)
     os.environ.update({name: str(value) for name, value in recipe.pop("env", {}).items()})
     parser = TrlParser(PARTS)  # type: ignore[arg-type]
     parser.set_defaults_with_config(**recipe)
@@ -119,7 +126,10 @@ def load_reward(path: str, args: DROConfig) -> RewardFunc:
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"reward_funcs: {path!r} is not the dotted path of a function ({error})") from error
+        raise ValueError(
+            f"reward_funcs: {path!r} is not the dotted path of a function ({error}); modules are looked "
+            "for beside the recipe, in the working directory and in PYTHONPATH"
+        ) from error
     if found is AnswerLogLikelihood:
         return AnswerLogLikelihood(args.likelihood_reduction, args.likelihood_aliases)
     func: RewardFunc = found() if isinstance(found, type) else found

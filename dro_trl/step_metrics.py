@@ -55,7 +55,8 @@ def step_metrics(
     Returns:
         `reward`, `reward_std` (within a question), `iw_bound` and `entropy` in nats, `ess` from 1 to M,
         `frac_unique_selections`, `log_ratio_abs` in nats and, where there is a reference or a value head, `kl` in nats
-        and `value`, each (B,); and `selection_recall` for those questions that name gold passages.
+        and `value`, each (B,); and `selection_recall`, that of the selector as it is, for those questions that
+        name gold passages.
     """
     rewards, log_ratios = scored.rewards, scored.log_ratios
     step = {
@@ -71,14 +72,19 @@ def step_metrics(
         step["kl"] = (log_ratios.exp() * (scored.logps - scored.ref_logps)).mean(-1)
     if scored.values is not None:
         step["value"] = scored.values
-    recalls = [recall for recall in map(_sampled_recall, rows, output.selections.tolist()) if recall is not None]
+    shares = weights.importance_weights(log_ratios)  # 1/M on-policy: the recall is that of the selector as it is.
+    recalls = [
+        float(share @ recall.to(share))
+        for share, recall in zip(shares, map(_recalls, rows, output.selections.tolist()), strict=True)
+        if recall is not None
+    ]
     return {**step, "selection_recall": torch.tensor(recalls)} if recalls else step
 
 
-def _sampled_recall(row: Question, selections: list[Selection]) -> float | None:
-    """Mean over the selections of the share of gold passages in them; None where the row names no gold passages."""
+def _recalls(row: Question, selections: list[Selection]) -> Tensor | None:
+    """The share of gold passages in each selection; None where the row names no gold passages."""
     gold = set(row.get("gold_ids") or ())
     if not gold:
         return None
     found = [len(gold & {row["candidates"][i]["id"] for i in selection}) for selection in selections]
-    return sum(found) / len(found) / len(gold)
+    return torch.tensor(found) / len(gold)

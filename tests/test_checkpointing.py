@@ -109,7 +109,12 @@ def test_the_wrong_weights_are_refused(tmp_path):
 
 def test_the_selection_options_are_saved_and_read(tmp_path):
     start = save_start(tmp_path / "start")
-    kwargs = {"policy_kwargs": {"retriever_prior": 0.5}, "max_passage_tokens": 30, "num_candidates": 7}
+    kwargs = {
+        "policy_kwargs": {"retriever_prior": 0.5},
+        "prompt_texts": {"answer": "Antwort:"},
+        "max_passage_tokens": 30,
+        "num_candidates": 7,
+    }
     make_trainer(tmp_path / "out", model=start, **kwargs).save_model()
     assert read_config(tmp_path / "out") == {
         **kwargs,

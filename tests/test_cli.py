@@ -53,6 +53,15 @@ def test_version():
     assert run("--version").stdout == f"dro-trl {dro_trl.__version__}\n"
 
 
+def test_the_working_directory_can_be_imported_from(tmp_path):
+    """As under `python -m`, for policies of one's own; `-P` is how a console script begins."""
+    program = (
+        "import atexit, os, sys; atexit.register(lambda: print(os.getcwd() in sys.path)); from dro_trl import cli"
+    )
+    command = [sys.executable, "-P", "-c", f"{program}; cli.main()", "--version"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout.splitlines()[-1] == "True"
+
+
 def test_an_expected_error_is_one_line_and_exit_code_2(tmp_path):
     missing = tmp_path / "none.jsonl"
     done = run("index", "--corpus", missing, "--index_dir", tmp_path / "index")

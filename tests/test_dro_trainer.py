@@ -441,6 +441,34 @@ def test_a_reward_may_read_the_generators_answers(tmp_path):
     assert len(logged(trainer, "rewards/longer")) == 2
 
 
+def test_a_reward_written_for_trl(tmp_path):
+    """Asynchronous, for a part of the questions, by the step that training has reached, with a metric of its own."""
+    rows = tiny_questions(4, 4)
+    rows[0]["solution"], rows[1]["solution"] = "[1]", ""
+
+    async def starts_with(prompts, completions, solution, trainer_state, log_metric, log_extra=None, **kwargs):
+        assert len(prompts) == len(completions) == 8
+        assert log_extra is None
+        log_metric("seen_at", trainer_state.global_step)
+        return [
+            float(text.startswith(start)) + trainer_state.global_step if start else None
+            for text, start in zip(completions, solution, strict=True)
+        ]
+
+    def constant(completions, **kwargs):
+        return [0.25] * len(completions)
+
+    trainer = make_trainer(
+        tmp_path, train_dataset=Dataset.from_list(rows), reward_funcs=[starts_with, constant], train_generator=False
+    )
+    trainer.train()
+    assert logged(trainer, "seen_at") == [0, 1]
+    rewards = [logged(trainer, f"rewards/{name}") for name in ("starts_with", "constant")]
+    assert [low <= value <= low + 1 for low, value in enumerate(rewards[0])] == [True, True]
+    assert rewards[1] == [0.25, 0.25]
+    assert logged(trainer, "reward") == pytest.approx([value / 2 + 0.25 for value in rewards[0]])
+
+
 def too_few(selections, **kwargs):
     return [0.0] * (len(selections) - 1)
 

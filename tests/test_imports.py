@@ -59,13 +59,14 @@ ALLOWED = {
     "modeling": PLAIN | {"policies.base", "value_head"},
     "value_head": {"shared_base"},
     "objectives": PLAIN | {"dro_config"},
-    "dro_config": {"types"},
+    "dro_config": {"types", "prompts"},
     "starter_model": set(),
     **dict.fromkeys(TRAINER_PARTS, PLAIN | {"modeling", "dro_config", "objectives", "policies.base", "value_head"}),
     # `DROTrainer(retriever=...)` runs the step that attaches candidates, and every dataset is checked before training.
     "training_data": PLAIN | {"dro_config", "sampler", "retrieval.base", "data.attach", "data.schema"},
     "resumable_trainer": {"resuming"},
     "dro_trainer": BELOW_TRAINER | {"retrieval.base", "training_data", "resumable_trainer"},
+    "trl_adapter": BELOW_TRAINER | {"retrieval.base", "training_data"},
     "pipeline": BELOW_TRAINER | {"retrieval.base"},
     "recipe": {""},  # what `dro-trl train` does, for `scripts` and programs to call
     "scripts": {""},

@@ -34,6 +34,49 @@ def test_ranking_prompt_names_each_passage():
         prompts.ranking_prompt("Who?", [passage("b")], ["1", "2"])
 
 
+GERMAN = {
+    "passage": "Absatz:",
+    "question": "Frage:",
+    "answer": "Antwort:",
+    "useful": "Hilft:",
+    "scoring_instruction": "Welche Absätze helfen?",
+    "ranking_instruction": "Ordne die Absätze.",
+    "generator_instruction": "Antworte kurz.",
+}
+
+
+def test_prompts_of_other_words():
+    texts = prompts.prompt_texts(GERMAN)
+    two = [passage("b"), passage("a", "T")]
+    expected = "Antworte kurz.\nAbsatz: b\nAbsatz: T: a\nFrage: Wer?\nAntwort:"
+    assert prompts.generator_prompt("Wer?", two, texts) == expected
+    text, spans = prompts.scoring_prompt("Wer?", two, texts)
+    assert text == "Welche Absätze helfen?\nFrage: Wer?\nAbsatz: b\nHilft:\nAbsatz: T: a\nHilft:"
+    assert [text[start:end] for start, end in spans] == ["Absatz: b\nHilft:", "Absatz: T: a\nHilft:"]
+    text, spans = prompts.scoring_prompt("Wer?", two, prompts.prompt_texts({"scoring_instruction": ""}))
+    assert text.startswith("Question: Wer?\nPassage: b\n")
+    assert text[slice(*spans[0])] == "Passage: b\nUseful:"
+    assert prompts.question_prompt(two[0], texts) == "Absatz: b\nFrage:"
+    assert prompts.ranking_prompt("Wer?", two, "12", texts) == "Ordne die Absätze.\n[1] b\n[2] T: a\nFrage: Wer?"
+    assert prompts.prompt_texts(None) == prompts.DEFAULT
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"answers": "A:"}, r"prompt_texts: unknown text 'answers'; did you mean 'answer'\?"),
+        ({"x": "A:"}, "unknown text 'x'; there are passage, question, answer"),
+        ({"answer": "A: "}, "answer='A: ' must be a text without white space at its ends"),
+        ({"answer": 3}, "answer=3 must be a text"),
+        ({"useful": ""}, "useful='' must be one line"),
+        ({"question": "Q:\nQ:"}, r"question='Q:\\nQ:' must be one line"),
+    ],
+)
+def test_texts_that_are_none(given, message):
+    with pytest.raises(ValueError, match=message):
+        prompts.prompt_texts(given)
+
+
 def test_render_without_a_chat_template():
     """The first special token once, and the lead on a line of its own."""
     tokenizer = tiny_tokenizer()

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -94,7 +96,7 @@ def test_rewards_by_their_dotted_path(tmp_path):
     assert isinstance(likelihood, AnswerLogLikelihood)
     assert (likelihood.reduction, likelihood.aliases) == ("mean", "best")
     for path in ("dro_trl.no_such_reward", "no_such_module.reward", "token_f1_reward"):
-        with pytest.raises(ValueError, match=f"reward_funcs: '{path}' is not the dotted path of a function"):
+        with pytest.raises(ValueError, match=f"reward_funcs: '{path}' is not the dotted path .* beside the recipe"):
             load_reward(path, args)
 
 
@@ -149,10 +151,26 @@ def test_the_quickstart_trains_by_its_recipe(tiny_gemma, tmp_path, monkeypatch):
         assert getattr(made, name) == getattr(said, name), name
 
 
-def test_running_a_recipe(tmp_path, monkeypatch):
+@pytest.mark.parametrize("place", ["recipe", "here"])
+def test_a_reward_in_a_file_of_ones_own(tmp_path, place):
+    """Beside the recipe, or in the working directory, which a console script does not look in (`python -P`)."""
+    for name in ("recipe", "here"):
+        (tmp_path / name).mkdir()
+    (tmp_path / place / "rewards_of_mine.py").write_text(REWARD)
+    path = write_recipe(tmp_path / "recipe", reward_funcs=["rewards_of_mine.prefer_late"])
+    program = (
+        "from dro_trl.recipe import load_reward, parse_recipe\n"
+        f"script, args, _ = parse_recipe(['--config', {path!r}])\n"
+        "print(load_reward(script.reward_funcs[0], args)([[2, 1]]))\n"
+    )
+    command = [sys.executable, "-P", "-c", program]
+    done = subprocess.run(command, cwd=tmp_path / "here", capture_output=True, text=True)
+    assert done.stdout == "[3.0]\n", done.stderr
+
+
+def test_running_a_recipe(tmp_path):
     """A reward of the user's own, LoRA, another policy and an evaluation, then one more epoch from the checkpoint."""
     (tmp_path / "my_rewards.py").write_text(REWARD)
-    monkeypatch.syspath_prepend(tmp_path)
     save_start(tmp_path / "start")
     path = write_recipe(
         tmp_path,

@@ -1,12 +1,15 @@
 """What rewards are given, and what they may return."""
 
+import asyncio
+import functools
 import math
 
 import numpy as np
 import pytest
 import torch
+from trl.rewards import get_soft_overlong_punishment
 
-from dro_trl.reward_calls import call_reward, names_parameter, reward_columns, reward_name
+from dro_trl.reward_calls import RewardSum, call_reward, call_rewards, names_parameter, reward_columns, reward_name
 from dro_trl.rewards.answer import exact_match_reward
 from dro_trl.rewards.evidence import evidence_recall_reward
 from dro_trl.rewards.likelihood import AnswerLogLikelihood
@@ -120,3 +123,107 @@ def test_names():
     assert reward_name(exact_match_reward) == "exact_match_reward"
     assert reward_name(AnswerLogLikelihood()) == "answer_log_likelihood"
     assert reward_name(Custom()) == "Custom"
+    assert reward_name(functools.partial(functools.partial(exact_match_reward), x=1)) == "exact_match_reward"
+
+
+# TRL's contract: asynchronous rewards, None, `log_metric` and `trainer_state`
+
+
+class Judge:
+    """As a client does: its connection belongs to the event loop of the first call."""
+
+    loop = None
+
+    async def __call__(self, completions, **kwargs):
+        loop = self.loop = self.loop or asyncio.get_running_loop()
+        assert asyncio.get_running_loop() is loop
+        await asyncio.sleep(0.01)
+        return [float(text.startswith("[2]")) for text in completions]
+
+
+def test_asynchronous_rewards_run_at_the_same_time(columns):
+    """Each waits for the other: one after the other, both would fail. So it is from within a running loop too."""
+    events = []
+
+    async def meet(first, second):
+        first.set()
+        await asyncio.wait_for(second.wait(), timeout=20)
+        return [1.0, 2.0, 3.0, 4.0]
+
+    async def one(**kwargs):
+        events[:] = [asyncio.Event(), asyncio.Event()]
+        return await meet(*events)
+
+    async def other(**kwargs):
+        return await meet(*events[::-1])
+
+    def synchronous(**kwargs):
+        return [0.5] * 4
+
+    async def in_a_notebook():
+        return call_rewards([one, synchronous, other], columns)
+
+    for values in (call_rewards([one, synchronous, other], columns), asyncio.run(in_a_notebook())):
+        assert [value.tolist() for value in values] == [[1, 2, 3, 4], [0.5] * 4, [1, 2, 3, 4]]
+
+
+def test_an_asynchronous_callable_keeps_its_loop(columns):
+    judge = Judge()
+    for _ in range(2):
+        assert call_reward(judge, columns).tolist() == [0.0, 0.0, 1.0, 1.0]
+    assert call_reward(functools.partial(judge), columns).tolist() == [0.0, 0.0, 1.0, 1.0]
+
+
+def test_an_error_of_an_asynchronous_reward_is_raised(columns):
+    async def fails(**kwargs):
+        raise ConnectionError("no route to the judge")
+
+    with pytest.raises(ConnectionError, match="no route to the judge"):
+        call_reward(fails, columns)
+
+
+def test_none_leaves_a_reward_out_of_a_questions_sum(columns):
+    """First question: only `every` applies, sum 2 * 1; second: 2 * 1 + 10 * 3 and 2 * 1 + 10 * 5."""
+    every, some = returning([1.0] * 4), returning([None, None, 3.0, 5.0])
+    some.__name__ = "some"
+    total, logged = RewardSum([every, some], [2.0, 10.0])(columns)
+    assert total.tolist() == [2.0, 2.0, 32.0, 52.0]
+    assert logged["rewards/my_reward"].tolist() == [1.0] * 4
+    assert logged["rewards/some"].tolist() == [3.0, 5.0]
+
+
+def test_none_for_a_part_of_a_questions_selections_is_refused(columns):
+    with pytest.raises(
+        ValueError, match=r"my_reward returned None for selection 1 \(\[1\] > \[2\] of .*for another of its selections"
+    ):
+        RewardSum([returning([0.0] * 4), returning([1.0, None, None, None])])(columns)
+
+
+def test_a_question_without_any_reward_is_refused(columns):
+    with pytest.raises(ValueError, match=r"my_reward and my_reward returned None for selection 2 .*no reward applies"):
+        RewardSum([returning([1.0, 1.0, None, None]), returning([None] * 4)])(columns)
+
+
+def test_metrics_that_rewards_log(columns):
+    def reward(completions, log_metric, **kwargs):
+        log_metric("judge/seconds", 2)
+        log_metric("judge/seconds", 4)
+        return [0.0] * len(completions)
+
+    _, logged = RewardSum(reward)(columns)
+    assert logged["judge/seconds"].tolist() == [2.0, 4.0]
+
+
+def test_what_a_reward_asks_for_and_there_is_not(columns):
+    """TRL's length penalty counts tokens, of which a selection has none."""
+    with pytest.raises(ValueError, match="soft_overlong_punishment_reward: missing .*'completion_ids'; it is"):
+        call_reward(get_soft_overlong_punishment(10, 5), columns)
+    with pytest.raises(ValueError, match="<lambda>: got an unexpected keyword argument .* ends in"):
+        call_reward(lambda completions: [0.0] * 4, columns)
+
+
+@pytest.mark.parametrize("func", ["org/reward-model", torch.nn.Linear(1, 1), 3])
+def test_what_is_no_function(func):
+    for funcs in (func, [func]):
+        with pytest.raises(ValueError, match="reward_funcs: (org/reward-model|Linear|int) is no function"):
+            RewardSum(funcs)

@@ -17,7 +17,7 @@ from transformers import DynamicCache
 from dro_trl import prompts
 from dro_trl.lockstep import most_forwards
 from dro_trl.policies.base import SelectionLogps, SelectionSample, check_candidates
-from dro_trl.prompts import Tokenizer
+from dro_trl.prompts import DEFAULT, PromptTexts, Tokenizer
 from dro_trl.shared_prompt import PADDING, attention_mask, kept_logits, pack
 from dro_trl.types import Question, Selection
 
@@ -95,19 +95,21 @@ class AutoregressivePolicy:
     Args:
         tokenizer: The selector's tokenizer.
         num_selected: K, the number of passages in a selection.
+        texts: The words of the prompt.
     """
 
     state_pooling = "first"
 
-    def __init__(self, tokenizer: Tokenizer, num_selected: int = 5) -> None:
+    def __init__(self, tokenizer: Tokenizer, num_selected: int = 5, texts: PromptTexts = DEFAULT) -> None:
         self.tokenizer = tokenizer
+        self.texts = texts
         self.num_selected = num_selected
         self._choice_ids: dict[tuple[int, bool], list[int]] = {}
 
     def choice_ids(self, item: int, first: bool) -> list[int]:
         """Return the tokens that write a passage's identifier, and the separator before it unless it is the first."""
         if (item, first) not in self._choice_ids:
-            stem, text = (prompts.RANKING, f" [{item + 1}]") if first else ("[1]", f" > [{item + 1}]")
+            stem, text = (self.texts.ranking, f" [{item + 1}]") if first else ("[1]", f" > [{item + 1}]")
             self._choice_ids[item, first] = prompts.continuation_ids(self.tokenizer, stem, text)
         return self._choice_ids[item, first]
 
@@ -118,12 +120,14 @@ class AutoregressivePolicy:
             ValueError: If a row has fewer than K candidates.
         """
         check_candidates(rows, self.num_selected)
-        prompt_ids = []
-        for row in rows:
-            names = [str(i + 1) for i in range(len(row["candidates"]))]
-            text = prompts.ranking_prompt(row["question"], row["candidates"], names)
-            prompt_ids.append(prompts.encode(self.tokenizer, prompts.render(self.tokenizer, text, prompts.RANKING)))
+        prompt_ids = [prompts.encode(self.tokenizer, self.prompt(row)) for row in rows]
         return RankingInputs(prompt_ids, [len(row["candidates"]) for row in rows])
+
+    def prompt(self, row: Question) -> str:
+        """Return the listwise prompt that the selector continues with `[3] > [1]`, special tokens included."""
+        names = [str(i + 1) for i in range(len(row["candidates"]))]
+        text = prompts.ranking_prompt(row["question"], row["candidates"], names, self.texts)
+        return prompts.render(self.tokenizer, text, self.texts.ranking)
 
     def sample(
         self,

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from dro_trl.prompts import Tokenizer
+from dro_trl.prompts import DEFAULT, PromptTexts, Tokenizer
 from dro_trl.types import Question
 
 
@@ -80,8 +80,14 @@ def check_candidates(rows: Sequence[Question], num_selected: int) -> None:
             )
 
 
-def load_policy(path: str, tokenizer: Tokenizer, num_selected: int, kwargs: dict[str, Any] | None) -> SelectionPolicy:
-    """Make the policy that a dotted path names.
+def load_policy(
+    path: str,
+    tokenizer: Tokenizer,
+    num_selected: int,
+    kwargs: dict[str, Any] | None,
+    texts: PromptTexts = DEFAULT,
+) -> SelectionPolicy:
+    """Make the policy that a dotted path names; it is given `texts` where they are not the default.
 
     Raises:
         ValueError: If there is no such class.
@@ -93,5 +99,7 @@ def load_policy(path: str, tokenizer: Tokenizer, num_selected: int, kwargs: dict
         raise ValueError(
             f"policy={path!r} is not the dotted path of a class ({error}); for example dro_trl.PlackettLucePolicy"
         ) from error
-    policy: SelectionPolicy = policy_class(tokenizer, num_selected=num_selected, **(kwargs or {}))
+    policy: SelectionPolicy = policy_class(
+        tokenizer, num_selected=num_selected, **({} if texts == DEFAULT else {"texts": texts}), **(kwargs or {})
+    )
     return policy

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from dro_trl import prompts
 from dro_trl.policies.base import SelectionLogps, SelectionSample, check_candidates
-from dro_trl.prompts import Tokenizer
+from dro_trl.prompts import DEFAULT, PromptTexts, Tokenizer
 from dro_trl.shared_prompt import SharedPromptBatch, kept_logits, pack, token_logps
 from dro_trl.types import Question
 
@@ -147,6 +147,7 @@ class PlackettLucePolicy:
             for K = 1 and M >= N: nothing is drawn, each passage is a selection, so that DRO's gradient is exact (as in
             RAG-Sequence, Lewis et al., 2020). More can be selected afterwards. For `loss_type="dro"`, without entropy
             and KL terms, whose estimates want independent draws.
+        texts: The words of the prompts; `yes` and `no` stand for " yes" and " no".
     """
 
     state_pooling = "mean"
@@ -159,6 +160,7 @@ class PlackettLucePolicy:
         retriever_prior: float = 0.0,
         score_temperature: float = 1.0,
         proposal: Proposal = "policy",
+        texts: PromptTexts = DEFAULT,
     ) -> None:
         if item_score not in get_args(ItemScore):
             raise ValueError(f"item_score={item_score!r} is unknown; use one of {str(get_args(ItemScore))[1:-1]}")
@@ -168,14 +170,15 @@ class PlackettLucePolicy:
             raise ValueError(f"proposal={proposal!r} is unknown; use one of {str(get_args(Proposal))[1:-1]}")
         self.proposal = proposal
         self.tokenizer = tokenizer
+        self.texts = texts
         self.num_selected = num_selected
         self.item_score = item_score
         self.retriever_prior = retriever_prior
         self.score_temperature = score_temperature
         if item_score == "identifier":
-            self.token_ids = torch.tensor([self._token(prompts.CHOICE, letter) for letter in IDENTIFIERS])
+            self.token_ids = torch.tensor([self._token(texts.choice, letter) for letter in IDENTIFIERS])
         elif item_score != "query_likelihood":
-            self.token_ids = torch.tensor([self._token(prompts.USEFUL, text) for text in (" yes", " no")])
+            self.token_ids = torch.tensor([self._token(texts.useful, f" {word}") for word in (texts.yes, texts.no)])
 
     def _token(self, stem: str, text: str) -> int:
         ids = prompts.continuation_ids(self.tokenizer, stem, text)
@@ -208,7 +211,7 @@ class PlackettLucePolicy:
         return ScoringInputs(batch, item_mask, pad_sequence([self._prior(row) for row in rows], batch_first=True))
 
     def _rendered(self, row: Question) -> tuple[str, list[tuple[int, int]]]:
-        text, spans = prompts.scoring_prompt(row["question"], row["candidates"])
+        text, spans = prompts.scoring_prompt(row["question"], row["candidates"], self.texts)
         rendered = prompts.render(self.tokenizer, text)
         shift = rendered.index(text)
         return rendered, [(shift + start, shift + end) for start, end in spans]
@@ -226,9 +229,9 @@ class PlackettLucePolicy:
         return _Encoded(ids[:1], [[*ids[1:], ANY_TOKEN]], [flags])
 
     def _encode_query_likelihood(self, row: Question) -> _Encoded:
-        texts = [prompts.render(self.tokenizer, prompts.question_prompt(p)) for p in row["candidates"]]
-        head = texts[0].index(prompts.PASSAGE) + len(prompts.PASSAGE)
-        asked = prompts.question_ids(self.tokenizer, row["question"])
+        texts = [prompts.render(self.tokenizer, prompts.question_prompt(p, self.texts)) for p in row["candidates"]]
+        head = texts[0].index(self.texts.passage) + len(self.texts.passage)
+        asked = prompts.question_ids(self.tokenizer, row["question"], self.texts)
         stems = [prompts.encode(self.tokenizer, text[head:]) for text in texts]
         return _Encoded(
             prompts.encode(self.tokenizer, texts[0][:head]),
@@ -243,8 +246,8 @@ class PlackettLucePolicy:
                 f"question {row['question']!r} has {len(candidates)} candidates, but item_score='identifier' has "
                 f"{len(IDENTIFIERS)} letters; use another item_score or fewer candidates"
             )
-        text = prompts.ranking_prompt(row["question"], candidates, IDENTIFIERS[: len(candidates)])
-        ids = prompts.encode(self.tokenizer, prompts.render(self.tokenizer, text, lead=prompts.CHOICE))
+        text = prompts.ranking_prompt(row["question"], candidates, IDENTIFIERS[: len(candidates)], self.texts)
+        ids = prompts.encode(self.tokenizer, prompts.render(self.tokenizer, text, lead=self.texts.choice))
         return _scored_at_the_end(ids[:1], [ids[1:]])
 
     def _prior(self, row: Question) -> Tensor:
