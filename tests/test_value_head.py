@@ -59,6 +59,7 @@ def test_the_value_learns_the_mean_reward(tmp_path, shared):
         reward_funcs=lambda prompts, **kwargs: [3.0] * len(prompts),
         cliprange_value=10.0,
         learning_rate=3e-2,
+        lr_scheduler_type="linear",
         max_steps=60,
         train_generator=False,
         weight_decay=0.0,
@@ -69,7 +70,7 @@ def test_the_value_learns_the_mean_reward(tmp_path, shared):
     assert "value_head.linear.weight" in changed(before, weights_of(trainer))
     values = logged(trainer, "value")
     assert values[0] == 0
-    assert values[-1] == pytest.approx(3, abs=0.3)
+    assert sum(values[-5:]) / 5 == pytest.approx(3, abs=0.3)
     trainer.save_model()
     saved = load_file(tmp_path / VALUE_HEAD_NAME)
     assert torch.equal(saved["linear.weight"], trainer.model.value_head.linear.weight)
