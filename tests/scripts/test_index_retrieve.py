@@ -2,8 +2,10 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import typer
@@ -162,3 +164,42 @@ def test_importing_the_commands_costs_nothing():
         "print(sorted({'torch', 'datasets', 'pyserini', 'numpy', 'rich.table'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", source], capture_output=True, text=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("option", [(), ("--format", "beir")])
+def test_index_says_the_format_and_what_it_left_out(tmp_path, option):
+    documents = [{"_id": "a", "title": "Radium", "text": ""}, {"_id": "b", "title": "", "text": ""}]
+    corpus = write_jsonl(tmp_path / "corpus.jsonl", documents)
+    result = run("index", "--corpus", corpus, "--index_dir", tmp_path / "index", *option)
+    assert result.exit_code == 0, result.output
+    assert f"reading {corpus} as beir" + ("\n" if option else ", by its first line") in result.output
+    assert "documents of a title alone, which is read as their text: 1" in result.output
+    assert "empty documents left out: 1" in result.output
+    assert "indexed 1 passages" in result.output
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_index_command_leaves_no_index(tmp_path, how):
+    """SIGTERM clears up at once; what SIGKILL leaves in the middle is hidden, and the next build removes it."""
+    text = "marie found radium " * 30
+    rows = ({"id": str(number), "title": "", "text": f"{text}{number}"} for number in range(200_000))
+    corpus = write_jsonl(tmp_path / "corpus.jsonl", rows)
+    folder = tmp_path / "indexes"
+    folder.mkdir()
+    command = [sys.executable, "-m", "dro_trl", "index", "--corpus", str(corpus), "--index_dir", str(folder / "index")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not list(folder.glob(".index.*.partial/*.fd*")):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(how)
+    assert process.wait(timeout=30) in (-how, 128 + how)
+    process.stderr.close()
+    left = [path.name for path in folder.iterdir()]
+    assert len(left) == (how == signal.SIGKILL)
+    assert all(name.startswith(".index.") and name.endswith(".partial") for name in left)
+
+    small = write_jsonl(tmp_path / "corpus.jsonl", CORPUS)
+    assert run("index", "--corpus", small, "--index_dir", folder / "index").exit_code == 0
+    assert [path.name for path in folder.iterdir()] == ["index"]
