@@ -203,3 +203,32 @@ def test_a_killed_index_command_leaves_no_index(tmp_path, how):
     small = write_jsonl(tmp_path / "corpus.jsonl", CORPUS)
     assert run("index", "--corpus", small, "--index_dir", folder / "index").exit_code == 0
     assert [path.name for path in folder.iterdir()] == ["index"]
+
+
+def test_a_run_file_gives_the_same_candidates_back(tmp_path, index_dir):
+    """Through the index or the corpus; the recall is the run's."""
+    rows = write_jsonl(tmp_path / "questions.jsonl", [{"id": f"q{n}", **row} for n, row in enumerate(ROWS)])
+    run_file, corpus = tmp_path / "bm25.txt", write_jsonl(tmp_path / "corpus.jsonl", CORPUS)
+    common = ("retrieve", "--input", rows, "-k", 5)
+    result = run(*common, "--index_dir", index_dir, "--output", tmp_path / "0.jsonl", "--run", run_file)
+    assert result.exit_code == 0, result.output
+    assert f"wrote {run_file}: 5 lines" in result.output
+    for number, source in enumerate([("--index_dir", index_dir), ("--corpus", corpus)], start=1):
+        output = tmp_path / f"{number}.jsonl"
+        result = run(*common, *source, "--from_run", run_file, "--output", output)
+        assert result.exit_code == 0, result.output
+        assert read_jsonl(output) == read_jsonl(tmp_path / "0.jsonl")
+        results = json.loads((tmp_path / f"{number}.jsonl.results.json").read_text())
+        assert results["systems"] == {"bm25.txt": {"recall@1": 0.5, "recall@5": 2 / 3, "n": 3}}
+    result = run(*common, "--corpus", corpus, "--output", tmp_path / "x.jsonl")
+    assert "is for the passages of --from_run; build an index" in str(result.exception)
+
+
+def test_rows_without_an_id_have_their_number_in_a_run_file(tmp_path, index_dir):
+    rows, run_file = write_jsonl(tmp_path / "questions.jsonl", ROWS), tmp_path / "run"
+    result = run("retrieve", "--input", rows, "--index_dir", index_dir, "--output", tmp_path / "o", "--run", run_file)
+    assert result.exit_code == 0, result.output
+    assert [line.split()[:4] for line in run_file.read_text().splitlines()][:2] == [
+        ["1", "Q0", "a", "1"],
+        ["2", "Q0", "b", "1"],
+    ]
