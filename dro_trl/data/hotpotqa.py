@@ -46,10 +46,10 @@ def _pairs(row: Mapping[str, Any], field: str, second: Any, expected: str) -> li
     value = row.get(field)
     fault = ValueError(f"field '{field}': found {value!r:.60}; expected {expected}, as in the official files")
     if isinstance(value, dict):
-        columns = [value.get("title"), next((value[name] for name in _SECOND_COLUMNS if name in value), None)]
-        if not all(isinstance(column, list) for column in columns) or len(columns[0]) != len(columns[1]):
+        titles, others = value.get("title"), next((value[name] for name in _SECOND_COLUMNS if name in value), None)
+        if not isinstance(titles, list) or not isinstance(others, list) or len(titles) != len(others):
             raise fault
-        value = [list(pair) for pair in zip(*columns, strict=True)]
+        value = [list(pair) for pair in zip(titles, others, strict=True)]
     if not isinstance(value, list):
         raise fault
     for pair in value:

@@ -75,7 +75,8 @@ class _Corpus:
     """What the questions want of a corpus; the rest is not kept, since a corpus may be of any size."""
 
     def __init__(self, passages: Iterable[Mapping[str, str]], questions: Iterable[SourceQuestion]) -> None:
-        ids, titles = set(), set()
+        ids: set[str] = set()
+        titles: set[str] = set()
         for question in questions:
             ids.update(question.gold_ids)
             titles.update(passage.title for passage in [*question.gold_passages, *(question.candidates or [])])

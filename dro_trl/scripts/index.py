@@ -41,7 +41,7 @@ def main(
     start = time.monotonic()
     file = CorpusFile(corpus, format)
     typer.echo(
-        f"reading {corpus} as {file.format}" + ("" if format else ", by its first line (--format says otherwise)")
+        f"reading {corpus} as {file.format}" + ("" if format else ", by its first line (--format overrules it)")
     )
     with (
         cleaning_up_when_terminated(),
