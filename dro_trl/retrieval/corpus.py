@@ -95,11 +95,12 @@ class CorpusFile:
 
     def _beir(self, row: Mapping[str, Any], where: str) -> Iterator[Located]:
         passage = {"id": row.get("_id"), "title": row.get("title", ""), "text": row.get("text", "")}
-        if passage["text"] or passage["title"] is None:
+        title, text = passage["title"], passage["text"]
+        if not isinstance(title, str) or not isinstance(text, str) or text.strip():
             yield where, passage
-        elif passage["title"]:
+        elif title.strip():
             self.counts["documents of a title alone, which is read as their text"] += 1
-            yield where, {**passage, "title": "", "text": passage["title"]}
+            yield where, {**passage, "title": "", "text": title}
         else:
             self.counts["empty documents left out"] += 1
 

@@ -135,7 +135,7 @@ def test_what_is_left_out_is_counted(tmp_path):
     paragraphs = "paragraphs left out: "
     assert corpus.counts == {f"{paragraphs}{what}": 2 for what in ("the page's title", "headings", "empty")}
 
-    documents = [{"_id": "1", "title": "Only a title", "text": ""}, {"_id": "2", "title": "", "text": ""}]
+    documents = [{"_id": "1", "title": "Only a title", "text": ""}, {"_id": "2", "title": "", "text": " "}]
     (tmp_path / "beir").write_text(lines(*documents))
     corpus = CorpusFile(tmp_path / "beir")
     assert list(corpus) == [{"id": "1", "title": "", "text": "Only a title"}]
