@@ -1,4 +1,4 @@
-"""Exact match and token F1 of short answers, as KILT defines them: pure functions on strings."""
+"""EM and token F1 of short answers, as KILT defines them, and ROUGE-L of longer ones: pure functions on strings."""
 
 import re
 import string
@@ -86,13 +86,42 @@ def token_f1(prediction: str, answers: Sequence[str]) -> float:
     return max(_multiset_f1(words, Counter(normalize_answer(answer).split())) for answer in answers)
 
 
+def rouge_l(prediction: str, answers: Sequence[str]) -> float:
+    """Return the best F1 between prediction and answer on their longest common subsequence of words (Lin, 2004).
+
+    By the package `rouge-score`, without stemming: words are runs of ASCII letters and digits, in lower case, so that
+    text in another script has none and scores 0. KILT's own script uses another package, which cuts words otherwise.
+
+    Args:
+        prediction: The answer to judge.
+        answers: True answers, at least one.
+
+    Returns:
+        A number in [0, 1].
+
+    Raises:
+        TypeError: `answers` is one string in place of a list.
+        ValueError: `answers` is empty.
+
+    Examples:
+        >>> rouge_l("the cat sat", ["the dog sat down"])  # "the ... sat": precision 2/3, recall 2/4
+        0.57...
+    """
+    from rouge_score.rouge_scorer import RougeScorer  # it imports nltk, which takes a second
+
+    _check_aliases(answers)
+    scores = RougeScorer(["rougeL"], use_stemmer=False).score_multi(answers, prediction)
+    return float(scores["rougeL"].fmeasure)
+
+
 def has_answer(text: str, answers: Sequence[str]) -> bool:
     """Return whether a normalised alias stands in the normalised text as whole words.
 
-    What open-domain question answering calls a positive passage where none is annotated (Karpukhin et al., 2020).
+    Of a passage: what open-domain question answering calls a positive one where none is annotated (Karpukhin et al.,
+    2020). Of a predicted answer: the accuracy that is measured where answers are longer than the true ones.
 
     Args:
-        text: A passage.
+        text: A passage, or a predicted answer.
         answers: Aliases of the true answer, at least one. One that normalises to nothing is found nowhere.
 
     Raises:

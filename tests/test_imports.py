@@ -15,6 +15,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 PLAIN = {
     "atomic_write",
+    "compressed",
     "lockstep",
     "types",
     "prompts",
@@ -43,6 +44,7 @@ BELOW_TRAINER = PLAIN | TRAINER_PARTS | {"policies", "rewards", "modeling", "obj
 ALLOWED = {
     "__init__": set(),
     "atomic_write": set(),
+    "compressed": set(),
     "lockstep": set(),
     "types": set(),
     "weights": {"types"},

@@ -1,10 +1,10 @@
 """KILT's exact match and token F1: hand-worked values, and the properties they must keep."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dro_trl.metrics import exact_match, normalize_answer, token_f1
+from dro_trl.metrics import exact_match, has_answer, normalize_answer, rouge_l, token_f1
 
 words = st.text(alphabet="abthe .,-“é", max_size=12)
 aliases = st.lists(words, min_size=1, max_size=3)
@@ -85,3 +85,97 @@ def test_errors(metric):
         metric("Paris", [])
     with pytest.raises(TypeError, match=r"answers is the string 'Paris': pass a list of aliases, \['Paris'\]"):
         metric("Paris", "Paris")
+
+
+class TestKiltScorer:
+    """The definition that KILT's evaluation publishes (Petroni et al., 2021), written out once more without ours.
+
+    An answer is lowered, freed of ASCII punctuation, of the words a, an and the, and of superfluous white space. EM is
+    equality; F1 is the harmonic mean of precision and recall over the words with their multiplicities, 0 where no word
+    is shared; each is the maximum over the true answers.
+    """
+
+    @staticmethod
+    def normalized(text):
+        kept = "".join(letter for letter in text.lower() if letter not in "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
+        # An article ends where a word character of regular expressions does: a letter, a digit or an underscore.
+        pieces, word = [], ""
+        for letter in kept + " ":
+            if letter.isalnum() or letter == "_":
+                word += letter
+            else:
+                pieces += [word if word not in ("a", "an", "the") else " ", letter]
+                word = ""
+        return "".join(pieces).split()
+
+    def em(self, prediction, answers):
+        return max(
+            float(" ".join(self.normalized(prediction)) == " ".join(self.normalized(answer))) for answer in answers
+        )
+
+    def f1(self, prediction, answers):
+        best = 0.0
+        for answer in answers:
+            predicted, expected = self.normalized(prediction), self.normalized(answer)
+            shared = 0
+            rest = list(expected)
+            for word in predicted:
+                if word in rest:
+                    rest.remove(word)
+                    shared += 1
+            if shared:
+                precision, recall = shared / len(predicted), shared / len(expected)
+                best = max(best, 2 * precision * recall / (precision + recall))
+        return best
+
+    @pytest.mark.parametrize(
+        ("prediction", "answers", "em", "f1"),
+        [
+            ("The U.S. Senate", ["us senate"], 1, 1),
+            ("in 1912 in Paris", ["1912"], 0, 2 * (1 / 4) / (1 / 4 + 1)),  # precision 1/4, recall 1
+            ("the the the cat", ["a cat cat"], 0, 2 * (1 * 1 / 2) / (1 + 1 / 2)),  # precision 1/1, recall 1/2
+            ("new york new york", ["new york city", "york"], 0, 4 / 7),  # precision 2/4, recall 2/3 of the first
+            ("A", ["an"], 1, 0),  # both are empty: equal, without a shared word
+            ("Ludwig van Beethoven", ["Mozart", "van Beethoven"], 0, 0.8),  # precision 2/3, recall 1
+            ("co-founder", ["co founder"], 0, 0),  # cofounder is one word
+        ],
+    )
+    def test_values_worked_by_hand(self, prediction, answers, em, f1):
+        for match, score in ((exact_match, token_f1), (self.em, self.f1)):
+            assert match(prediction, answers) == em
+            assert score(prediction, answers) == pytest.approx(f1)
+
+    @settings(deadline=None)
+    @given(text=words, answers=aliases)
+    def test_ours_are_equal(self, text, answers):
+        assert exact_match(text, answers) == self.em(text, answers)
+        assert token_f1(text, answers) == pytest.approx(self.f1(text, answers))
+
+    @settings(deadline=None)
+    @given(text=st.text(), answers=st.lists(st.text(), min_size=1, max_size=2))
+    def test_ours_are_equal_on_any_text(self, text, answers):
+        assert exact_match(text, answers) == self.em(text, answers)
+        assert token_f1(text, answers) == pytest.approx(self.f1(text, answers))
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answers", "expected"),
+    [
+        ("police killed the gunman", ["police kill the gunman"], 3 / 4),  # "police the gunman": 3 of 4 and 3 of 4
+        ("the gunman kill police", ["police kill the gunman"], 2 / 4),  # "the gunman": order counts
+        ("blue is a colour", ["red", "blue is my favourite colour"], 2 * (3 / 4) * (3 / 5) / (3 / 4 + 3 / 5)),
+        ("Blue!", ["blue"], 1),
+        ("", ["blue"], 0),
+        ("青", ["青"], 0),  # only ASCII letters and digits make words
+    ],
+)
+def test_rouge_l_worked_by_hand(prediction, answers, expected):
+    assert rouge_l(prediction, answers) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("metric", [exact_match, token_f1, rouge_l, has_answer])
+def test_answers_must_be_a_list_that_is_not_empty(metric):
+    with pytest.raises(TypeError, match="answers is the string 'Paris'"):
+        metric("Paris", "Paris")
+    with pytest.raises(ValueError, match="answers is empty"):
+        metric("Paris", [])

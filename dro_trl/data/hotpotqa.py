@@ -1,135 +1,55 @@
-"""HotpotQA and 2WikiMultihopQA, from their official raw fields, which are the same, to this project's rows."""
+"""HotpotQA and 2WikiMultihopQA, whose official raw fields are the same."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from dro_trl.data.jsonl import read_json
-from dro_trl.data.schema import RowFault, check_text
-
-TitledPassages = dict[str, list[tuple[str, str]]]
-"""The passages of a corpus by title: pairs of id and text, in the order of the corpus."""
+from dro_trl.data.preparing import SourceFormat, SourceQuestion, TitledText
+from dro_trl.data.schema import check_text
 
 
-@dataclass(frozen=True)
-class PreparedQuestions:
-    """The converted rows, and what was left out and why."""
-
-    rows: list[dict[str, Any]]
-    """`id`, `question`, `answers` (one), `gold_ids` (passages of the corpus, one for each gold title)."""
-    num_rows: int
-    """How many rows were read."""
-    refused: list[RowFault]
-    """All rows left out, in the order of the source."""
-    absent_titles: int
-    """How many gold titles, counted once in each row, the corpus does not have."""
-    gold_by_text: int
-    """How many gold passages have the very text that the row gives for their title."""
-    gold_by_title: int
-    """How many are only the corpus's first passage of that title, with another text."""
-
-
-def prepare_questions(source: Path, corpus: Path, *, limit: int | None = None) -> PreparedQuestions:
-    """Convert raw questions, and look up their gold passages in a corpus by title.
-
-    Where several passages of the corpus have a gold title, the one with the text of the row's own `context` is taken,
-    white space aside, and else the first.
-
-    Args:
-        source: Raw questions (`_id`, `question`, `answer`, `supporting_facts`, `context`), a JSON list or JSON Lines.
-        corpus: JSON Lines of passages with `id`, `title` and `text`.
-        limit: Read only the first so many rows.
-
-    Returns:
-        The rows that could be converted, and those that could not with the reasons.
+def convert(row: dict[str, Any]) -> SourceQuestion:
+    """Convert a row with `_id`, `question`, `answer`, `supporting_facts` and `context`.
 
     Raises:
-        FileNotFoundError: `source` or `corpus` is not there.
-        ValueError: `source` holds no rows or is no JSON at all, or a line of `corpus` is not a passage.
+        ValueError: A field is missing or of another form, or no title is given as gold.
     """
-    questions: list[tuple[int, Mapping[str, Any], dict[str, str]]] = []
-    refused: list[RowFault] = []
-    num_rows = 0
-    for number, row in read_json(source):
-        if limit is not None and num_rows == limit:
-            break
-        num_rows += 1
-        try:
-            questions.append((number, *_check_raw(row)))
-        except ValueError as error:
-            refused.append(RowFault(number, str(error)))
-    if not num_rows:
-        raise ValueError(f"{source}: holds no rows")
-    passages = _passages_by_title(corpus, {title for _, _, gold in questions for title in gold})
-    return _resolve(questions, passages, corpus, num_rows, refused)
-
-
-def _resolve(
-    questions: Iterable[tuple[int, Mapping[str, Any], dict[str, str]]],
-    passages: TitledPassages,
-    corpus: Path,
-    num_rows: int,
-    refused: list[RowFault],
-) -> PreparedQuestions:
-    rows, absent_titles, by_text, by_title = [], 0, 0, 0
-    for number, raw, gold in questions:
-        absent = [title for title in gold if title not in passages]
-        if absent:
-            absent_titles += len(absent)
-            reason = f"field 'supporting_facts': found the titles {absent}; expected titles of passages in {corpus}"
-            refused.append(RowFault(number, reason))
-            continue
-        found = [_gold_passage(passages[title], text) for title, text in gold.items()]
-        by_text += sum(same_text for _, same_text in found)
-        by_title += sum(not same_text for _, same_text in found)
-        rows.append(
-            {
-                "id": raw["_id"],
-                "question": raw["question"],
-                "answers": [raw["answer"]],
-                "gold_ids": [passage_id for passage_id, _ in found],
-            }
-        )
-    return PreparedQuestions(
-        rows, num_rows, sorted(refused, key=lambda fault: fault.row), absent_titles, by_text, by_title
+    return SourceQuestion(
+        id=check_text(row.get("_id", row.get("id")), "_id"),
+        question=check_text(row.get("question"), "question"),
+        answers=[check_text(row.get("answer"), "answer")],
+        gold_passages=supporting_passages(row),
+        gold_field="supporting_facts",
     )
 
 
-def _gold_passage(passages: list[tuple[str, str]], text: str) -> tuple[str, bool]:
-    """Return the id of the passage meant, and whether its text is the row's."""
-    same = [passage_id for passage_id, candidate in passages if _squeezed(candidate) == text]
-    return (same[0], True) if same else (passages[0][0], False)
+def supporting_passages(row: Mapping[str, Any]) -> list[TitledText]:
+    """Return the passages that `supporting_facts` names, each once, in its order, with their texts in `context`.
 
+    Both fields are lists of pairs in the official files, and dicts of lists on the hub and in FlashRAG's `metadata`.
 
-def _check_raw(row: object) -> tuple[Mapping[str, Any], dict[str, str]]:
-    """Check a raw row.
-
-    Returns:
-        The row, and its gold titles in the order of `supporting_facts`, each with the text that the row has for it.
+    Raises:
+        ValueError: A field is missing or of another form, or there are no supporting facts.
     """
-    if isinstance(row, ValueError):
-        raise row
-    if not isinstance(row, dict):
-        raise ValueError(f"found {row!r:.60}; expected a JSON object")
-    for field in ("_id", "question", "answer"):
-        check_text(row.get(field), field)
     texts = {
-        check_text(title, "context"): _squeezed(" ".join(sentences))
+        check_text(title, "context"): " ".join(sentences)
         for title, sentences in _pairs(row, "context", list, "lists of a title and a list of sentences")
     }
-    gold = {
-        check_text(title, "supporting_facts"): texts.get(title, "")
-        for title, _ in _pairs(row, "supporting_facts", int, "lists of a title and the number of a sentence")
-    }
-    if not gold:
+    facts = _pairs(row, "supporting_facts", int, "lists of a title and the number of a sentence")
+    if not facts:
         raise ValueError("field 'supporting_facts': found an empty list; expected at least one gold title")
-    return row, gold
+    titles = dict.fromkeys(check_text(title, "supporting_facts") for title, _ in facts)
+    return [TitledText(title, texts.get(title, "")) for title in titles]
 
 
 def _pairs(row: Mapping[str, Any], field: str, second: Any, expected: str) -> list[tuple[str, Any]]:
     value = row.get(field)
     fault = ValueError(f"field '{field}': found {value!r:.60}; expected {expected}, as in the official files")
+    if isinstance(value, dict):
+        titles, others = value.get("title"), next((value[name] for name in _SECOND_COLUMNS if name in value), None)
+        if not isinstance(titles, list) or not isinstance(others, list) or len(titles) != len(others):
+            raise fault
+        value = [list(pair) for pair in zip(titles, others, strict=True)]
     if not isinstance(value, list):
         raise fault
     for pair in value:
@@ -142,22 +62,6 @@ def _pairs(row: Mapping[str, Any], field: str, second: Any, expected: str) -> li
     return [(title, other) for title, other in value]
 
 
-def _passages_by_title(corpus: Path, titles: set[str]) -> TitledPassages:
-    """Find the passages that have one of `titles`; the others are not kept, since a corpus may be of any size."""
-    passages: TitledPassages = {}
-    for number, passage in read_json(corpus):
-        try:
-            if isinstance(passage, ValueError):
-                raise passage
-            if not isinstance(passage, dict):
-                raise ValueError(f"found {passage!r:.60}; expected a JSON object")
-            if passage.get("title") in titles:
-                entry = (check_text(passage.get("id"), "id"), check_text(passage.get("text"), "text"))
-                passages.setdefault(passage["title"], []).append(entry)
-        except ValueError as error:
-            raise ValueError(f"{corpus}, row {number}: {error}") from error
-    return passages
+_SECOND_COLUMNS = ("sentences", "content", "sent_id")
 
-
-def _squeezed(text: str) -> str:
-    return " ".join(text.split())
+FORMAT = SourceFormat(read_json, convert)

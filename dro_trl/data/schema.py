@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -151,8 +151,24 @@ def check_text(value: object, field: str, *, may_be_empty: bool = False) -> str:
     return value
 
 
+def check_list(value: object, field: str, expected: str) -> list[Any]:
+    """Return `value` where it is a list.
+
+    Args:
+        value: What the source holds in `field`.
+        field: Its name, for the error.
+        expected: What should be there, for the error.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if not isinstance(value, list):
+        raise ValueError(f"field '{field}': found {_shown(value)}; expected {expected}")
+    return value
+
+
 def _check_answers(value: object) -> None:
-    answers = _check_list(value, "answers", 'a list of texts, such as ["Paris", "City of Paris"]')
+    answers = check_list(value, "answers", 'a list of texts, such as ["Paris", "City of Paris"]')
     if not answers:
         raise ValueError("field 'answers': found an empty list; expected at least one answer")
     for number, answer in enumerate(answers):
@@ -161,13 +177,13 @@ def _check_answers(value: object) -> None:
 
 def _check_gold_ids(value: object) -> None:
     seen: set[str] = set()
-    for number, gold_id in enumerate(_check_list(value, "gold_ids", 'a list of passage ids, such as ["17", "4"]')):
+    for number, gold_id in enumerate(check_list(value, "gold_ids", 'a list of passage ids, such as ["17", "4"]')):
         check_text(gold_id, f"gold_ids[{number}]")
         _check_new(str(gold_id), seen, f"gold_ids[{number}]")
 
 
 def _check_candidates(value: object) -> None:
-    candidates = _check_list(value, "candidates", "a list of objects with the fields id, title, text, score")
+    candidates = check_list(value, "candidates", "a list of objects with the fields id, title, text, score")
     if not candidates:
         raise ValueError("field 'candidates': found an empty list; expected at least one passage")
     seen: set[str] = set()
@@ -192,12 +208,6 @@ def _check_new(identifier: str, seen: set[str], field: str) -> None:
     if identifier in seen:
         raise ValueError(f"field '{field}': found {_shown(identifier)} a second time; expected ids that differ")
     seen.add(identifier)
-
-
-def _check_list(value: object, field: str, expected: str) -> list[object]:
-    if not isinstance(value, list):
-        raise ValueError(f"field '{field}': found {_shown(value)}; expected {expected}")
-    return value
 
 
 def _hint(name: str, present: Iterable[str]) -> str:

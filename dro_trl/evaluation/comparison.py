@@ -1,7 +1,7 @@
 """Systems compared on the same questions, with bootstrap intervals."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -100,6 +100,7 @@ def compare(
     ks: Sequence[int],
     seed: int,
     n_resamples: int = 10_000,
+    extra_metrics: Collection[str] = (),
 ) -> EvaluationReport:
     """Score all systems and compare the target with each baseline, question by question.
 
@@ -110,6 +111,7 @@ def compare(
         ks: Depths for recall@k and nDCG@k; the largest also cuts the MRR.
         seed: Seed of the bootstrap.
         n_resamples: Number of bootstrap resamples.
+        extra_metrics: As `extra` of `score_predictions`.
 
     Returns:
         Means, differences and their 95 % intervals.
@@ -120,7 +122,7 @@ def compare(
     """
     _check_names(systems, target, baselines)
     _check_rows(systems, depth=max(ks, default=1))
-    scores = {name: score_predictions(predictions, ks) for name, predictions in systems.items()}
+    scores = {name: score_predictions(predictions, ks, extra_metrics) for name, predictions in systems.items()}
     intervals = {
         name: {
             metric: mean_interval(_scored(values), seed=seed, n_resamples=n_resamples).ci95

@@ -1,11 +1,11 @@
 """Running systems over the same questions."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from dro_trl.evaluation.comparison import EvaluationReport, compare
-from dro_trl.evaluation.metrics import Prediction
+from dro_trl.evaluation.metrics import Prediction, check_extra
 from dro_trl.pipeline import RAGPipeline
 from dro_trl.types import Question
 
@@ -55,6 +55,7 @@ def evaluate_pair(
     seed: int = 0,
     batch_size: int = 8,
     max_new_tokens: int = 32,
+    extra_metrics: Collection[str] = (),
     **model_kwargs: Any,
 ) -> tuple[EvaluationReport, dict[str, list[Prediction]]]:
     """Compare a trained pair with others of `SYSTEMS` on the same questions.
@@ -67,14 +68,16 @@ def evaluate_pair(
         seed: Of the bootstrap.
         batch_size: Questions in a batch; the result does not depend on it.
         max_new_tokens: Longest answer, in tokens.
+        extra_metrics: As `extra` of `score_predictions`.
         **model_kwargs: For `RAGPipeline.from_pretrained`, such as `device`, `dtype` and `num_selected`.
 
     Returns:
         The report, and each system's predictions.
 
     Raises:
-        ValueError: If a system is unknown, or `"trained"` is not among them.
+        ValueError: If a system or an extra metric is unknown, or `"trained"` is not among the systems.
     """
+    check_extra(extra_metrics)
     if "trained" not in systems or not set(systems) <= set(SYSTEMS):
         raise ValueError(f"systems={list(systems)} must hold 'trained' and otherwise some of {list(SYSTEMS)}")
     predictions: dict[str, list[Prediction]] = {}
@@ -89,4 +92,7 @@ def evaluate_pair(
             predictions[system] = predict(pipeline, rows, order, batch_size, max_new_tokens)
         del pipeline  # Before the next pair is loaded.
     baselines = [system for system in predictions if system != "trained"]
-    return compare(predictions, target="trained", baselines=baselines, ks=ks or [], seed=seed), predictions
+    report = compare(
+        predictions, target="trained", baselines=baselines, ks=ks or [], seed=seed, extra_metrics=extra_metrics
+    )
+    return report, predictions

@@ -1,7 +1,7 @@
 """What a system predicted for a question, and the scores of one system, question by question."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TypedDict
 
 import ir_measures
@@ -9,7 +9,11 @@ import numpy as np
 from ir_measures.measures import Measure
 from numpy.typing import NDArray
 
-from dro_trl.metrics import exact_match, token_f1
+from dro_trl.metrics import exact_match, has_answer, rouge_l, token_f1
+
+EXTRA_METRICS = ("map", "acc", "rouge_l")
+"""Metrics that are computed where they are asked for: mean average precision of the ranking; whether a true answer
+stands in the predicted one; ROUGE-L of the answer, for datasets of sentences such as Wizard of Wikipedia."""
 
 
 class Prediction(TypedDict):
@@ -48,30 +52,49 @@ def retrieval_metrics(ks: Sequence[int]) -> list[str]:
     return [*(f"recall@{k}" for k in depths), "mrr", *(f"ndcg@{k}" for k in depths)]
 
 
-def score_predictions(predictions: Sequence[Prediction], ks: Sequence[int]) -> Scores:
+def check_extra(names: Collection[str]) -> None:
+    """Check names of extra metrics.
+
+    Raises:
+        ValueError: One is not of `EXTRA_METRICS`.
+    """
+    if unknown := set(names) - set(EXTRA_METRICS):
+        raise ValueError(f"unknown metrics {sorted(unknown)}; expected some of {', '.join(EXTRA_METRICS)}")
+
+
+def score_predictions(predictions: Sequence[Prediction], ks: Sequence[int], extra: Collection[str] = ()) -> Scores:
     """Score every prediction: recall@k, MRR and nDCG@k of its ranking (by ir_measures), EM and F1 of its answer.
 
-    The reciprocal rank is cut at the largest of `ks`, so that a system which ranks more passages gains nothing.
+    Reciprocal rank and average precision are cut at the largest of `ks`, so that a system which ranks more passages
+    gains nothing.
 
     Args:
         predictions: One per question.
         ks: Depths for recall@k and nDCG@k, each at least 1.
+        extra: Some of `EXTRA_METRICS`.
 
     Returns:
         An array of shape (num_questions,) per metric, all in [0, 1]; NaN for the retrieval metrics of a question
         without gold passages.
 
     Raises:
-        ValueError: `ks` is empty or holds a depth below 1, a ranking names a passage twice, or an answer has no alias.
+        ValueError: `ks` is empty or holds a depth below 1, a ranking names a passage twice, an answer has no alias,
+            or `extra` names an unknown metric.
     """
-    scores = _score_rankings(predictions, ks)
+    check_extra(extra)
+    scores = _score_rankings(predictions, ks, "map" in extra)
     scores["em"] = np.array([exact_match(p["answer"], p["answers"]) for p in predictions], dtype=np.float64)
     scores["f1"] = np.array([token_f1(p["answer"], p["answers"]) for p in predictions], dtype=np.float64)
+    if "acc" in extra:
+        scores["acc"] = np.array([has_answer(p["answer"], p["answers"]) for p in predictions], dtype=np.float64)
+    if "rouge_l" in extra:
+        scores["rouge_l"] = np.array([rouge_l(p["answer"], p["answers"]) for p in predictions], dtype=np.float64)
     return scores
 
 
-def _score_rankings(predictions: Sequence[Prediction], ks: Sequence[int]) -> Scores:
-    scores = {name: np.full(len(predictions), np.nan) for name in retrieval_metrics(ks)}
+def _score_rankings(predictions: Sequence[Prediction], ks: Sequence[int], with_map: bool) -> Scores:
+    columns = [*retrieval_metrics(ks), *(["map"] if with_map else [])]
+    scores = {name: np.full(len(predictions), np.nan) for name in columns}
     qrels: dict[str, dict[str, int]] = {}
     run: dict[str, dict[str, float]] = {}
     for row, prediction in enumerate(predictions):
@@ -81,6 +104,8 @@ def _score_rankings(predictions: Sequence[Prediction], ks: Sequence[int]) -> Sco
     names: dict[Measure, str] = {ir_measures.RR: "mrr"}
     for k in ks:
         names |= {ir_measures.R @ k: f"recall@{k}", ir_measures.nDCG @ k: f"ndcg@{k}"}
+    if with_map:
+        names[ir_measures.AP] = "map"
     for metric in ir_measures.iter_calc(list(names), qrels, run):
         scores[names[metric.measure]][int(metric.query_id)] = metric.value
     return scores

@@ -55,7 +55,8 @@ def _counts(report: EvaluationReport) -> str:
     first = next(iter(report.systems.values()))
     counts = f"Means over {first['n']:,} questions"
     if first["n_with_gold"] != first["n"]:
-        counts += f"; recall, MRR and nDCG over the {first['n_with_gold']:,} with gold passages"
+        what = "recall, MRR, nDCG and MAP" if "map" in first else "recall, MRR and nDCG"
+        counts += f"; {what} over the {first['n_with_gold']:,} with gold passages"
     return counts + ".\n"
 
 
@@ -104,7 +105,8 @@ def _difference_cells(comparison: Comparison) -> tuple[str, str, str, str, str]:
 
 
 def _label(metric: str) -> str:
-    return {"mrr": "MRR", "em": "EM", "f1": "F1"}.get(metric, metric.replace("ndcg", "nDCG"))
+    names = {"mrr": "MRR", "map": "MAP", "em": "EM", "f1": "F1", "rouge_l": "ROUGE-L"}
+    return names.get(metric, metric.replace("ndcg", "nDCG"))
 
 
 def _table(title: str) -> Table:

@@ -4,10 +4,7 @@ import difflib
 import hashlib
 import json
 import os
-import re
-import shutil
 import time
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -15,10 +12,12 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress
+from rich.progress import MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 
-from dro_trl.retrieval.corpus import read_corpus
+from dro_trl.retrieval.corpus import CorpusFile, read_corpus
 from dro_trl.retrieval.jvm import JavaError, JavaProcess
+from dro_trl.retrieval.partial_folder import partial_folder
+from dro_trl.retrieval.stored import split_document
 from dro_trl.types import Passage
 
 _METADATA = "dro_trl_index.json"
@@ -97,7 +96,7 @@ class PyseriniRetriever:
     @classmethod
     def build(
         cls,
-        corpus: str | Path | Iterable[Mapping[str, str]],
+        corpus: str | Path | CorpusFile | Iterable[Mapping[str, str]],
         index_dir: str | Path,
         *,
         overwrite: bool = False,
@@ -108,8 +107,12 @@ class PyseriniRetriever:
     ) -> Self:
         """Index a corpus (titles and texts together) and open the index; a build that fails leaves nothing behind.
 
+        The corpus is read one passage at a time, and 8 bytes are kept of each. What a killed build leaves beside
+        `index_dir` is removed by the next one.
+
         Args:
-            corpus: A JSONL file, or passages, with the strings `id` (unique), `title` (may be empty) and `text`.
+            corpus: A file of a format that `CorpusFile` reads, or passages, with the strings `id` (unique), `title`
+                (may be empty) and `text`.
             index_dir: The folder to create.
             overwrite: Replace the index that is there.
             k1: As in the constructor; not part of the index.
@@ -126,13 +129,8 @@ class PyseriniRetriever:
         _check_options(k1, b, threads)
         target = Path(index_dir).resolve()
         _check_target(target, overwrite)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = _beside(target, "partial")
-        try:
+        with partial_folder(target) as partial:
             _write_index(corpus, partial, threads or os.cpu_count() or 1, progress)
-            _move_folder(partial, target)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
         return cls(target, k1=k1, b=b, threads=threads)
 
     @property
@@ -164,7 +162,7 @@ class PyseriniRetriever:
             if not isinstance(question, str) or not question.strip():
                 raise ValueError(f"question {number} is {question!r}; a non-empty string is needed")
         passages: list[list[Passage]] = []
-        with _progress(enabled=len(questions) > _QUESTIONS_PER_REQUEST) as bar:
+        with _progress(MofNCompleteColumn(), enabled=len(questions) > _QUESTIONS_PER_REQUEST) as bar:
             task = bar.add_task("retrieving", total=len(questions))
             for batch in _batches(questions, _QUESTIONS_PER_REQUEST):
                 for hits in self._java.request("search", questions=batch, k=k, threads=self.threads):
@@ -219,9 +217,7 @@ def parse_stored(raw: str | None) -> tuple[str, str]:
     r"""Split a stored document into title and text.
 
     Args:
-        raw: JSON as indexes of this package store it (`title`, and `contents` that begin with it), or with the title
-            in quotes on the first line of `contents` (Pyserini's `wikipedia-dpr-100w`), or with a field `text`
-            (its BEIR indexes), or with `contents` alone.
+        raw: JSON of one of the forms that `split_document` knows.
 
     Returns:
         The title, possibly empty, and the text.
@@ -241,15 +237,7 @@ def parse_stored(raw: str | None) -> tuple[str, str]:
         raise ValueError(f"the stored document is not JSON: {raw[:80]!r}") from error
     if not isinstance(document, dict) or not {"text", "contents"} & document.keys():
         raise ValueError(f"the stored document has no field 'contents' or 'text': {raw[:80]!r}")
-    title = document.get("title", "")
-    if "text" in document:
-        return title, document["text"]
-    contents = document["contents"]
-    if "title" in document:
-        return title, contents.removeprefix(title + "\n")
-    if quoted := re.match(r'"(.*)"\n', contents):
-        return quoted[1].replace('""', '"'), contents[quoted.end() :]
-    return "", contents
+    return split_document(document)
 
 
 def _check_options(k1: float, b: float, threads: int | None) -> None:
@@ -287,18 +275,23 @@ def _check_target(target: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{target} holds files but no Lucene index; it is not overwritten, give another folder")
 
 
-def _write_index(corpus: str | Path | Iterable[Mapping[str, str]], folder: Path, threads: int, progress: bool) -> None:
+def _write_index(
+    corpus: str | Path | CorpusFile | Iterable[Mapping[str, str]], folder: Path, threads: int, progress: bool
+) -> None:
     start = time.monotonic()
     digest, count = hashlib.sha256(), 0
-    with JavaProcess() as java, _progress(enabled=progress) as bar:
-        task = bar.add_task("indexing", total=_length(corpus))
+    if isinstance(corpus, str | Path):
+        corpus = CorpusFile(corpus)
+    with JavaProcess() as java, _progress(TextColumn("{task.fields[passages]:,} passages"), enabled=progress) as bar:
+        task = bar.add_task("indexing", total=_length(corpus), passages=0)
         java.request("create", index_dir=str(folder), threads=threads)
         for batch in _batches(read_corpus(corpus), _DOCUMENTS_PER_REQUEST):
             documents = [json.dumps(_stored(passage)) for passage in batch]
             digest.update("\n".join([*documents, ""]).encode())
             java.request("add", documents=documents)
             count += len(documents)
-            bar.advance(task, len(documents))
+            done = corpus.bytes_read if isinstance(corpus, CorpusFile) else count
+            bar.update(task, completed=done, passages=count)
         readable = java.request("commit", index_dir=str(folder))
     if readable != count:
         raise RuntimeError(f"{readable} of {count} passages can be read back from the new index; is the disk full?")
@@ -310,9 +303,9 @@ def _write_index(corpus: str | Path | Iterable[Mapping[str, str]], folder: Path,
     (folder / _METADATA).write_text(json.dumps(metadata, indent=2) + "\n", "utf-8")
 
 
-def _progress(enabled: bool) -> Progress:
+def _progress(count: ProgressColumn, enabled: bool) -> Progress:
     console = Console(stderr=True)
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    columns = (*Progress.get_default_columns(), count)
     return Progress(*columns, console=console, transient=True, disable=not (enabled and console.is_terminal))
 
 
@@ -321,30 +314,14 @@ def _stored(passage: Mapping[str, str]) -> dict[str, str]:
     return {"id": passage["id"], "title": title, "contents": f"{title}\n{passage['text']}"}
 
 
-def _length(corpus: str | Path | Iterable[Mapping[str, str]]) -> int | None:
-    if isinstance(corpus, Sequence) and not isinstance(corpus, str):
-        return len(corpus)
-    if isinstance(corpus, str | Path) and Path(corpus).is_file():
-        with open(corpus, "rb") as lines:
-            return sum(1 for _ in lines)
-    return None
+def _length(corpus: Iterable[Mapping[str, str]]) -> int | None:
+    """Return the bytes of a file, the number of passages of a list, `None` of what is not known before."""
+    if isinstance(corpus, CorpusFile):
+        return corpus.num_bytes
+    return len(corpus) if isinstance(corpus, Sequence) else None
 
 
 def _batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
-
-
-def _move_folder(source: Path, target: Path) -> None:
-    if not target.exists():
-        source.rename(target)
-        return
-    old = _beside(target, "old")
-    target.rename(old)
-    source.rename(target)
-    shutil.rmtree(old)
-
-
-def _beside(target: Path, suffix: str) -> Path:
-    return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.{suffix}")

@@ -20,6 +20,9 @@ def main(
     ks: Annotated[
         list[int] | None, typer.Option("--k", min=1, help="Depths of recall and nDCG; K where none.")
     ] = None,
+    metrics: Annotated[
+        list[str] | None, typer.Option("--metric", help="A further metric, any number of: map, acc, rouge_l.")
+    ] = None,
     batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Questions in a batch.")] = 8,
     max_new_tokens: Annotated[int, typer.Option("--max_new_tokens", min=1, help="Longest answer, in tokens.")] = 32,
     start: Annotated[bool, typer.Option(help="Also run the pair that training started from.")] = True,
@@ -48,6 +51,7 @@ def main(
         data.select(range(min(limit or len(data), len(data)))).to_list(),
         SYSTEMS if start else SYSTEMS[2:],
         ks=ks,
+        extra_metrics=metrics or (),
         seed=seed,
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,

@@ -1,20 +1,28 @@
 """`dro-trl prepare`: convert a public dataset to the rows that the other commands read."""
 
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from dro_trl.data.hotpotqa import PreparedQuestions
+    from dro_trl.data.preparing import PreparedQuestions, SourceFormat
 
 
 class PublicDataset(StrEnum):
-    """The datasets that can be converted."""
+    """The formats that can be converted."""
 
     hotpotqa = "hotpotqa"
     wikimultihopqa = "2wikimultihopqa"
+    musique = "musique"
+    natural_questions = "natural_questions"
+    wizard_of_wikipedia = "wizard_of_wikipedia"
+    kilt = "kilt"
+    flashrag = "flashrag"
+    beir = "beir"
+    with_passages = "with_passages"
 
 
 class OnBadRow(StrEnum):
@@ -25,33 +33,79 @@ class OnBadRow(StrEnum):
 
 
 def main(
-    dataset: Annotated[PublicDataset, typer.Option("--dataset", help="What the input is.")],
-    input: Annotated[Path, typer.Option("--input", help="The official raw file, a JSON list or JSON Lines.")],
-    corpus: Annotated[Path, typer.Option("--corpus", help="JSONL file of passages, to look up gold titles in.")],
-    output: Annotated[Path, typer.Option("--output", help="JSONL file to write: id, question, answers, gold_ids.")],
+    dataset: Annotated[PublicDataset, typer.Option("--dataset", help="What the input is: a dataset, or a format.")],
+    input: Annotated[
+        str, typer.Option("--input", help="The official file (BEIR: a file of qrels or its folder), or a hub name.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", help="JSONL file to write: id, question, answers, gold_ids, candidates.")
+    ],
+    corpus: Annotated[
+        Path | None,
+        typer.Option("--corpus", help="File of passages to look up gold titles in, of any format `index` reads."),
+    ] = None,
+    no_gold: Annotated[bool, typer.Option("--no_gold", help="Leave gold passages out.")] = False,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Read only the first so many rows.")] = None,
     on_bad_row: Annotated[
         OnBadRow, typer.Option("--on_bad_row", "--on-bad-row", help="Stop at rows that do not convert, or skip them.")
     ] = OnBadRow.stop,
+    config: Annotated[str | None, typer.Option("--config", help="Configuration of a hub dataset.")] = None,
+    split: Annotated[str, typer.Option("--split", help="Split of a hub dataset.")] = "train",
 ) -> None:
-    """Convert raw HotpotQA or 2WikiMultihopQA questions, with their gold passages looked up in a corpus."""
+    """Convert a public dataset, with its gold passages where it names any."""
     from dro_trl.atomic_write import write_jsonl
-    from dro_trl.data.hotpotqa import prepare_questions
+    from dro_trl.data.preparing import prepare_questions
     from dro_trl.data.schema import describe_faults
+    from dro_trl.retrieval.corpus import CorpusFile
 
-    prepared = prepare_questions(input, corpus, limit=limit)
+    source = source_format(dataset)
+    prepared = prepare_questions(
+        raw_rows(source, input, config, split),
+        source.convert,
+        source=input,
+        corpus=None if corpus is None else CorpusFile(corpus),
+        gold=not no_gold,
+        limit=limit,
+    )
     if prepared.refused:
-        description = describe_faults(prepared.refused, str(input), prepared.num_rows)
+        description = describe_faults(prepared.refused, input, prepared.num_rows)
         if on_bad_row is OnBadRow.stop:
             raise ValueError(f"{description}\nnothing was written; --on_bad_row skip leaves such rows out")
         if not prepared.rows:
             raise ValueError(f"{description}\nnothing was written: no row is left")
         typer.echo(f"skipped: {description}", err=True)
     write_jsonl(output, prepared.rows)
-    _report(prepared, dataset, output)
+    report(prepared, dataset, output)
 
 
-def _report(prepared: "PreparedQuestions", dataset: PublicDataset, output: Path) -> None:
+def source_format(dataset: PublicDataset) -> "SourceFormat":
+    """Return how a dataset is read."""
+    from dro_trl.data import beir, flashrag, hotpotqa, kilt, musique, natural_questions, with_passages
+    from dro_trl.data import wizard_of_wikipedia as wizard
+
+    return {
+        PublicDataset.hotpotqa: hotpotqa.FORMAT,
+        PublicDataset.wikimultihopqa: hotpotqa.FORMAT,
+        PublicDataset.musique: musique.FORMAT,
+        PublicDataset.natural_questions: natural_questions.FORMAT,
+        PublicDataset.wizard_of_wikipedia: wizard.FORMAT,
+        PublicDataset.kilt: kilt.FORMAT,
+        PublicDataset.flashrag: flashrag.FORMAT,
+        PublicDataset.beir: beir.FORMAT,
+        PublicDataset.with_passages: with_passages.FORMAT,
+    }[dataset]
+
+
+def raw_rows(source: "SourceFormat", input: str, config: str | None, split: str) -> Iterator[tuple[int, Any]]:
+    """Yield the raw rows of a file, or of a dataset on the hub where there is no file and it is named like one."""
+    from dro_trl.data.hub import read_hub
+
+    path = Path(input)
+    is_hub_name = not path.exists() and not path.suffix and input.count("/") <= 1
+    return read_hub(input, config, split) if is_hub_name else source.read(path)
+
+
+def report(prepared: "PreparedQuestions", dataset: PublicDataset, output: Path) -> None:
     """Print the counts, and write them with every refused row as JSON beside the output."""
     from dataclasses import asdict
 
@@ -65,14 +119,23 @@ def _report(prepared: "PreparedQuestions", dataset: PublicDataset, output: Path)
         "kept": len(prepared.rows),
         "refused": len(prepared.refused),
         "gold_titles_absent": prepared.absent_titles,
+        "gold_ids_absent": prepared.absent_ids,
         "gold_passages_same_text": prepared.gold_by_text,
         "gold_passages_same_title_only": prepared.gold_by_title,
+        "kept_without_gold": prepared.without_gold,
+        "kept_without_answers": prepared.without_answers,
+        "repeated_candidates_left_out": prepared.repeated_candidates,
     }
     table = Table("what", "count", title=dataset.value)
     for name, count in counts.items():
         table.add_row(name.replace("_", " "), f"{count:,}")
     Console().print(table)
-    report = output.with_suffix(".report.json")
+    if prepared.without_answers:
+        typer.echo(
+            f"{prepared.without_answers:,} rows have no answers: `dro-trl retrieve` takes them and measures recall; "
+            "`train` and `evaluate` refuse them"
+        )
+    path = output.with_suffix(".report.json")
     refused = [asdict(fault) for fault in prepared.refused]
-    write_jsonl(report, [{"dataset": dataset.value, **counts, "refused_rows": refused}])
-    typer.echo(f"wrote {output} (figures in {report})")
+    write_jsonl(path, [{"dataset": dataset.value, **counts, "refused_rows": refused}])
+    typer.echo(f"wrote {output} (figures in {path})")

@@ -1,5 +1,6 @@
-"""`dro-trl retrieve`: add BM25 candidates to questions."""
+"""`dro-trl retrieve`: add candidates to questions."""
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,26 +24,38 @@ def main(
     b: Annotated[float, typer.Option("--b", help="BM25's length normalisation.")] = 0.4,
     add_gold: Annotated[
         bool,
-        typer.Option("--add_gold", help="For training: put gold passages that BM25 missed in place of its last ones."),
+        typer.Option("--add_gold", help="For training: put gold passages that were missed in place of the last ones."),
     ] = False,
+    run: Annotated[Path | None, typer.Option("--run", help="TREC run file to write: what was found.")] = None,
+    from_run: Annotated[
+        Path | None, typer.Option("--from_run", help="TREC run file to take the rankings from, instead of BM25.")
+    ] = None,
+    corpus: Annotated[
+        Path | None, typer.Option("--corpus", help="With --from_run: where the passages are, if in no index.")
+    ] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads; all cores by default.")] = None,
 ) -> None:
-    """Add the BM25 candidates to questions, and measure their recall where gold_ids are given."""
+    """Add candidates to questions, by BM25 or from a run file, and measure recall where gold_ids are given."""
     from dro_trl.atomic_write import write_jsonl
-    from dro_trl.retrieval.pyserini import PyseriniRetriever
+    from dro_trl.retrieval.run_file import candidates_of_run, read_run, write_run
 
-    if (index_dir is None) == (prebuilt is None):
-        raise ValueError(f"give one of --index_dir (got {index_dir}) and --prebuilt (got {prebuilt})")
+    if sum(source is not None for source in (index_dir, prebuilt, corpus)) != 1:
+        given = f"--index_dir (got {index_dir}), --prebuilt (got {prebuilt}) and --corpus (got {corpus})"
+        raise ValueError(f"give one of {given}")
+    if corpus is not None and from_run is None:
+        raise ValueError(f"--corpus {corpus} is for the passages of --from_run; build an index to retrieve from it")
     rows = read_rows(input)
-    retriever = (
-        PyseriniRetriever(index_dir, k1=k1, b=b, threads=threads)
-        if index_dir is not None
-        else PyseriniRetriever.from_prebuilt(str(prebuilt), k1=k1, b=b, threads=threads)
-    )
-    with retriever:
-        found = retriever.retrieve([row["question"] for row in rows], k)
+    query_ids = [str(row.get("id", number)) for number, row in enumerate(rows, start=1)]
+    with passage_source(index_dir, prebuilt, corpus, k1, b, threads) as source:
+        if from_run is None:
+            found = source.retrieve([row["question"] for row in rows], k)
+        else:
+            found = candidates_of_run(read_run(from_run), query_ids, source, k)
         missed = sorted({id for row, hits in zip(rows, found, strict=True) for id in missed_gold(row, hits)})
-        gold = {passage["id"]: passage for passage in retriever.passages(missed)} if add_gold else {}
+        gold = {passage["id"]: passage for passage in source.passages(missed)} if add_gold else {}
+    system = "bm25" if from_run is None else from_run.name
+    if run is not None:
+        write_run(run, query_ids, found, tag="dro-trl")
     added = 0
     for row, candidates in zip(rows, found, strict=True):
         new = [gold[id] for id in missed_gold(row, candidates)] if add_gold else []
@@ -50,12 +63,31 @@ def main(
         row["candidates"] = with_gold(candidates, new, row.get("gold_ids") or [], k)
     write_jsonl(output, rows)
     typer.echo(f"wrote {output}: {len(rows):,} questions, {sum(len(row['candidates']) for row in rows):,} candidates")
+    if run is not None:
+        typer.echo(
+            f"wrote {run}: {sum(map(len, found)):,} lines" + (", without the added gold passages" if added else "")
+        )
     if add_gold:
         typer.echo(f"added {added:,} gold passages that were not found; use these candidates for training alone")
     if empty := sum(not candidates for candidates in found):
         typer.echo(f"nothing was found for {empty} of {len(rows)} questions: their candidates are empty lists")
     if any(row.get("gold_ids") for row in rows):
-        report_recall(rows, found, k, output)
+        report_recall(rows, found, k, output, system)
+
+
+def passage_source(
+    index_dir: Path | None, prebuilt: str | None, corpus: Path | None, k1: float, b: float, threads: int | None
+) -> AbstractContextManager[Any]:
+    """Open the one that is given of an index, a prebuilt index and a corpus; a corpus cannot retrieve."""
+    from dro_trl.retrieval.corpus import CorpusFile
+    from dro_trl.retrieval.pyserini import PyseriniRetriever
+    from dro_trl.retrieval.run_file import CorpusPassages
+
+    if corpus is not None:
+        return nullcontext(CorpusPassages(CorpusFile(corpus), str(corpus)))
+    if index_dir is not None:
+        return PyseriniRetriever(index_dir, k1=k1, b=b, threads=threads)
+    return PyseriniRetriever.from_prebuilt(str(prebuilt), k1=k1, b=b, threads=threads)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -121,7 +153,7 @@ def with_gold(hits: list["Passage"], gold: list["Passage"], gold_ids: list[str],
     return [*kept, *(passage | {"score": score} for passage in gold)]
 
 
-def report_recall(rows: list[dict[str, Any]], found: list[list["Passage"]], k: int, output: Path) -> None:
+def report_recall(rows: list[dict[str, Any]], found: list[list["Passage"]], k: int, output: Path, system: str) -> None:
     """Print the recall of gold passages in what was found, and write it as JSON to `<output>.results.json`."""
     from rich.console import Console
     from rich.table import Table
@@ -138,11 +170,11 @@ def report_recall(rows: list[dict[str, Any]], found: list[list["Passage"]], k: i
         for cutoff in CUTOFFS
         if cutoff <= k
     }
-    title = f"BM25, {len(judged)} of {len(rows)} questions have gold passages"
+    title = f"{len(judged)} of {len(rows)} questions have gold passages"
     table = Table("system", *figures, "n", title=title)
-    table.add_row("bm25", *(f"{value:.3f}" for value in figures.values()), str(len(judged)))
+    table.add_row(system, *(f"{value:.3f}" for value in figures.values()), str(len(judged)))
     Console().print(table)
     results = output.with_name(output.name + ".results.json")
-    content = {"systems": {"bm25": {**figures, "n": len(judged)}}, "comparisons": []}
+    content = {"systems": {system: {**figures, "n": len(judged)}}, "comparisons": []}
     write_json(results, content)
     typer.echo(f"wrote {results}")

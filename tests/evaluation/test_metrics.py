@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dro_trl.evaluation.metrics import Prediction, retrieval_metrics, score_predictions
+from dro_trl.evaluation.metrics import EXTRA_METRICS, Prediction, retrieval_metrics, score_predictions
 
 
 def predict(ranking: str, gold: str | None, answer: str = "Paris") -> Prediction:
@@ -86,3 +86,25 @@ def test_depths_must_be_positive(ks):
 def test_a_passage_ranked_twice_is_named():
     with pytest.raises(ValueError, match=r"row 1 \(question 'Q\?'\): the ranking names passage 'b' twice"):
         score_predictions([predict("ab", "a"), predict("bab", "a")], ks=[1])
+
+
+def test_extra_metrics_worked_by_hand():
+    """Average precision: gold {a, b} at ranks 2 and 3 of x a b, so (1/2 + 2/3) / 2; cut at 2 only 1/2 of it counts.
+
+    "It is Paris" holds the answer, and shares one word of its three with it: 2 (1/3 · 1) / (1/3 + 1) = 1/2.
+    """
+    predictions = [predict("xab", "ab", "It is Paris"), predict("ab", None, "Parisian")]
+    plain = score_predictions(predictions, ks=[3])
+    scores = score_predictions(predictions, ks=[3], extra=EXTRA_METRICS)
+    assert list(scores) == [*list(plain)[:-2], "map", "em", "f1", "acc", "rouge_l"]
+    for metric, values in plain.items():
+        np.testing.assert_array_equal(values, scores[metric])
+    np.testing.assert_allclose(scores["map"], [(1 / 2 + 2 / 3) / 2, np.nan])
+    np.testing.assert_allclose(score_predictions(predictions, ks=[2], extra=["map"])["map"], [1 / 4, np.nan])
+    assert scores["acc"].tolist() == [1, 0]
+    np.testing.assert_allclose(scores["rouge_l"], [1 / 2, 0])
+
+
+def test_an_unknown_extra_metric_is_named():
+    with pytest.raises(ValueError, match=r"unknown metrics \['bleu'\]; expected some of map, acc, rouge_l"):
+        score_predictions([predict("a", "a")], ks=[1], extra=["acc", "bleu"])

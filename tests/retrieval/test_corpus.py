@@ -1,11 +1,15 @@
-"""What is read from a corpus, and every complaint about one."""
+"""What is read from a corpus, in each public form, and every complaint about one."""
 
+import csv
+import gzip
+import io
 import json
 import re
 
 import pytest
 
-from dro_trl.retrieval.corpus import read_corpus
+from dro_trl.retrieval import corpus as corpus_module
+from dro_trl.retrieval.corpus import CorpusFile, read_corpus
 
 GOOD = {"id": "1", "title": "", "text": "x"}
 
@@ -63,3 +67,139 @@ def test_empty_or_missing(tmp_path):
         list(read_corpus(file))
     with pytest.raises(ValueError, match="corpus: the corpus is empty"):
         list(read_corpus([]))
+
+
+def lines(*rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def tsv(*rows):
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter="\t", lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+PAGE = {
+    "_id": "290",
+    "wikipedia_id": 290,
+    "wikipedia_title": "A",
+    "text": ["A\n", "A is a letter.\n", "Section::::History.\n", " \n", "BULLET::::- It is old.\n"],
+    "anchors": [],
+}
+CONTENTS = {"id": 7, "contents": '"Aaron ""Burr"""\nBurr was.'}
+
+
+@pytest.mark.parametrize(
+    ("content", "format", "expected"),
+    [
+        (lines(GOOD), "jsonl", [("1", "", "x")]),
+        (lines({**GOOD, "contents": "y"}), "jsonl", [("1", "", "x")]),
+        (
+            lines({"_id": "d1", "title": "T", "text": "x"}, {"_id": "d2", "text": "y", "metadata": {}}),
+            "beir",
+            [("d1", "T", "x"), ("d2", "", "y")],
+        ),
+        (
+            lines(CONTENTS, {"id": "8", "contents": "no title"}),
+            "contents",
+            [("7", 'Aaron "Burr"', "Burr was."), ("8", "", "no title")],
+        ),
+        (lines(PAGE), "kilt", [("290:1", "A", "A is a letter."), ("290:4", "A", "BULLET::::- It is old.")]),
+        (
+            tsv(["id", "text", "title"], ["1", 'Aaron (or ; "Ahärôn")', '"Heroes"'], ["2", "plain", "T"]),
+            "tsv",
+            [("1", '"Heroes"', 'Aaron (or ; "Ahärôn")'), ("2", "T", "plain")],
+        ),
+        (tsv(["title", "id", "text"], ["T", "a", "two\nlines"]), "tsv", [("a", "T", "two\nlines")]),
+        (tsv(["text", "id"], ["x", "a"]), "tsv", [("a", "", "x")]),
+        ('0\t"Quoted" at the start\n1\tplain "\n', "tsv", [("0", "", '"Quoted" at the start'), ("1", "", 'plain "')]),
+    ],
+)
+@pytest.mark.parametrize("compress", [False, True])
+def test_public_formats_are_recognised_from_their_content(tmp_path, content, format, expected, compress):
+    """Nothing is made of the name: neither the form nor that it is compressed."""
+    file = tmp_path / "corpus"
+    file.write_bytes(gzip.compress(content.encode()) if compress else content.encode())
+    corpus = CorpusFile(file)
+    assert corpus.format == format
+    for _ in range(2):
+        assert [tuple(passage.values()) for passage in read_corpus(corpus)] == expected
+        assert corpus.bytes_read == corpus.num_bytes == file.stat().st_size
+    assert list(CorpusFile(file, format)) == list(corpus)
+
+
+def test_what_is_left_out_is_counted(tmp_path):
+    (tmp_path / "kilt").write_text(lines(PAGE, {**PAGE, "wikipedia_id": "3"}))
+    corpus = CorpusFile(tmp_path / "kilt")
+    assert len(list(corpus)) == len(list(corpus)) == 4
+    paragraphs = "paragraphs left out: "
+    assert corpus.counts == {f"{paragraphs}{what}": 2 for what in ("the page's title", "headings", "empty")}
+
+    documents = [{"_id": "1", "title": "Only a title", "text": ""}, {"_id": "2", "title": "", "text": " "}]
+    (tmp_path / "beir").write_text(lines(*documents))
+    corpus = CorpusFile(tmp_path / "beir")
+    assert list(corpus) == [{"id": "1", "title": "", "text": "Only a title"}]
+    assert corpus.counts == {
+        "documents of a title alone, which is read as their text": 1,
+        "empty documents left out": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("1\ta\tb\n", ":1: found 3 columns, none of them named id and text; put a first line that names them"),
+        ("id\ttext\ttitle\n1\tx\n", ":2: found 2 columns, need 3: id, text, title"),
+        ("id\ttext\n1\tx\n1\ty\n", ":3: field 'id': '1' is that of {file}:2 too; ids must be unique"),
+        ('id\ttext\n1\t"x"y\n', ":2: not readable as TSV"),
+        ("id\ttext\n1\t \n", ":2: field 'text' is empty"),
+        (lines(PAGE, PAGE), ":2: field 'id': '290:1' is that of {file}:1 too"),
+        (lines({**PAGE, "text": "x"}), ":1: need the strings wikipedia_id and wikipedia_title and the list text"),
+        (lines({**PAGE, "text": ["A", 3]}), ":1: field 'text': found 3, need a list of strings"),
+        (lines({"id": "1", "contents": 3}), ":1: field 'contents': found 3, need a string"),
+        (lines({"_id": "1", "text": 3}), ":1: field 'text': found 3 (int), need a string"),
+        (lines({"_id": None, "text": "x"}), ":1: field 'id': found None (NoneType), need a string"),
+    ],
+)
+def test_faults_of_public_formats(tmp_path, content, complaint):
+    file = tmp_path / "corpus"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=re.escape(f"{file}{complaint.replace('{file}', str(file))}")):
+        list(read_corpus(file))
+
+
+def test_damaged_files_are_named(tmp_path):
+    file = tmp_path / "corpus.gz"
+    rows = lines(*({**GOOD, "id": str(number)} for number in range(10_000)))
+    file.write_bytes(gzip.compress(rows.encode())[:-100])
+    with pytest.raises(ValueError, match=r"corpus\.gz: the compressed file is cut off or damaged"):
+        list(read_corpus(file))
+    for content in (b"id\ttext\n1\tcaf\xe9\n", b"caf\xe9\ttext\tid\n"):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"corpus\.gz.*codec can't decode"):
+            list(read_corpus(file))
+    with pytest.raises(ValueError, match="unknown format 'csv'; expected one of jsonl, beir, contents, kilt, tsv"):
+        CorpusFile(file, "csv")
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+def test_a_repeated_id_is_found_however_far_away(tmp_path, as_file, monkeypatch):
+    monkeypatch.setattr(corpus_module, "_IDS_AT_ONCE", 100)
+    passages = [{**GOOD, "id": str(number)} for number in [*range(1_000), 250, *range(2_000, 2_500)]]
+    (tmp_path / "corpus.jsonl").write_text(lines(*passages))
+    first, second = (f"{tmp_path}/corpus.jsonl:251", f"{tmp_path}/corpus.jsonl:1001")
+    if not as_file:
+        first, second = "passage 250", "passage 1000"
+    with pytest.raises(ValueError, match=re.escape(f"{second}: field 'id': '250' is that of {first} too")):
+        list(read_corpus(tmp_path / "corpus.jsonl" if as_file else passages))
+    with pytest.raises(ValueError, match="passage 1000: field 'id': '250' is that of an earlier passage too"):
+        list(read_corpus(iter(passages)))
+
+
+def test_different_ids_with_one_hash_are_no_fault(tmp_path, monkeypatch):
+    """Every id gets the same hash: each is looked up in the file and found to be new."""
+    monkeypatch.setattr("dro_trl.retrieval.seen_ids.hash", lambda id: 5, raising=False)
+    passages = [{**GOOD, "id": str(number)} for number in range(20)]
+    (tmp_path / "corpus.jsonl").write_text(lines(*passages))
+    corpus = CorpusFile(tmp_path / "corpus.jsonl")
+    assert list(read_corpus(corpus)) == list(read_corpus(passages)) == passages

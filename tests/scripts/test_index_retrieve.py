@@ -2,8 +2,10 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import typer
@@ -162,3 +164,71 @@ def test_importing_the_commands_costs_nothing():
         "print(sorted({'torch', 'datasets', 'pyserini', 'numpy', 'rich.table'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", source], capture_output=True, text=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("option", [(), ("--format", "beir")])
+def test_index_says_the_format_and_what_it_left_out(tmp_path, option):
+    documents = [{"_id": "a", "title": "Radium", "text": ""}, {"_id": "b", "title": "", "text": ""}]
+    corpus = write_jsonl(tmp_path / "corpus.jsonl", documents)
+    result = run("index", "--corpus", corpus, "--index_dir", tmp_path / "index", *option)
+    assert result.exit_code == 0, result.output
+    assert f"reading {corpus} as beir" + ("\n" if option else ", by its first line") in result.output
+    assert "documents of a title alone, which is read as their text: 1" in result.output
+    assert "empty documents left out: 1" in result.output
+    assert "indexed 1 passages" in result.output
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_index_command_leaves_no_index(tmp_path, how):
+    """SIGTERM clears up at once; what SIGKILL leaves in the middle is hidden, and the next build removes it."""
+    text = "marie found radium " * 30
+    rows = ({"id": str(number), "title": "", "text": f"{text}{number}"} for number in range(200_000))
+    corpus = write_jsonl(tmp_path / "corpus.jsonl", rows)
+    folder = tmp_path / "indexes"
+    folder.mkdir()
+    command = [sys.executable, "-m", "dro_trl", "index", "--corpus", str(corpus), "--index_dir", str(folder / "index")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not list(folder.glob(".index.*.partial/*.fd*")):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(how)
+    assert process.wait(timeout=30) in (-how, 128 + how)
+    process.stderr.close()
+    left = [path.name for path in folder.iterdir()]
+    assert len(left) == (how == signal.SIGKILL)
+    assert all(name.startswith(".index.") and name.endswith(".partial") for name in left)
+
+    small = write_jsonl(tmp_path / "corpus.jsonl", CORPUS)
+    assert run("index", "--corpus", small, "--index_dir", folder / "index").exit_code == 0
+    assert [path.name for path in folder.iterdir()] == ["index"]
+
+
+def test_a_run_file_gives_the_same_candidates_back(tmp_path, index_dir):
+    """Through the index or the corpus; the recall is the run's."""
+    rows = write_jsonl(tmp_path / "questions.jsonl", [{"id": f"q{n}", **row} for n, row in enumerate(ROWS)])
+    run_file, corpus = tmp_path / "bm25.txt", write_jsonl(tmp_path / "corpus.jsonl", CORPUS)
+    common = ("retrieve", "--input", rows, "-k", 5)
+    result = run(*common, "--index_dir", index_dir, "--output", tmp_path / "0.jsonl", "--run", run_file)
+    assert result.exit_code == 0, result.output
+    assert f"wrote {run_file}: 5 lines" in result.output
+    for number, source in enumerate([("--index_dir", index_dir), ("--corpus", corpus)], start=1):
+        output = tmp_path / f"{number}.jsonl"
+        result = run(*common, *source, "--from_run", run_file, "--output", output)
+        assert result.exit_code == 0, result.output
+        assert read_jsonl(output) == read_jsonl(tmp_path / "0.jsonl")
+        results = json.loads((tmp_path / f"{number}.jsonl.results.json").read_text())
+        assert results["systems"] == {"bm25.txt": {"recall@1": 0.5, "recall@5": 2 / 3, "n": 3}}
+    result = run(*common, "--corpus", corpus, "--output", tmp_path / "x.jsonl")
+    assert "is for the passages of --from_run; build an index" in str(result.exception)
+
+
+def test_rows_without_an_id_have_their_number_in_a_run_file(tmp_path, index_dir):
+    rows, run_file = write_jsonl(tmp_path / "questions.jsonl", ROWS), tmp_path / "run"
+    result = run("retrieve", "--input", rows, "--index_dir", index_dir, "--output", tmp_path / "o", "--run", run_file)
+    assert result.exit_code == 0, result.output
+    assert [line.split()[:4] for line in run_file.read_text().splitlines()][:2] == [
+        ["1", "Q0", "a", "1"],
+        ["2", "Q0", "b", "1"],
+    ]

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from dro_trl.atomic_write import write_jsonl
 from dro_trl.cli import app
 from dro_trl.data.load import load_rag_dataset
+from dro_trl.scripts.prepare import PublicDataset, source_format
 
 
 def raw(title):
@@ -66,3 +67,41 @@ def test_an_absent_input_is_named(files):
     result = prepare(files)
     assert result.exit_code == 2
     assert "raw.jsonl: No such file" in result.stderr
+
+
+def test_rows_without_answers_are_said_to_be_for_retrieval(tmp_path):
+    write_jsonl(tmp_path / "queries.jsonl", [{"_id": "q1", "text": "who leads"}])
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\n")
+    command = ["prepare", "--dataset", "beir", "--input", tmp_path, "--output", tmp_path / "out.jsonl"]
+    result = CliRunner().invoke(app, list(map(str, command)))
+    assert result.exit_code == 0, result.output
+    assert "1 rows have no answers: `dro-trl retrieve` takes them" in result.stdout
+    assert json.loads((tmp_path / "out.jsonl").read_text()) == {
+        "id": "q1",
+        "question": "who leads",
+        "gold_ids": ["d1"],
+    }
+    assert json.loads((tmp_path / "out.report.json").read_text())["kept_without_answers"] == 1
+
+
+def test_gold_titles_need_a_corpus_or_are_left_out(files):
+    command = ["prepare", "--dataset", "hotpotqa", "--input", files / "raw.jsonl", "--output", files / "out.jsonl"]
+    result = CliRunner().invoke(app, list(map(str, command)))
+    assert result.exit_code == 2
+    assert "--corpus" in result.stderr
+    result = CliRunner().invoke(app, [*map(str, command), "--no_gold"])
+    assert result.exit_code == 0, result.output
+    assert "gold_ids" not in (files / "out.jsonl").read_text()
+
+
+def test_every_dataset_of_the_command_has_a_reader():
+    for dataset in PublicDataset:
+        assert callable(source_format(dataset).convert)
+
+
+def test_a_name_that_is_no_file_is_looked_for_on_the_hub(tmp_path):
+    command = ["prepare", "--dataset", "kilt", "--input", "nobody/nothing", "--output", tmp_path / "out.jsonl"]
+    result = CliRunner().invoke(app, list(map(str, command)))
+    assert result.exit_code == 2
+    assert "no such dataset could be had from the hub" in result.stderr

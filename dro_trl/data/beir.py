@@ -1,0 +1,91 @@
+"""BEIR: a folder with `queries.jsonl` and `qrels/*.tsv`, which has gold passages and no answers."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dro_trl.data.jsonl import read_json
+from dro_trl.data.preparing import SourceFormat, SourceQuestion
+from dro_trl.data.schema import check_text
+
+
+def read(path: Path) -> Iterator[tuple[int, object]]:
+    """Read the queries that one file of judgements is about, with the documents judged relevant.
+
+    Args:
+        path: The file of judgements (`.../qrels/test.tsv`), or the folder where it is the only one.
+
+    Yields:
+        As `SourceFormat.read`; the number is the line of `queries.jsonl`. Queries that are not judged belong to
+        another split and are not yielded. A judged query that is not there is a fault of row 0.
+
+    Raises:
+        FileNotFoundError: A file is not there.
+        ValueError: The folder holds several files of judgements, or a line of judgements is malformed.
+    """
+    qrels = _qrels_file(path)
+    relevant = _read_qrels(qrels)
+    unseen = dict.fromkeys(relevant)
+    for number, query in read_json(qrels.parent.parent / "queries.jsonl"):
+        query_id = query.get("_id") if isinstance(query, dict) else None
+        if isinstance(query, dict) and isinstance(query_id, str):
+            if query_id in relevant:
+                unseen.pop(query_id, None)
+                yield number, {**query, "relevant": relevant[query_id]}
+        else:
+            fault = ValueError(f"found {query!r:.60}; expected an object with _id and text")
+            yield number, query if isinstance(query, ValueError) else fault
+    for query_id in unseen:
+        yield 0, ValueError(f"query {query_id!r} is judged in {qrels.name} and is not in queries.jsonl")
+
+
+def convert(row: dict[str, Any]) -> SourceQuestion:
+    """Convert a query with `_id`, `text` and the ids in `relevant`.
+
+    Raises:
+        ValueError: A field is missing or of another form, or no document is judged relevant.
+    """
+    if not row["relevant"]:
+        raise ValueError("found no document with a score above 0; expected at least one")
+    return SourceQuestion(
+        id=row["_id"],
+        question=check_text(row.get("text"), "text"),
+        answers=None,
+        gold_ids=list(row["relevant"]),
+        gold_field="qrels",
+    )
+
+
+def _qrels_file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    found = sorted((path / "qrels").glob("*.tsv"))
+    if not found:
+        raise FileNotFoundError(
+            f"{path}: no file qrels/*.tsv there; give a folder of BEIR's or one of its qrels files"
+        )
+    if len(found) > 1:
+        named = ", ".join(str(file) for file in found)
+        raise ValueError(f"{path}: there are several files of judgements; give the one of your split: {named}")
+    return found[0]
+
+
+def _read_qrels(path: Path) -> dict[str, list[str]]:
+    relevant: dict[str, list[str]] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for number, cells in enumerate(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), start=1):
+            if number == 1 and cells[:1] == ["query-id"]:
+                continue
+            try:
+                query_id, document_id, score = cells
+                documents = relevant.setdefault(query_id, [])
+                if int(score) > 0:
+                    documents.append(document_id)
+            except ValueError as error:
+                expected = "query-id, corpus-id and a whole number, with tabs between"
+                raise ValueError(f"{path}:{number}: found {cells!r:.80}; expected {expected}") from error
+    return relevant
+
+
+FORMAT = SourceFormat(read, convert)

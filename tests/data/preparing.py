@@ -1,0 +1,25 @@
+"""Running one converter on a file."""
+
+import json
+
+from dro_trl.data.preparing import prepare_questions
+from dro_trl.data.schema import find_faults
+from dro_trl.retrieval.corpus import CorpusFile
+
+
+def prepare(source_format, path, corpus=None, **options):
+    prepared = prepare_questions(
+        source_format.read(path),
+        source_format.convert,
+        source=str(path),
+        corpus=None if corpus is None else CorpusFile(corpus),
+        **options,
+    )
+    with_answers = [row for row in prepared.rows if "answers" in row]
+    assert find_faults(with_answers, require_candidates=False) == []
+    return prepared
+
+
+def write_lines(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
