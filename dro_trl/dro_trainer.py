@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, TrainerCallback, set_seed
 from transformers.trainer_utils import EvalLoopOutput
 
 from dro_trl import losses, weights
-from dro_trl.checkpointing import load_models, save_models, write_config
+from dro_trl.checkpointing import copy_pair, load_models, save_models, write_config
 from dro_trl.collapse import CollapseMonitor
 from dro_trl.dro_config import DROConfig
 from dro_trl.generation import answer_selections
@@ -365,9 +365,22 @@ class DROTrainer(ResumableTrainer):
         folder = Path(output_dir or str(self.args.output_dir))
         begin_checkpoint(folder)
         save_models(self.accelerator.unwrap_model(self.model), folder, self.tokenizers, state_dict)
+        self._describe_pair(folder)
+
+    def _describe_pair(self, folder: Path) -> None:
         options = {**vars(self.args), "policy": self._policy_path, "start": self._start}
         write_config(folder, options)
-        write_model_card(folder, options, self.state.log_history)
+        write_model_card(folder, options, self.state.log_history, getattr(self, "hub_model_id", None))
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write the pair's own model card in place of Trainer's, whose arguments are not heeded."""
+        if self.is_world_process_zero():
+            self._describe_pair(Path(str(self.args.output_dir)))
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self.is_world_process_zero():
+            copy_pair(Path(checkpoint_folder), Path(str(self.args.output_dir)))  # Trainer copies one model's files.
+        super()._push_from_checkpoint(checkpoint_folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:
