@@ -50,6 +50,9 @@ ALLOWED = {
     "metrics": {"types"},
     "shared_base": set(),
     "shared_prompt": set(),
+    "estimate": set(),  # formulas alone
+    "model_shapes": {"estimate"},
+    "reading_lengths": BELOW_TRAINER | {"data"},
     "prompts": {"types"},
     "retrieval": PLAIN,
     "data": PLAIN | {"retrieval.base"},
@@ -65,6 +68,7 @@ ALLOWED = {
     "resumable_trainer": {"resuming"},
     "dro_trainer": BELOW_TRAINER | {"retrieval.base", "training_data", "resumable_trainer"},
     "pipeline": BELOW_TRAINER | {"retrieval.base"},
+    "estimate_recipe": {"estimate", "model_shapes", "reading_lengths", "dro_config", "recipe"},
     "recipe": {""},  # what `dro-trl train` does, for `scripts` and programs to call
     "scripts": {""},
     "cli": {"scripts"},
