@@ -79,8 +79,10 @@ def _status(name: str) -> int:
 
 
 def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Return what a module's function returns in a process of its own, which has imported everything already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dro_trl.recipe", "dro_trl.loading", function.__module__])
+    """Return what a function returns in a process of its own, which has imported everything already.
+
+    It is a fork of this one, which therefore must not have computed anything itself.
+    """
+    context = multiprocessing.get_context("fork")
     with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
         return pool.submit(function, *arguments).result()
