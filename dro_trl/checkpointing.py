@@ -1,6 +1,7 @@
 """Saving the two models, each in a folder of its own that `from_pretrained` loads, and reading them back."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,14 @@ def save_models(
             {k.removeprefix(prefix): v.contiguous() for k, v in gathered.items() if k.startswith(prefix)},
             folder / VALUE_HEAD_NAME,
         )
+
+
+def copy_pair(folder: Path, output: Path) -> None:
+    """Copy what makes a pair, and its model card, out of a checkpoint."""
+    for name in MODELS:
+        shutil.copytree(folder / name, output / name, dirs_exist_ok=True)
+    for name in (CONFIG_NAME, "README.md"):
+        shutil.copy(folder / name, output / name)
 
 
 def load_models(pair: SelectorGenerator, folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,18 +11,15 @@ from transformers import PreTrainedModel, TrainerCallback, set_seed
 from transformers.trainer_utils import EvalLoopOutput
 
 from dro_trl import losses, objectives
-from dro_trl.checkpointing import load_models, save_models, write_config
 from dro_trl.collapse import CollapseMonitor
 from dro_trl.dro_config import DROConfig
 from dro_trl.generation import answer_selections
 from dro_trl.loading import load_starts, load_tokenizer, make_pair
-from dro_trl.model_card import write_model_card
 from dro_trl.modeling import SelectorGeneratorOutput, parameter_groups
 from dro_trl.objectives import ScoredSelections
+from dro_trl.pair_trainer import PairTrainer
 from dro_trl.policies.base import SelectionPolicy
 from dro_trl.prompts import Tokenizer
-from dro_trl.resumable_trainer import ResumableTrainer
-from dro_trl.resuming import begin_checkpoint
 from dro_trl.retrieval.base import Retriever
 from dro_trl.reward_calls import RewardFunc, RewardSum, reward_columns
 from dro_trl.rewards.likelihood import AnswerLogLikelihood, reduce_answer_logps
@@ -44,7 +40,7 @@ def _identity(rows: list[Any]) -> list[Any]:
     return rows
 
 
-class DROTrainer(ResumableTrainer):
+class DROTrainer(PairTrainer):
     """Trains a selector and a generator by Direct Retrieval-augmented Optimization (arXiv:2505.03075).
 
     Args:
@@ -361,29 +357,7 @@ class DROTrainer(ResumableTrainer):
         output.metrics.update({f"{metric_key_prefix}_{name}": mean for name, mean in means.items()})
         return output
 
-    # Saving and resuming
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        if not self.args.should_save:
-            return
-        folder = Path(output_dir or str(self.args.output_dir))
-        begin_checkpoint(folder)
-        save_models(self.accelerator.unwrap_model(self.model), folder, self.tokenizers, state_dict)
-        options = {**vars(self.args), "policy": self._policy_path, "start": self._start}
-        write_config(folder, options)
-        write_model_card(folder, options, self.state.log_history)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            load_models(self.accelerator.unwrap_model(model or self.model), Path(resume_from_checkpoint))
-
-    def _load_best_model(self) -> None:
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            super()._load_best_model()
-        else:
-            self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+    # Resuming
 
     def run_facts(self) -> dict[str, Any]:
         """Return what makes this run what it is, beside its options and rows."""

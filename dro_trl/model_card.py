@@ -33,18 +33,23 @@ OPTIONS = (
 MEASURES = ("reward", "iw_bound", "ess", "entropy", "frac_unique_selections", "selection_recall")
 
 
-def write_model_card(folder: Path, training: Mapping[str, Any], log_history: Sequence[Mapping[str, Any]]) -> None:
+def write_model_card(
+    folder: Path, training: Mapping[str, Any], log_history: Sequence[Mapping[str, Any]], repo_id: str | None = None
+) -> None:
     """Write `README.md`: what the folder holds, how to use it, how it was trained, and what to cite.
 
     Args:
         folder: Where the two models are.
         training: Values of `DROConfig`.
         log_history: Of the trainer; the measures shown are those of its last record that has any.
+        repo_id: Of the hub repository that the folder goes to, where it does.
     """
     options = "\n".join(f"| `{name}` | `{training[name]}` |" for name in OPTIONS)
     last: Mapping[str, Any] = next((record for record in reversed(log_history) if "reward" in record), {})
     measures = "\n".join(f"| {name} | {last[name]:.3f} |" for name in MEASURES if name in last) or "| none logged | |"
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("trl", "transformers", "torch"))
+    where = f'snapshot_download("{repo_id}")' if repo_id else f'"{folder.name}"'
+    imported = "from huggingface_hub import snapshot_download\n\n" if repo_id else ""
     data = ModelCardData(library_name="dro-trl", tags=["dro", "trl", "retrieval-augmented-generation"])
     card = ModelCard(f"""---
 {data.to_yaml()}
@@ -56,13 +61,14 @@ def write_model_card(folder: Path, training: Mapping[str, Any], log_history: Seq
 Direct Retrieval-augmented Optimization with [dro-trl](https://arxiv.org/abs/2505.03075).
 
 ```python
-from dro_trl import PyseriniRetriever, RAGPipeline
+{imported}from dro_trl import PyseriniRetriever, RAGPipeline
 
-pipeline = RAGPipeline.from_pretrained("{folder.name}", retriever=PyseriniRetriever("index"))
+folder = {where}
+pipeline = RAGPipeline.from_pretrained(folder, retriever=PyseriniRetriever("index"))
 print(pipeline("Who wrote it?").answer)
 ```
 
-Each folder also loads alone, with `AutoModelForCausalLM.from_pretrained("{folder.name}/selector")`.
+Each model also loads alone, with `AutoModelForCausalLM.from_pretrained(f"{{folder}}/selector")`.
 
 ## Training
 

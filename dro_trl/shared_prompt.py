@@ -130,11 +130,28 @@ def kept_logits(model: nn.Module, batch: SharedPromptBatch) -> Tensor:
     shared = {}
     if batch.segments.max() > 1:  # One continuation is plain causal attention: no mask, since padding comes last.
         mask = attention_mask(model, batch.segments, batch.position_ids, batch.segments, batch.position_ids)
+        if batch.input_ids.device.type == "cpu":
+            mask = _added_once(mask, next(model.parameters()).dtype)
         shared = {"attention_mask": mask, "position_ids": batch.position_ids}
     logits: Tensor = model(
         input_ids=batch.input_ids, logits_to_keep=batch.logits_to_keep, use_cache=False, **shared
     ).logits
     return logits
+
+
+def _added_once(mask: Tensor | dict[str, Tensor], dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
+    """Turn what may be seen into what is added to the attention's scores, for all layers together.
+
+    The CPU's kernel does so in each layer, and each layer keeps its own sequence x sequence result for the backward
+    pass. Kernels of other devices want the query's dtype, which is not known here where weights are sharded.
+    """
+    if isinstance(mask, dict):
+        return {name: _added_once(part, dtype) for name, part in mask.items()}  # type: ignore[misc]
+    if mask.dtype != torch.bool:
+        return mask
+    if torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, float("-inf"))
 
 
 def token_logps(model: nn.Module, batch: SharedPromptBatch) -> Tensor:

@@ -52,6 +52,9 @@ ALLOWED = {
     "metrics": {"types"},
     "shared_base": set(),
     "shared_prompt": set(),
+    "estimate": set(),  # formulas alone
+    "model_shapes": {"estimate"},
+    "reading_lengths": BELOW_TRAINER | {"data"},
     "prompts": {"types"},
     "retrieval": PLAIN,
     "data": PLAIN | {"retrieval.base"},
@@ -67,9 +70,11 @@ ALLOWED = {
     # `DROTrainer(retriever=...)` runs the step that attaches candidates, and every dataset is checked before training.
     "training_data": PLAIN | {"dro_config", "sampler", "retrieval.base", "data.attach", "data.schema"},
     "resumable_trainer": {"resuming"},
-    "dro_trainer": BELOW_TRAINER | {"retrieval.base", "training_data", "resumable_trainer"},
+    "pair_trainer": {"resumable_trainer", "resuming", "checkpointing", "model_card", "prompts"},
+    "dro_trainer": BELOW_TRAINER | {"retrieval.base", "training_data", "pair_trainer"},
     "trl_adapter": BELOW_TRAINER | {"retrieval.base", "training_data"},
     "pipeline": BELOW_TRAINER | {"retrieval.base"},
+    "estimate_recipe": {"estimate", "model_shapes", "reading_lengths", "dro_config", "recipe"},
     "recipe": {""},  # what `dro-trl train` does, for `scripts` and programs to call
     "scripts": {""},
     "cli": {"scripts"},

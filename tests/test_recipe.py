@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 from trl import get_peft_config
+from typer.testing import CliRunner
 
 from dro_trl import AnswerLogLikelihood, DROConfig
+from dro_trl.cli import app
 from dro_trl.recipe import load_reward, parse_recipe, run_recipe
 from dro_trl.scripts import quickstart
 from tests.tiny_models import tiny_questions
@@ -118,14 +121,25 @@ def tiny_gemma(tmp_path_factory):
 
 
 def adapted_layers(model):
-    return {int(re.search(r"layers\.(\d+)\.", name)[1]) for name, p in model.named_parameters() if p.requires_grad}
+    trained = (name for name, parameter in model.named_parameters() if parameter.requires_grad and ".layers." in name)
+    return {int(re.search(r"layers\.(\d+)\.", name)[1]) for name in trained}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.name)
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+ON_A_LAPTOP = {"quickstart.yaml", "wikimultihop_gemma_270m_lora.yaml"}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_every_recipe_runs(path, tiny_gemma, tmp_path):
-    """Its own launch command on the first line, with a tiny model and rows for one step."""
+    """Its own launch command on the first line, with a tiny model and four rows."""
     command = path.read_text(encoding="utf-8").splitlines()[0]
-    assert command.startswith(f"# dro-trl train --config recipes/{path.name}")
+    on_a_laptop = path.name in ON_A_LAPTOP
+    if on_a_laptop:
+        assert command.startswith(f"# dro-trl train --config recipes/{path.name}")
+    else:
+        assert command.startswith("# accelerate launch --config_file recipes/accelerate/")
+        assert command.endswith(f"-m dro_trl train --config recipes/{path.name}")
+        assert (ROOT / command.split()[4]).is_file()
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny_questions(5, 6, 5, 6)))
     given = {
         "model_name_or_path": tiny_gemma,
@@ -133,9 +147,28 @@ def test_every_recipe_runs(path, tiny_gemma, tmp_path):
         "output_dir": tmp_path / "out",
     }
     options = [part for name, value in given.items() for part in (f"--{name}", str(value))]
-    trainer = run_recipe(*parse_recipe(["--config", str(path), *options]))
-    assert trainer.state.global_step == 1
-    assert adapted_layers(trainer.model.selector) == adapted_layers(trainer.model.generator) == UPPER_HALF
+    trainer = run_recipe(*parse_recipe(["--config", str(path), *options, "--use_cpu"]))
+    questions_of_a_step = trainer.args.per_device_train_batch_size * trainer.args.gradient_accumulation_steps
+    assert trainer.state.global_step == -(-4 // questions_of_a_step)
+    trained = UPPER_HALF if on_a_laptop else set(range(18))
+    assert adapted_layers(trainer.model.selector) == adapted_layers(trainer.model.generator) == trained
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in RECIPES if path.name not in ON_A_LAPTOP], ids=lambda path: path.name
+)
+def test_a_recipe_says_what_is_expected_of_it(path, tmp_path):
+    """The figures in its opening lines are those of the command beside them."""
+    lines = [line.removeprefix("#").strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    assert any(line.startswith("Tested on: not run yet on ") for line in lines)
+    command = next(line for line in lines if line.startswith("dro-trl estimate "))
+    said = re.search(r": ([\d.]+) GiB.*, ([\d.]+) s a step, ([\d.]+) h\.", " ".join(lines))
+    output = tmp_path / "estimate.json"
+    result = CliRunner().invoke(app, [*shlex.split(command)[1:], "--output", str(output)])
+    assert result.exit_code == 0, result.output
+    found = json.loads(output.read_text())
+    expected = found["memory"]["peak"] / 2**30, found["time"]["seconds_of_a_step"], found["time"]["seconds"] / 3600
+    assert [f"{value:.1f}" for value in expected] == list(said.groups())
 
 
 def test_the_quickstart_trains_by_its_recipe(tiny_gemma, tmp_path, monkeypatch):

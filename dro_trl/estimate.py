@@ -1,0 +1,394 @@
+"""What a training step needs: memory and floating-point operations, as formulas of shapes and token counts.
+
+Everything is in bytes and operations of one process. The memory formulas follow from what PyTorch's autograd keeps for
+each operation of a decoder layer as transformers writes it (Llama, Qwen, Mistral, Gemma 3): RMSNorm in float32, RoPE,
+fused attention, a gated MLP. Assumed throughout: rows padded to the longest of their batch, dropout off, and memory
+that is freed is used again (a real allocator loses some of it to fragmentation).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+FLOAT = 4
+"""Bytes of a float32: what norms, losses and master weights are computed in."""
+
+BackendName = Literal["one process", "DDP", "FSDP2", "ZeRO-1", "ZeRO-2", "ZeRO-3"]
+ATTENTION_INPUTS = frozenset({"q_proj", "k_proj", "v_proj", "qkv_proj"})
+MLP_INPUTS = frozenset({"gate_proj", "up_proj", "gate_up_proj"})
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The sizes of a decoder-only language model."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    parameters: int
+    """All of them, tied embeddings once."""
+    layer_norms: int = 2
+    """RMSNorms of hidden size in a layer: 2, or 4 in Gemma 3."""
+    head_norms: bool = False
+    """Whether each head's queries and keys are normalised (Qwen 3, Gemma 3)."""
+    mask_kinds: int = 1
+    """How many kinds of attention the layers have: 2 where some of them have a sliding window."""
+    windowed_layers: int = 0
+    window: int = 0
+    """Tokens that a windowed layer sees."""
+
+    @property
+    def queries(self) -> int:
+        """Width of all heads' queries."""
+        return self.heads * self.head_dim
+
+    @property
+    def keys(self) -> int:
+        """Width of all heads' keys, or values."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def layer_weights(self) -> int:
+        """Weights of the matrices of one layer: queries and output, keys and values, and the gated MLP's three."""
+        return self.hidden * (2 * self.queries + 2 * self.keys + 3 * self.intermediate)
+
+    @property
+    def head_weights(self) -> int:
+        """Weights of the output embeddings."""
+        return self.vocabulary * self.hidden
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Bytes of a number."""
+
+    weights: int = 4
+    """Of a weight and of the residual stream."""
+    compute: int = 4
+    """Of what matrices are multiplied in."""
+    adapters: int = 4
+    """Of an adapter's weight: PEFT makes them float32."""
+    autocast: bool = False
+    """Whether `torch.autocast` converts the inputs of matrix products."""
+
+    @property
+    def converts(self) -> bool:
+        """Whether weights and activations are converted for each product."""
+        return self.autocast and self.weights != self.compute
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How a model is trained."""
+
+    trained: bool = True
+    adapted: frozenset[str] | None = None
+    """Names of the matrices that have a LoRA adapter, such as `q_proj`; None is full fine-tuning."""
+    rank: int = 0
+    first_layer: int = 0
+    """The lowest layer with something to train: the backward pass stops there."""
+    checkpointing: bool = False
+    """Activation checkpointing: a layer's input is kept, the rest computed again."""
+
+    @property
+    def full(self) -> bool:
+        """Whether every weight is trained."""
+        return self.trained and self.adapted is None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one forward pass of a micro-batch reads."""
+
+    rows: float
+    length: float
+    """Tokens in a row, padding included."""
+    kept: float
+    """Positions whose logits are computed."""
+    masked: bool = False
+    """Whether attention takes a block mask (several continuations behind one prompt)."""
+    token_logps: bool = True
+    """Whether those logits go through a log-softmax over the vocabulary; else a few of them are picked."""
+
+    @property
+    def tokens(self) -> float:
+        """In all rows."""
+        return self.rows * self.length
+
+
+@dataclass(frozen=True)
+class Backend:
+    """How the work is divided."""
+
+    name: BackendName = "one process"
+    processes: int = 1
+    offload_weights: bool = False
+    offload_optimizer: bool = False
+    gpu: bool = False
+
+    @property
+    def stage(self) -> int:
+        """1 and more: the optimizer's state is sharded; 2: gradients too; 3: weights too (as FSDP2 does)."""
+        return {"ZeRO-1": 1, "ZeRO-2": 2, "ZeRO-3": 3, "FSDP2": 3}.get(self.name, 0)
+
+    @property
+    def deepspeed(self) -> bool:
+        """Whether DeepSpeed runs it."""
+        return self.name.startswith("ZeRO")
+
+    def share(self, stage: int, size: float) -> float:
+        """Return this process's part of what is sharded from a stage on."""
+        return size / self.processes if self.stage >= stage else size
+
+
+def kept_of_a_norm(shape: ModelShape, precision: Precision, tuning: Tuning) -> float:
+    """Return the bytes that are kept of a number that goes through an RMSNorm: the number in float32 and, where the
+    norm's weight is trained, the normalised one, in the weight's format or, in Gemma 3, in float32.
+    """
+    in_gemma = shape.head_norms and shape.layer_norms == 4
+    return FLOAT + ((FLOAT if in_gemma else precision.weights) if tuning.full else 0)
+
+
+def kept_per_token(shape: ModelShape, precision: Precision, tuning: Tuning, reading: Reading) -> float:
+    """Return the bytes that autograd keeps of one token in one layer, without checkpointing.
+
+    A trained weight needs its input, a product of two activations both; a frozen matrix nothing:
+
+    - the norms, as `kept_of_a_norm` says;
+    - queries, keys, values and the attention's output, which is the output matrix's input; keys and values repeated
+      for all heads where a mask is used; the log of each head's normaliser. Scores are not kept (FlashAttention);
+    - the MLP's gate, its activation, the other half, and the product where the matrix behind it is trained;
+    - the inputs of trained matrices, once for all that share one. Autocast, or an adapter in another number format
+      than its input, converts it for each matrix apart.
+    """
+    h, s, names = shape.hidden, precision.compute, tuning.adapted
+    norm = kept_of_a_norm(shape, precision, tuning)
+    kept = shape.layer_norms * norm * h
+    if shape.head_norms:
+        kept += norm * (shape.queries + shape.keys)
+    kept += s * (2 * shape.queries + 2 * (shape.queries if reading.masked else shape.keys)) + FLOAT * shape.heads
+    kept += 3 * s * shape.intermediate
+    if names is None:
+        attention, mlp = (3, 2) if precision.converts else (1, 1)
+        return kept + (s * (h * (attention + mlp) + shape.intermediate) if tuning.full else 0)
+    attention, mlp = len(names & ATTENTION_INPUTS), len(names & MLP_INPUTS)
+    output, down = "o_proj" in names, "down_proj" in names
+    size = s if precision.autocast else precision.adapters
+    if precision.weights == precision.adapters and not precision.autocast:  # No conversion: one input for all.
+        attention, mlp, output = min(attention, 1), min(mlp, 1), False
+    return kept + size * (
+        h * (attention + mlp) + shape.queries * output + shape.intermediate * down + tuning.rank * len(names)
+    )
+
+
+def kept_activations(
+    shape: ModelShape, precision: Precision, tuning: Tuning, reading: Reading, gpu: bool = False
+) -> float:
+    """Return the bytes that are kept from a model's forward pass for its backward pass, logits aside.
+
+    With checkpointing it is each layer's input. A block mask, sequence x sequence, is kept once, or on a GPU, whose
+    kernel converts it, once a layer; so is the mask of a layer whose window is shorter than the sequence. Beside the
+    layers there are the last norm and RoPE's tables.
+    """
+    if not tuning.trained:
+        return 0.0
+    s, tokens, layers = precision.compute, reading.tokens, shape.layers - tuning.first_layer
+    outside = shape.hidden * kept_of_a_norm(shape, precision, tuning)
+    outside += shape.mask_kinds * 2 * shape.head_dim * precision.weights
+    mask = tokens * reading.length * s
+    if tuning.checkpointing:
+        masks = shape.mask_kinds if reading.masked else 0
+        return tokens * (outside + shape.layers * shape.hidden * precision.weights) + masks * mask
+    kept = tokens * (outside + layers * kept_per_token(shape, precision, tuning, reading))
+    if reading.masked:
+        return kept + (layers if gpu else shape.mask_kinds) * mask
+    if reading.length > shape.window:
+        windowed = shape.windowed_layers * layers / shape.layers
+        kept += windowed * (mask + tokens * s * 2 * (shape.queries - shape.keys))
+    return kept
+
+
+def working_memory(
+    shape: ModelShape, precision: Precision, tuning: Tuning, reading: Reading, backward: bool = True
+) -> float:
+    """Return the bytes that come and go while one layer is computed.
+
+    Forward: the MLP's gate, its activation and the other half, and the residual stream with its norm. Backward: the
+    gradients of those four, of the residual stream twice and, with checkpointing, all that the layer keeps.
+    """
+    s, tokens = precision.compute, reading.tokens
+    if not (backward and tuning.trained):
+        return tokens * (3 * s * shape.intermediate + 2 * FLOAT * shape.hidden)
+    again = kept_per_token(shape, precision, tuning, reading) if tuning.checkpointing else 0.0
+    return tokens * (again + 3 * s * shape.intermediate + 2 * FLOAT * shape.hidden)
+
+
+def logits_memory(shape: ModelShape, precision: Precision, reading: Reading) -> tuple[float, float]:
+    """Return the bytes of the logits at their peak, and of what is kept of them for the backward pass.
+
+    At the peak three arrays of kept positions x vocabulary: the logits, those in the order of the targets, and their
+    log-softmax; at the start of the backward pass the log-softmax and two gradients. The log-softmax is float32 and is
+    kept. Where only a few logits are picked there are two arrays, and nothing is kept.
+    """
+    size = reading.kept * shape.vocabulary
+    if reading.token_logps:
+        return 3 * FLOAT * size, FLOAT * size
+    return 2 * precision.compute * size, 0.0
+
+
+def converted_weights(shape: ModelShape, precision: Precision, tuning: Tuning) -> float:
+    """Return the bytes of the weights that autocast converts and the backward pass waits for.
+
+    Autocast keeps those of trained weights until the forward pass is over, with checkpointing too; frozen layers are
+    converted again with the rest of a layer that is checkpointed.
+    """
+    if not (precision.converts and tuning.trained):
+        return 0.0
+    layers = 0 if tuning.checkpointing and not tuning.full else shape.layers - tuning.first_layer
+    return precision.compute * (layers * shape.layer_weights + shape.head_weights)
+
+
+def optimizer_bytes(optimizer: str, size: int) -> float:
+    """Return the bytes of an optimizer's state for one trained weight of `size` bytes.
+
+    Raises:
+        ValueError: If the optimizer is not known here.
+    """
+    for part, found in (("8bit", 2.0), ("adamw", 2.0 * size), ("adafactor", 0.0), ("sgd", 0.0), ("lion", 1.0 * size)):
+        if part in optimizer:
+            return found
+    raise ValueError(f"optim={optimizer!r}: the size of its state is not known; estimate with adamw_torch, or sgd")
+
+
+def trained_size(precision: Precision, adapters: bool, backend: Backend) -> int:
+    """Return the bytes of a trained weight, and of its gradient.
+
+    DeepSpeed converts adapters with the rest of the model; accelerate has FSDP2 keep trained weights in float32.
+    """
+    if backend.name == "FSDP2":
+        return FLOAT
+    return precision.adapters if adapters and not backend.deepspeed else precision.weights
+
+
+def state_memory(
+    trained: int, frozen_bytes: float, precision: Precision, adapters: bool, optimizer: str, backend: Backend
+) -> dict[str, float]:
+    """Return the bytes of a process's weights, gradients and optimizer state, of both models.
+
+    Mixed precision under DeepSpeed: 2 bytes a weight, 2 a gradient, and 12 for the optimizer, which keeps the weight
+    in float32 beside Adam's two moments (ZeRO, Rajbhandari et al., 2020, section 3.1); stages shard the optimizer,
+    then the gradients, then the weights. Elsewhere the moments have the weight's own number format.
+
+    Args:
+        trained: Weights that are trained.
+        frozen_bytes: Bytes of those that are not, on one process.
+        precision: Of the numbers.
+        adapters: Whether the trained weights are adapters.
+        optimizer: As in `TrainingArguments.optim`.
+        backend: How they are divided.
+    """
+    size = trained_size(precision, adapters, backend)
+    moments = optimizer_bytes(optimizer, FLOAT) + FLOAT if backend.deepspeed else optimizer_bytes(optimizer, size)
+    return {
+        "weights": backend.share(3, trained * size + frozen_bytes),
+        "gradients": backend.share(2, trained * size),
+        "optimizer": backend.share(1, trained * moments),
+    }
+
+
+def communication_memory(trained: int, gathered: int, size: int, compute: int, backend: Backend) -> float:
+    """Return the bytes of a backend's buffers.
+
+    DDP copies gradients into buckets. DeepSpeed's stages 1 and 2 have one bucket of at most 5e8 elements to reduce
+    gradients in and one to gather weights in. Where weights are sharded, the largest module and two layers (the one in
+    use, and the one that is fetched) are there at a time.
+
+    Args:
+        trained: Weights that are trained.
+        gathered: Weights of the largest module and two layers.
+        size: Bytes of a gradient.
+        compute: Bytes of a weight that is gathered.
+        backend: What is used.
+    """
+    if backend.name == "DDP":
+        return float(trained * size)
+    if backend.stage in (1, 2):
+        return 2.0 * size * min(trained, 5 * 10**8)
+    return float(compute * gathered) if backend.stage == 3 else 0.0
+
+
+@dataclass(frozen=True)
+class ModelStep:
+    """What one model adds to a step, in bytes."""
+
+    kept: float
+    """Activations between the forward and the backward pass, and weights that were converted for them."""
+    forward: float
+    backward: float
+    """What comes and goes in a pass."""
+    logits: float
+    logits_kept: float
+    gradients: float
+    head_gradient: float
+    """Of the output embeddings, which is the first that there is."""
+
+
+def phases(static: float, selector: ModelStep, generator: ModelStep, gradients_stay: bool) -> dict[str, float]:
+    """Return the bytes in use at each moment of a step that can be its peak.
+
+    The forward pass runs the selector, then the generator; the backward pass goes the other way, so that the
+    generator's activations are gone and its gradients there when the selector's turn comes.
+
+    Args:
+        static: What is there all the time: weights, optimizer, buffers.
+        selector: The selector's part.
+        generator: The generator's part.
+        gradients_stay: Whether gradients are there from the start: with gradient accumulation, or under DeepSpeed.
+    """
+    if gradients_stay:
+        static += selector.gradients + generator.gradients
+    ours, theirs = (0.0 if gradients_stay else part.gradients for part in (selector, generator))
+    heads = [0.0 if gradients_stay else part.head_gradient for part in (selector, generator)]
+    before = static + selector.kept + selector.logits_kept
+    return {
+        "selector's forward": static + selector.kept + selector.forward + selector.logits,
+        "generator's forward": before + generator.kept + generator.forward,
+        "between the passes": before + generator.kept + generator.logits,
+        "generator's backward": before + generator.kept + heads[1] + generator.backward + generator.logits_kept,
+        "selector's backward": static + selector.kept + theirs + heads[0] + selector.backward + selector.logits,
+        "gradients complete": static + ours + theirs + selector.head_gradient,
+    }
+
+
+def forward_flops(shape: ModelShape, reading: Reading) -> tuple[float, float]:
+    """Return the operations of a forward pass in the layers and in the output embeddings.
+
+    Two for each weight and token, and 4 x context x width of the queries for a token's attention (Kaplan et al., 2020,
+    section 2.1), half of that where attention is causal and kernels skip what is not seen.
+    """
+    context = reading.length if reading.masked else reading.length / 2
+    layer = 2 * shape.layer_weights + 4 * context * shape.queries
+    return reading.tokens * shape.layers * layer, 2.0 * reading.kept * shape.head_weights
+
+
+def training_flops(shape: ModelShape, tuning: Tuning, reading: Reading) -> float:
+    """Return the operations of a forward and a backward pass.
+
+    The backward pass costs as much again for the gradients of activations, in the layers that it reaches, and once
+    more for those of trained matrices; checkpointing a second forward pass.
+    """
+    layers, head = forward_flops(shape, reading)
+    if not tuning.trained:
+        return layers + head
+    reached = 1.0 if tuning.checkpointing else 1 - tuning.first_layer / shape.layers
+    times = 1 + reached * (1 + tuning.full + tuning.checkpointing)
+    return layers * times + head * (2 + tuning.full)
+
+
+def total(parts: Mapping[str, float]) -> float:
+    """Return the sum of some parts."""
+    return sum(parts.values())

@@ -1,0 +1,315 @@
+"""What a recipe is expected to need: its options, its model's configuration and its data, put into the formulas."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+import yaml
+from trl import ModelConfig, get_peft_config
+
+from dro_trl import estimate as formulas
+from dro_trl.dro_config import DROConfig
+from dro_trl.estimate import Backend, BackendName, ModelShape, ModelStep, Precision, Reading, Tuning
+from dro_trl.model_shapes import describe_model, load_config
+from dro_trl.reading_lengths import (
+    MASKED_SCORES,
+    Lengths,
+    QuestionLengths,
+    StatedLengths,
+    find_lengths,
+)
+from dro_trl.recipe import DROScriptArguments, parse_recipe
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
+QUANTISED = {"4bit": 0.5 + 4 / 64, "8bit": 1.0}
+"""Bytes of a quantised weight; at four bits with a float32 scale for each 64 (Dettmers et al., 2023, section 3)."""
+DEEPSPEED, SHARDED = "DEEPSPEED", "FSDP"
+
+
+@dataclass(frozen=True)
+class Role:
+    """One of the two models, as it is trained."""
+
+    shape: ModelShape
+    tuning: Tuning
+    trained: int
+    """Number of trained weights."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that the formulas ask about a run."""
+
+    args: DROConfig
+    selector: Role
+    generator: Role
+    precision: Precision
+    backend: Backend
+    lengths: Lengths
+    base_bytes: float
+    """Bytes of a weight of the base models' matrices: less than `precision.weights` where they are quantised."""
+
+    @property
+    def adapters(self) -> bool:
+        """Whether adapters are trained."""
+        return any(role.tuning.adapted is not None for role in (self.selector, self.generator))
+
+    @property
+    def masked(self) -> bool:
+        """Whether the selector's attention takes a block mask."""
+        kwargs: Any = self.args.policy_kwargs or {}
+        return self.autoregressive or kwargs.get("item_score", "pointwise") in MASKED_SCORES
+
+    @property
+    def autoregressive(self) -> bool:
+        """Whether selections are written token by token."""
+        return self.args.policy.endswith("AutoregressivePolicy")
+
+
+def read_backend(
+    path: Path | None, gpu: bool, name: str | None = None, processes: int | None = None
+) -> tuple[Backend, str]:
+    """Return the backend that an accelerate config names, with options in its place, and its mixed precision.
+
+    Raises:
+        ValueError: If the config names a backend that is not known here.
+    """
+    config: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) if path else {}
+    deepspeed, kind = config.get("deepspeed_config") or {}, str(config.get("distributed_type", "NO"))
+    count = processes or int(config.get("num_processes", 1))
+    if kind not in (DEEPSPEED, SHARDED, "MULTI_GPU", "MULTI_CPU", "NO"):
+        raise ValueError(f"{path}: distributed_type={kind!r} cannot be estimated; use one of recipes/accelerate")
+    found = {DEEPSPEED: f"ZeRO-{deepspeed.get('zero_stage')}", SHARDED: "FSDP2"}.get(kind, "DDP")
+    chosen: Any = name or (found if count > 1 or kind in (DEEPSPEED, SHARDED) else "one process")
+    if chosen not in get_args(BackendName):
+        source = f"--backend {chosen!r}" if name else f"{path}: {chosen!r}"
+        raise ValueError(f"{source} is unknown; use one of {', '.join(get_args(BackendName))}")
+    backend = Backend(
+        chosen,
+        count,
+        offload_weights=deepspeed.get("offload_param_device", "none") not in (None, "none"),
+        offload_optimizer=deepspeed.get("offload_optimizer_device", "none") not in (None, "none"),
+        gpu=gpu,
+    )
+    return backend, str(config.get("mixed_precision", "no"))
+
+
+def describe_run(
+    script: Any,
+    args: DROConfig,
+    model: ModelConfig,
+    backend: Backend,
+    mixed_precision: str = "no",
+    model_config: str | None = None,
+    stated: StatedLengths | None = None,
+) -> Run:
+    """Put together what the formulas ask of a recipe.
+
+    Args:
+        script: Of the recipe.
+        args: Of the recipe.
+        model: Of the recipe.
+        backend: How the work is divided.
+        mixed_precision: Of the accelerate config.
+        model_config: Where the model's configuration is, instead of `model_name_or_path`.
+        stated: Lengths to use instead of the data.
+    """
+    kwargs: Any = args.model_init_kwargs or {}
+    dtype = str(kwargs.get("dtype", model.dtype or "float32")).removeprefix("torch.")
+    peft_config = get_peft_config(model)
+    config = load_config(model_config or str(model.model_name_or_path))
+    checkpointing = bool(args.activation_checkpointing)
+
+    def role(trained: bool, of: Any) -> Role:
+        return Role(*describe_model(of, peft_config, trained, checkpointing))
+
+    half = args.bf16 or args.fp16 or mixed_precision in ("bf16", "fp16")
+    weights = BYTES.get(dtype, 4)
+    base = QUANTISED["4bit"] if model.load_in_4bit else QUANTISED["8bit"] if model.load_in_8bit else weights
+    precision = Precision(weights, 2 if half else weights, adapters=4, autocast=half)
+    if backend.deepspeed or backend.name == "FSDP2":  # They convert the model itself.
+        computed = 2 if half else weights
+        precision = Precision(computed, computed, adapters=computed)
+    other = None if args.shared_base or model_config else args.generator_name_or_path
+    return Run(
+        args=args,
+        selector=role(args.train_selector, config),
+        generator=role(args.train_generator, load_config(other) if other else config),
+        precision=precision,
+        backend=backend,
+        lengths=find_lengths(script, args, str(model.model_name_or_path), stated),
+        base_bytes=base,
+    )
+
+
+def readings(run: Run, lengths: QuestionLengths, rows: int) -> tuple[Reading, Reading]:
+    """Return what the selector and the generator read of a micro-batch of so many questions.
+
+    Identical selections are scored once; here all M of them differ, as far as there are so many.
+    """
+    args = run.args
+    possible = math.perm(max(args.num_candidates, args.num_selected), args.num_selected)
+    prompts = rows * min(args.num_selections, possible)
+    kwargs: Any = args.policy_kwargs or {}
+    selector = Reading(
+        rows,
+        lengths.selector,
+        rows * lengths.selector_kept,
+        run.masked,
+        token_logps=kwargs.get("item_score") == "query_likelihood" and not run.autoregressive,
+    )
+    return selector, Reading(prompts, lengths.generator, prompts * lengths.answer)
+
+
+def model_step(run: Run, role: Role, reading: Reading) -> ModelStep:
+    """Return what a model adds to a step's memory."""
+    shape, tuning, precision, backend = role.shape, role.tuning, run.precision, run.backend
+    logits, logits_kept = formulas.logits_memory(shape, precision, reading)
+    size = formulas.trained_size(precision, tuning.adapted is not None, backend)
+    head = shape.head_weights * size if tuning.full else 0.0
+    return ModelStep(
+        kept=formulas.kept_activations(shape, precision, tuning, reading, backend.gpu)
+        + formulas.converted_weights(shape, precision, tuning),
+        forward=formulas.working_memory(shape, precision, tuning, reading, backward=False),
+        backward=formulas.working_memory(shape, precision, tuning, reading) if tuning.trained else 0.0,
+        logits=logits,
+        logits_kept=logits_kept if tuning.trained else 0.0,
+        gradients=backend.share(2, role.trained * size),
+        head_gradient=head,
+    )
+
+
+def estimate_memory(run: Run, rows: int | None = None) -> dict[str, Any]:
+    """Return the bytes that a process needs: what stays, what a step adds at each of its moments, and the peak."""
+    args, precision, backend = run.args, run.precision, run.backend
+    roles = [run.selector, run.generator]
+    trained = sum(role.trained for role in roles)
+    if args.shared_base:
+        bases = [run.selector]
+    else:
+        reference = args.kl_coef > 0 and args.train_selector and not run.adapters
+        bases = [*roles, *([run.selector] if reference else [])]
+    frozen, optimizer = 0.0, str(getattr(args.optim, "value", args.optim))
+    for number, role in enumerate(bases):
+        if not (role.tuning.full and number < len(roles)):
+            outside = role.shape.parameters - role.shape.layers * role.shape.layer_weights
+            frozen += outside * precision.weights + role.shape.layers * role.shape.layer_weights * run.base_bytes
+    state = formulas.state_memory(trained, frozen, precision, run.adapters, optimizer, backend)
+    size = formulas.trained_size(precision, run.adapters, backend)
+    gathered = max(role.shape.head_weights + 2 * role.shape.layer_weights for role in roles)
+    state["buffers"] = formulas.communication_memory(trained, gathered, size, precision.compute, backend)
+    host = {}
+    if backend.offload_weights:
+        host["weights"], state["weights"] = state["weights"], 0.0
+    if backend.offload_optimizer:
+        host |= {"optimizer": state["optimizer"], "gradients": state["gradients"]}
+        state |= {"optimizer": 0.0, "gradients": 0.0}
+    parts = [
+        model_step(run, role, reading)
+        for role, reading in zip(
+            roles, readings(run, run.lengths.longest, rows or args.per_device_train_batch_size), strict=True
+        )
+    ]
+    if backend.offload_optimizer:
+        parts = [replace(part, gradients=0.0, head_gradient=0.0) for part in parts]
+    stays = args.gradient_accumulation_steps > 1 or backend.deepspeed
+    moments = formulas.phases(
+        state["weights"] + state["optimizer"] + state["buffers"], parts[0], parts[1], gradients_stay=stays
+    )
+    peak = max(moments, key=moments.__getitem__)
+    return {
+        "state": state,
+        "selector": asdict(parts[0]),
+        "generator": asdict(parts[1]),
+        "moments": moments,
+        "peak_moment": peak,
+        "peak": moments[peak],
+        "host": host,
+    }
+
+
+def question_flops(run: Run) -> dict[str, float]:
+    """Return the operations of one question in one step."""
+    args = run.args
+    selector, generator = readings(run, run.lengths.mean, 1)
+    read = {"selector": (run.selector, selector), "generator": (run.generator, generator)}
+    flops = {name: formulas.training_flops(role.shape, role.tuning, reading) for name, (role, reading) in read.items()}
+    once = {name: sum(formulas.forward_flops(role.shape, reading)) for name, (role, reading) in read.items()}
+    if not args.on_policy:  # Sampled and scored ahead, once for each question that is trained on num_iterations times.
+        flops["estimation"] = (once["selector"] + once["generator"]) / args.num_iterations
+    if run.autoregressive:  # The prompt once more, and every choice in a forward pass of its own.
+        flops["drawing"] = once["selector"] / (1 if args.on_policy else args.num_iterations)
+    if args.kl_coef > 0 and args.train_selector:
+        flops["reference"] = once["selector"]
+    return flops
+
+
+def estimate_time(run: Run, flops_per_second: float) -> dict[str, Any]:
+    """Return operations and seconds of an optimizer step, and of the run where the number of questions is known."""
+    args, parts = run.args, question_flops(run)
+    in_step = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    step = sum(parts.values()) * in_step
+    steps: int | None = args.max_steps if args.max_steps > 0 else None
+    if steps is None and run.lengths.num_questions is not None:
+        chunk = in_step * run.backend.processes * args.steps_per_estimation
+        in_epoch = math.ceil(run.lengths.num_questions / chunk) * args.steps_per_estimation * args.num_iterations
+        steps = math.ceil(args.num_train_epochs * in_epoch)
+    return {
+        "flops_of_a_question": parts,
+        "flops_of_a_step": step,
+        "flops_per_second": flops_per_second,
+        "seconds_of_a_step": step / flops_per_second,
+        "questions_of_a_step": in_step * run.backend.processes,
+        "steps": steps,
+        "seconds": None if steps is None else steps * step / flops_per_second,
+    }
+
+
+def measured_flops_per_second(precision: Precision, hidden: int, intermediate: int, seconds: float = 1.0) -> float:
+    """Return the operations a second of matrix products of a layer's size on this machine: its GPU, or its CPU."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.float32 if precision.compute == 4 else torch.bfloat16
+    first = torch.randn(512, hidden, dtype=dtype, device=device)
+    second = torch.randn(hidden, intermediate, dtype=dtype, device=device)
+    first @ second
+    started, count = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        first @ second
+        count += 1
+        if device == "cuda":
+            torch.cuda.synchronize()
+    return count * 2.0 * 512 * hidden * intermediate / (time.perf_counter() - started)
+
+
+def parse_for_any_machine(arguments: Sequence[str]) -> tuple[tuple[DROScriptArguments, DROConfig, ModelConfig], bool]:
+    """Return a recipe's parts, and whether it is for a GPU: transformers refuses `bf16` where there is none.
+
+    Raises:
+        ValueError: As `parse_recipe`.
+    """
+    try:
+        parts = parse_recipe(arguments)
+    except ValueError:
+        if torch.cuda.is_available():
+            raise
+        return parse_recipe([*arguments, "--use_cpu"]), True
+    return parts, not parts[1].use_cpu
+
+
+def describe_estimate(run: Run, flops_per_second: float, utilization: float, measured: bool) -> dict[str, Any]:
+    """Return what an estimate rests on, as plain JSON."""
+    roles = {"selector": run.selector, "generator": run.generator}
+    return {
+        "backend": asdict(run.backend),
+        "precision": asdict(run.precision),
+        "models": {
+            name: {**asdict(role.shape), "trained": role.trained, "checkpointing": role.tuning.checkpointing}
+            for name, role in roles.items()
+        },
+        "lengths": asdict(run.lengths),
+        "rate": {"flops_per_second": flops_per_second, "measured_here": measured, "utilization": utilization},
+    }

@@ -1,0 +1,56 @@
+"""A resumable trainer of two models: each is saved, loaded and uploaded in a folder of its own."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from dro_trl.checkpointing import copy_pair, load_models, save_models, write_config
+from dro_trl.model_card import write_model_card
+from dro_trl.prompts import Tokenizer
+from dro_trl.resumable_trainer import ResumableTrainer
+from dro_trl.resuming import begin_checkpoint
+
+
+class PairTrainer(ResumableTrainer):
+    """Keeps a pair as `selector/`, `generator/`, `dro_config.json` and a model card, in checkpoints and on the hub."""
+
+    tokenizers: dict[str, Tokenizer]
+    """Of `selector` and `generator`."""
+    _policy_path: str | None
+    _start: dict[str, str]
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or str(self.args.output_dir))
+        begin_checkpoint(folder)
+        save_models(self.accelerator.unwrap_model(self.model), folder, self.tokenizers, state_dict)
+        self._describe_pair(folder)
+
+    def _describe_pair(self, folder: Path) -> None:
+        options = {**vars(self.args), "policy": self._policy_path, "start": self._start}
+        write_config(folder, options)
+        write_model_card(folder, options, self.state.log_history, getattr(self, "hub_model_id", None))
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write the pair's own model card in place of Trainer's, whose arguments are not heeded."""
+        if self.is_world_process_zero():
+            self._describe_pair(Path(str(self.args.output_dir)))
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self.is_world_process_zero():
+            copy_pair(Path(checkpoint_folder), Path(str(self.args.output_dir)))  # Trainer copies one model's files.
+        super()._push_from_checkpoint(checkpoint_folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_models(self.accelerator.unwrap_model(model or self.model), Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_best_model()
+        else:
+            self._load_from_checkpoint(str(self.state.best_model_checkpoint))

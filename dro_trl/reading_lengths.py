@@ -1,0 +1,142 @@
+"""How many tokens the two models read for a question: measured on the training data, or from stated lengths."""
+
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dro_trl import prompts
+from dro_trl.data.load import load_rag_dataset
+from dro_trl.dro_config import DROConfig
+from dro_trl.loading import load_tokenizer
+from dro_trl.policies.autoregressive import AutoregressivePolicy
+from dro_trl.policies.base import load_policy
+from dro_trl.policies.plackett_luce import PlackettLucePolicy
+from dro_trl.types import Question
+
+logger = logging.getLogger(__name__)
+
+MASKED_SCORES = ("pointwise", "query_likelihood")
+TOKENS_OF_A_CHOICE = 4
+"""Of " > [3]"."""
+
+
+@dataclass(frozen=True)
+class StatedLengths:
+    """Lengths in tokens where no data is at hand."""
+
+    passage: int = 130
+    """About 100 words, as in the Wikipedia passages of DPR and KILT."""
+    question: int = 20
+    answer: int = 8
+    """The newline or end behind it included."""
+
+
+@dataclass(frozen=True)
+class QuestionLengths:
+    """What one question has the models read, in tokens."""
+
+    selector: float
+    selector_kept: float
+    """Positions at which the selector's logits are computed."""
+    generator: float
+    """One prompt with its answer."""
+    answer: float
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """The lengths of a run's questions."""
+
+    mean: QuestionLengths
+    longest: QuestionLengths
+    num_questions: int | None
+    """How many there are, where the data is at hand."""
+    source: str
+    """Where they come from."""
+
+
+def stated_lengths(args: DROConfig, stated: StatedLengths) -> QuestionLengths:
+    """Return the lengths that stated ones add up to; the texts around them are counted with three tokens each."""
+    passage = min(stated.passage, args.max_passage_tokens or stated.passage) + 3
+    n, k, m = args.num_candidates, args.num_selected, args.num_selections
+    kwargs: Any = args.policy_kwargs or {}
+    score = kwargs.get("item_score", "pointwise")
+    selector, kept = n * passage + stated.question + 12, n
+    if args.policy.endswith("AutoregressivePolicy"):
+        selector, kept = selector + m * k * TOKENS_OF_A_CHOICE, m * k
+    elif score == "query_likelihood":
+        selector, kept = n * (passage + stated.question), n * stated.question
+    elif score == "identifier":
+        kept = 1
+    generator = k * passage + stated.question + 6 + stated.answer
+    return QuestionLengths(selector, kept, generator, stated.answer)
+
+
+def measured_lengths(
+    rows: Sequence[Question], tokenizer: Any, args: DROConfig, seed: int = 0
+) -> list[QuestionLengths]:
+    """Return the lengths of each question, encoded as in training, with selections drawn at random."""
+    kwargs: Any = args.policy_kwargs
+    policy: Any = load_policy(args.policy, tokenizer, args.num_selected, kwargs)
+    if not isinstance(policy, (AutoregressivePolicy, PlackettLucePolicy)):
+        raise ValueError(f"policy={args.policy!r}: what it reads is not known; its lengths cannot be estimated")
+    if args.max_passage_tokens is not None:
+        rows, _ = prompts.cut_passages(rows, tokenizer, args.max_passage_tokens)
+    draw = random.Random(seed)
+    return [_lengths_of(row, policy, tokenizer, args, draw) for row in rows]
+
+
+def _lengths_of(row: Question, policy: Any, tokenizer: Any, args: DROConfig, draw: random.Random) -> QuestionLengths:
+    inputs = policy.encode([row])
+    selection = draw.sample(range(len(row["candidates"])), args.num_selected)
+    if isinstance(policy, AutoregressivePolicy):
+        written = sum(len(policy.choice_ids(item, first=k == 0)) for k, item in enumerate(selection))
+        selector = len(inputs.prompt_ids[0]) + args.num_selections * written
+        kept = args.num_selections * args.num_selected
+    else:
+        selector, kept = inputs.batch.input_ids.shape[1], int(inputs.batch.logits_to_keep.sum())
+    text = prompts.generator_prompt(row["question"], [row["candidates"][i] for i in selection])
+    answer = len(prompts.answer_ids(tokenizer, row["answers"][0]))
+    read = len(prompts.encode(tokenizer, prompts.render(tokenizer, text)))
+    return QuestionLengths(selector, kept, read + answer, answer)
+
+
+def find_lengths(
+    script: Any, args: DROConfig, tokenizer_name: str, stated: StatedLengths | None, sample: int = 200
+) -> Lengths:
+    """Return the lengths of a recipe's questions.
+
+    Args:
+        script: Says which dataset.
+        args: The trainer's options.
+        tokenizer_name: Where the tokenizer is.
+        stated: Used instead of the data; where None, only if there is no such file or tokenizer here.
+        sample: How many of the questions are encoded.
+    """
+    num_questions = None
+    if Path(str(script.dataset_name)).exists():
+        data = load_rag_dataset(
+            str(script.dataset_name),
+            split=script.dataset_train_split,
+            on_bad_row=script.on_bad_row,
+            require_candidates=stated is None,
+        )
+        num_questions = min(len(data), script.max_train_samples or len(data))
+        if stated is None and Path(tokenizer_name).is_dir():
+            numbers = random.Random(0).sample(range(num_questions), min(sample, num_questions))
+            found = measured_lengths([data[i] for i in numbers], load_tokenizer(tokenizer_name), args)
+            return _summary(found, num_questions, f"{len(found)} of {num_questions} rows of {script.dataset_name}")
+    stated = stated or StatedLengths()
+    lengths = stated_lengths(args, stated)
+    source = f"stated: passages of {stated.passage} tokens, questions of {stated.question}, answers of {stated.answer}"
+    return Lengths(lengths, lengths, num_questions, source)
+
+
+def _summary(found: list[QuestionLengths], num_questions: int, source: str) -> Lengths:
+    columns = {name: [getattr(row, name) for row in found] for name in vars(found[0])}
+    mean = QuestionLengths(**{name: sum(values) / len(values) for name, values in columns.items()})
+    longest = QuestionLengths(**{name: max(values) for name, values in columns.items()})
+    return Lengths(mean, longest, num_questions, source)

@@ -1,0 +1,88 @@
+"""What the memory benchmarks share: random models, questions of a given length, and the peak of a process."""
+
+import concurrent.futures
+import gc
+import multiprocessing
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from dro_trl import prompts
+from dro_trl.types import Question
+
+VOCABULARY = 32_000
+
+
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer to which every word is one token, so that a text has the length that was asked for."""
+    template = prompts.scoring_prompt("", [])[0] + prompts.ranking_prompt("", [], [])
+    said = [template, prompts.PASSAGE, prompts.USEFUL, prompts.RANKING, prompts.ANSWER, "yes no [ ] >"]
+    words = re.findall(r"\w+|[^\w\s]", " ".join(said)) + [str(i) for i in range(1, 100)]
+    vocabulary = dict.fromkeys(["<unk>", "<s>", "</s>", "<pad>", *words, *(f"w{i}" for i in range(VOCABULARY))])
+    ids = {word: i for i, word in enumerate(list(vocabulary)[:VOCABULARY])}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+
+
+def questions(num: int, num_candidates: int, passage_tokens: int, seed: int = 0) -> list[Question]:
+    """Return questions of ten words, with answers of three and passages of `passage_tokens`."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def words(count: int) -> str:
+        return " ".join(f"w{i}" for i in torch.randint(20_000, (count,), generator=generator).tolist())
+
+    return [
+        Question(
+            question=words(10),
+            answers=[words(3)],
+            candidates=[
+                {"id": f"{b}-{i}", "title": words(2), "text": words(passage_tokens - 2), "score": float(-i)}
+                for i in range(num_candidates)
+            ],
+        )
+        for b in range(num)
+    ]
+
+
+def random_model(model_type: str, **shape: Any) -> PreTrainedModel:
+    """Return a float32 causal LM with random weights."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(model_type, **{"vocab_size": VOCABULARY, "max_position_embeddings": 8192, **shape})
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return model
+
+
+class PeakMemory:
+    """The peak of this process's resident memory since the object was made (Linux)."""
+
+    def __init__(self) -> None:
+        gc.collect()
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from here.
+        self._start = _status("VmRSS")
+
+    def mib(self) -> float:
+        """Return by how much memory has exceeded the start, at most, in MiB."""
+        return (_status("VmHWM") - self._start) / 1024
+
+
+def _status(name: str) -> int:
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1])
+
+
+def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a function returns in a process of its own, which has imported everything already.
+
+    It is a fork of this one, which therefore must not have computed anything itself.
+    """
+    context = multiprocessing.get_context("fork")
+    with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
+        return pool.submit(function, *arguments).result()

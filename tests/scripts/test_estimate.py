@@ -1,0 +1,96 @@
+"""`dro-trl estimate`: what it reads, what it refuses, and one estimate against a run."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dro_trl.cli import app
+from tests.training import save_start, write_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+ZERO3 = str(ROOT / "recipes" / "accelerate" / "zero3.yaml")
+
+
+def estimate(tmp_path, *arguments):
+    """Run the command; return its JSON and what it printed."""
+    output = tmp_path / "estimate.json"
+    result = CliRunner().invoke(app, ["estimate", *arguments, "--output", str(output), "--flops_per_second", "1e9"])
+    assert result.exit_code == 0, result.output
+    assert f"Results: {output}" in result.output
+    return json.loads(output.read_text()), result.output
+
+
+def test_lengths_are_those_of_the_data(tmp_path):
+    """Without weights: the folder holds a configuration and a tokenizer. Four questions in two steps of two."""
+    folder = Path(save_start(tmp_path / "start"))
+    (folder / "model.safetensors").unlink()
+    recipe = write_recipe(tmp_path)
+    found, printed = estimate(tmp_path, "--config", recipe)
+    assert found["lengths"]["source"] == f"4 of 4 rows of {tmp_path / 'train.jsonl'}"
+    assert found["lengths"]["longest"]["selector"] > found["lengths"]["mean"]["selector"] > 50
+    assert (found["time"]["steps"], found["time"]["questions_of_a_step"]) == (2, 2)
+    assert found["time"]["seconds"] == pytest.approx(2 * found["time"]["flops_of_a_step"] / 0.4e9)
+    assert found["memory"]["peak"] == max(found["memory"]["moments"].values())
+    assert found["memory"]["peak_moment"] in printed
+    fewer, _ = estimate(tmp_path, "--config", recipe, "--max_train_samples", "2")
+    assert fewer["time"]["steps"] == 1
+    other, _ = estimate(tmp_path, "--config", recipe, "--num_selections", "6")
+    assert other["memory"]["generator"]["kept"] > found["memory"]["generator"]["kept"]
+    assert other["memory"]["selector"]["kept"] == found["memory"]["selector"]["kept"]
+
+
+def test_stated_lengths_and_known_sizes(tmp_path):
+    """N = 20 passages of 100 + 3 tokens, a question of 10 and 12 around it; K = 2 for the generator."""
+    recipe = write_recipe(tmp_path, dataset_name="owner/questions", model_name_or_path="Qwen/Qwen2.5-0.5B-Instruct")
+    given = ["--passage_tokens", "100", "--question_tokens", "10", "--answer_tokens", "4", "--num_questions", "50"]
+    found, _ = estimate(tmp_path, "--config", recipe, *given)
+    assert found["lengths"]["mean"] == {"selector": 2082, "selector_kept": 20, "generator": 226, "answer": 4}
+    assert found["models"]["selector"]["parameters"] == 494_032_768
+    assert found["time"]["steps"] == 25
+    written, _ = estimate(tmp_path, "--config", recipe, *given, "--policy", "dro_trl.AutoregressivePolicy")
+    assert written["lengths"]["mean"]["selector"] == 2082 + 3 * 2 * 4
+    assert written["time"]["flops_of_a_question"]["drawing"] > 0
+
+
+def test_sharding_divides_the_state(tmp_path):
+    recipe = write_recipe(tmp_path, dataset_name="owner/questions", model_name_or_path="qwen2.5-0.5b", use_cpu=False)
+    eight, _ = estimate(tmp_path, "--config", recipe, "--accelerate_config", ZERO3)
+    two, _ = estimate(tmp_path, "--config", recipe, "--accelerate_config", ZERO3, "--num_processes", "2")
+    for name in ("weights", "gradients", "optimizer"):
+        assert two["memory"]["state"][name] == 4 * eight["memory"]["state"][name]
+    assert eight["memory"]["state"]["optimizer"] == 12 * 2 * 494_032_768 / 8
+    assert eight["backend"] | {"name": "ZeRO-3", "processes": 8, "gpu": True} == eight["backend"]
+    stage2, _ = estimate(tmp_path, "--config", recipe, "--backend", "ZeRO-2", "--num_processes", "8", "--bf16")
+    assert stage2["memory"]["state"]["weights"] == 8 * eight["memory"]["state"]["weights"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--num_selectd", "2"], "unknown key 'num_selectd'; did you mean 'num_selected'?"),
+        (["--model_config", "nowhere"], "give --model_config a folder, a config.json, or one of gemma-3-270m"),
+        (["--backend", "ZeRO-9"], "--backend 'ZeRO-9' is unknown; use one of"),
+    ],
+)
+def test_mistakes_end_in_one_line(tmp_path, arguments, message):
+    recipe = write_recipe(tmp_path, model_name_or_path="qwen2.5-0.5b")
+    result = CliRunner().invoke(app, ["estimate", "--config", recipe, *arguments])
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_memory_against_a_measured_run(tmp_path):
+    """Qwen2 of 12M and Gemma 3 of 40M weights, all trained, each in a process of its own: within a quarter."""
+    program = ROOT / "examples" / "benchmarks" / "estimate_against_measured.py"
+    output, names = tmp_path / "compared.json", ["small, full", "Gemma 3"]
+    command = [sys.executable, str(program), "--only", *names, "--output", str(output)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    ratios = {row["configuration"]: row["memory_ratio"] for row in json.loads(output.read_text())}
+    assert ratios.keys() == set(names)
+    assert all(0.75 <= ratio <= 1.25 for ratio in ratios.values()), ratios
