@@ -21,7 +21,7 @@ VOCABULARY = 32_000
 def word_tokenizer() -> PreTrainedTokenizerFast:
     """Return a tokenizer to which every word is one token, so that a text has the length that was asked for."""
     template = prompts.scoring_prompt("", [])[0] + prompts.ranking_prompt("", [], [])
-    said = [template, prompts.PASSAGE, prompts.USEFUL, prompts.RANKING, prompts.ANSWER, "yes no [ ] >"]
+    said = [template, *vars(prompts.DEFAULT).values(), "[ ] >"]
     words = re.findall(r"\w+|[^\w\s]", " ".join(said)) + [str(i) for i in range(1, 100)]
     vocabulary = dict.fromkeys(["<unk>", "<s>", "</s>", "<pad>", *words, *(f"w{i}" for i in range(VOCABULARY))])
     ids = {word: i for i, word in enumerate(list(vocabulary)[:VOCABULARY])}

@@ -1,0 +1,233 @@
+"""Time of a training step of the selector, and of drawing selections, against TRL's own GRPOTrainer and `generate`.
+
+    python examples/benchmarks/step_against_trl.py
+
+A Qwen2 of 25M random weights in float32 as selector and generator, one question a step, N = 20 passages of 100
+tokens, K = 5. GRPOTrainer is unmodified; it writes as many tokens as a selection has, and its reward is the
+generator's likelihood of the answer. Since random weights write no valid selection, that reward reads a random one in
+its place, so that the generator has its work. The systems take turns, `--rounds` times; a figure is the median over
+rounds of the mean step, the first step of a round left out.
+"""
+
+import argparse
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from rich.console import Console
+from rich.table import Table
+from small_models import questions, random_model, word_tokenizer
+from transformers import TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from dro_trl import AnswerLogLikelihood, DROConfig, DROTrainer
+from dro_trl.atomic_write import write_json
+from dro_trl.policies.base import load_policy
+from dro_trl.prompts import format_selection
+from dro_trl.trl_adapter import SelectionReward, trl_dataset
+
+SHAPE = {
+    "hidden_size": 384,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+}
+N, K = 20, 5
+COMMON = {
+    "report_to": "none",
+    "disable_tqdm": True,
+    "save_strategy": "no",
+    "logging_strategy": "no",
+    "bf16": False,
+    "learning_rate": 1e-6,
+}
+AUTOREGRESSIVE, PLACKETT_LUCE = "dro_trl.AutoregressivePolicy", "dro_trl.PlackettLucePolicy"
+
+
+class StepTimes(TrainerCallback):
+    """The seconds of each step."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._start = _now()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.seconds.append(_now() - self._start)
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+class RandomSelections:
+    """A reward of TRL's: what `SelectionReward` gives to random selections in place of the completions."""
+
+    __name__ = "answer_log_likelihood"
+
+    def __init__(self, reward: SelectionReward) -> None:
+        self.reward, self._chance = reward, random.Random(0)
+
+    def __call__(self, completions: list[str], **kwargs: Any) -> list[float | None]:
+        drawn = [format_selection(self._chance.sample(range(N), K)) for _ in completions]
+        return self.reward(completions=drawn, **kwargs)
+
+
+def step_of_trl(rows: Dataset, num: int, steps: int) -> list[float]:
+    """Return the times of GRPOTrainer's steps."""
+    tokenizer, times = word_tokenizer(), StepTimes()
+    generator = random_model("qwen2", **SHAPE)
+    reward = SelectionReward(
+        AnswerLogLikelihood(),
+        num_selected=K,
+        malformed_reward=-100,
+        generator=generator,
+        generator_tokenizer=tokenizer,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        args = GRPOConfig(
+            folder,
+            num_generations=num,
+            per_device_train_batch_size=num,
+            max_completion_length=4 * K - 1,
+            max_steps=steps,
+            use_cpu=not torch.cuda.is_available(),
+            generation_kwargs={"min_new_tokens": 4 * K - 1},
+            **COMMON,
+        )
+        trainer = GRPOTrainer(
+            model=random_model("qwen2", **SHAPE),
+            reward_funcs=RandomSelections(reward),
+            args=args,
+            train_dataset=trl_dataset(rows, DROConfig(folder, num_selected=K), tokenizer),
+            processing_class=tokenizer,
+            callbacks=[times],
+        )
+        trainer.train()
+    return times.seconds
+
+
+def step_of_ours(rows: Dataset, num: int, steps: int, **options: Any) -> list[float]:
+    """Return the times of DROTrainer's steps."""
+    times = StepTimes()
+    with tempfile.TemporaryDirectory() as folder:
+        args = DROConfig(
+            folder,
+            num_selected=K,
+            num_selections=num,
+            per_device_train_batch_size=1,
+            max_steps=steps,
+            use_cpu=not torch.cuda.is_available(),
+            **COMMON,
+            **options,
+        )
+        trainer = DROTrainer(
+            model=random_model("qwen2", **SHAPE),
+            generator=random_model("qwen2", **SHAPE),
+            args=args,
+            train_dataset=rows,
+            processing_class=word_tokenizer(),
+            generator_processing_class=word_tokenizer(),
+            callbacks=[times],
+        )
+        trainer.train()
+    return times.seconds
+
+
+@torch.no_grad()
+def draws_by_generate(rows: Dataset, num: int, steps: int) -> list[float]:
+    """Return the times of `generate(num_return_sequences=M)`, as many tokens as a selection has."""
+    tokenizer, model = word_tokenizer(), random_model("qwen2", **SHAPE).eval()
+    policy: Any = load_policy(AUTOREGRESSIVE, tokenizer, K, None)
+    seconds = []
+    for row in list(rows)[:steps]:
+        ids = torch.tensor(policy.encode([row]).prompt_ids)
+        start = _now()
+        model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=True,
+            num_return_sequences=num,
+            max_new_tokens=4 * K - 1,
+            min_new_tokens=4 * K - 1,
+        )
+        seconds.append(_now() - start)
+    return seconds
+
+
+@torch.no_grad()
+def draws_of_ours(rows: Dataset, num: int, steps: int, policy: str) -> list[float]:
+    """Return the times of a policy's `sample`, which scores the selections as well."""
+    chooser, model = load_policy(policy, word_tokenizer(), K, None), random_model("qwen2", **SHAPE).eval()
+    seconds = []
+    for number, row in enumerate(list(rows)[:steps]):
+        start = _now()
+        chooser.sample(model, chooser.encode([row]), num, [torch.Generator().manual_seed(number)])
+        seconds.append(_now() - start)
+    return seconds
+
+
+System = Callable[[Dataset, int, int], list[float]]
+GROUPS: dict[str, dict[str, System]] = {
+    "step": {
+        "TRL GRPOTrainer, generator frozen": step_of_trl,
+        "autoregressive, generator frozen": lambda *a: step_of_ours(*a, policy=AUTOREGRESSIVE, train_generator=False),
+        "autoregressive, both trained": lambda *a: step_of_ours(*a, policy=AUTOREGRESSIVE),
+        "Plackett-Luce, generator frozen": lambda *a: step_of_ours(*a, policy=PLACKETT_LUCE, train_generator=False),
+        "Plackett-Luce, both trained": lambda *a: step_of_ours(*a, policy=PLACKETT_LUCE),
+    },
+    "draw": {
+        "generate(num_return_sequences=M)": draws_by_generate,
+        "autoregressive": lambda *a: draws_of_ours(*a, policy=AUTOREGRESSIVE),
+        "Plackett-Luce": lambda *a: draws_of_ours(*a, policy=PLACKETT_LUCE),
+    },
+}
+"""The first of each group is the peer."""
+
+
+def main() -> None:
+    """Measure, print, and write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--num_selections", type=int, nargs="+", default=[4, 16], help="M; GRPOTrainer wants 2 or more"
+    )
+    parser.add_argument("--passage_tokens", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=3, help="in a round, the first of which is left out")
+    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=list(GROUPS))
+    parser.add_argument("--output", type=Path, default=Path("step_against_trl.json"))
+    options = parser.parse_args()
+    rows = Dataset.from_list(questions(8, N, options.passage_tokens))
+    results = []
+    shown = Table("", "M", "system", "seconds", "times faster than the peer (range over rounds)")
+    for group in options.groups:
+        for num in options.num_selections:
+            rounds: dict[str, list[float]] = {name: [] for name in GROUPS[group]}
+            for _ in range(options.rounds):
+                for name, system in GROUPS[group].items():
+                    rounds[name].append(statistics.mean(system(rows, num, options.steps)[1:]))
+            peer = next(iter(rounds.values()))
+            for name, seconds in rounds.items():
+                ratios = [theirs / ours for theirs, ours in zip(peer, seconds, strict=True)]
+                row = {"group": group, "num_selections": num, "system": name, "seconds": seconds, "ratios": ratios}
+                results.append(row | {"median": statistics.median(seconds), "ratio": statistics.median(ratios)})
+                spread = f"{results[-1]['ratio']:.1f} ({min(ratios):.1f} to {max(ratios):.1f})"
+                shown.add_row(group, str(num), name, f"{results[-1]['median']:.2f}", spread)
+    Console().print(shown)
+    write_json(options.output, results)
+    print(f"Results: {options.output}")
+
+
+if __name__ == "__main__":
+    main()
