@@ -201,7 +201,7 @@ class DROTrainer(PairTrainer):
             "behavior_logps": output.behavior_logps,
             "rewards": self.rewards(batch["rows"], output),
             "ref_logps": output.ref_logps,
-            "old_values": output.values,
+            "old_values": output.state_values,
         }
 
     def _forward(self, model: nn.Module, batch: Batch) -> SelectorGeneratorOutput:
@@ -248,8 +248,8 @@ class DROTrainer(PairTrainer):
             log_ratios=output.selector_logps.detach() - behavior_logps,  # type: ignore[operator]
             rewards=rewards,
             ref_logps=inputs.get("ref_logps", output.ref_logps),
-            values=output.values,
-            old_values=inputs.get("old_values", output.values),
+            values=output.state_values,
+            old_values=inputs.get("old_values", output.state_values),
         )
         weight = self.weights(scored)
         loss = self.loss(output, scored, weight)

@@ -37,7 +37,7 @@ class SelectorGeneratorOutput(ModelOutput):
     """(B, M, A, T) log-probabilities of the answer's tokens, 0 where padded; only where asked for."""
     answer_mask: Tensor | None = None
     """(B, M, A, T) bool."""
-    values: Tensor | None = None
+    state_values: Tensor | None = None
     """(B,) V(x), the reward that the value head expects; only with a value head."""
 
 
@@ -188,7 +188,7 @@ class SelectorGenerator(nn.Module):
             entropy=scored.entropy,
             answer_logps=answer_logps,
             answer_mask=answer_mask,
-            values=self.value_head(noted) if self.value_head else None,
+            state_values=self.value_head(noted) if self.value_head else None,
         )
 
     @contextlib.contextmanager

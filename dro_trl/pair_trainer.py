@@ -18,7 +18,7 @@ class PairTrainer(ResumableTrainer):
     tokenizers: dict[str, Tokenizer]
     """Of `selector` and `generator`."""
     _policy_path: str | None
-    _start: dict[str, str]
+    _start: dict[str, Any]
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if not self.args.should_save:

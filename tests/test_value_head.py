@@ -33,10 +33,10 @@ def test_a_value_depends_on_the_question_alone(tmp_path, policy):
     rows = [trainer.train_dataset[0], trainer.train_dataset[1]]
     both = [trainer._forward(trainer.model, {"rows": rows, "draw": draw}) for draw in (0, 1)]
     assert not torch.equal(both[0].selections, both[1].selections)
-    torch.testing.assert_close(both[0].values, both[1].values)
-    assert both[0].values[0] != both[0].values[1]
+    torch.testing.assert_close(both[0].state_values, both[1].state_values)
+    assert both[0].state_values[0] != both[0].state_values[1]
     alone = trainer._forward(trainer.model, {"rows": rows[1:], "draw": 0})
-    torch.testing.assert_close(alone.values[0], both[0].values[1])
+    torch.testing.assert_close(alone.state_values[0], both[0].state_values[1])
 
 
 def test_the_error_of_the_value_does_not_move_the_selector(tmp_path):
