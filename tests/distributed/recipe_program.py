@@ -14,14 +14,14 @@ import time
 import psutil
 from accelerate import Accelerator
 
-from dro_trl import cli, dro_trainer, modeling, recipe, resumable_trainer
+from dro_trl import cli, modeling, pair_trainer, recipe, resumable_trainer
 from tests.distributed.backends import backend_options, shard_everything
 
 PLACES = {
     "sampling": (modeling.SelectorGenerator, "forward"),
     "scoring": (modeling.AnswerScorer, "logps"),
     "backward": (Accelerator, "backward"),
-    "saving": (dro_trainer, "save_models"),
+    "saving": (pair_trainer, "save_models"),
     "saving pending samples": (resumable_trainer, "save_pending"),
     "saving the end": (resumable_trainer, "save_run"),
 }
