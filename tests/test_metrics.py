@@ -1,7 +1,7 @@
 """KILT's exact match and token F1: hand-worked values, and the properties they must keep."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dro_trl.metrics import exact_match, has_answer, normalize_answer, rouge_l, token_f1
@@ -145,13 +145,11 @@ class TestKiltScorer:
             assert match(prediction, answers) == em
             assert score(prediction, answers) == pytest.approx(f1)
 
-    @settings(deadline=None)
     @given(text=words, answers=aliases)
     def test_ours_are_equal(self, text, answers):
         assert exact_match(text, answers) == self.em(text, answers)
         assert token_f1(text, answers) == pytest.approx(self.f1(text, answers))
 
-    @settings(deadline=None)
     @given(text=st.text(), answers=st.lists(st.text(), min_size=1, max_size=2))
     def test_ours_are_equal_on_any_text(self, text, answers):
         assert exact_match(text, answers) == self.em(text, answers)

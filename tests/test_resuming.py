@@ -70,7 +70,7 @@ def test_a_checkpoint_holds_samples_but_no_rows(tmp_path):
     make_trainer(tmp_path, **kwargs).train()
     state = torch.load(tmp_path / "checkpoint-1" / "estimation_state_0.pt", weights_only=True)
     (part,) = state["estimation"]["parts"]
-    assert set(part) == {"selections", "behavior_logps", "rewards", "ref_logps"}
+    assert set(part) == {"selections", "behavior_logps", "rewards", "ref_logps", "old_values"}
     assert state["estimation"]["uses_left"] == 1
     make_trainer(tmp_path / "rest", **kwargs).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
 

@@ -2,13 +2,12 @@
 
 import tracemalloc
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dro_trl.retrieval.seen_ids import SeenIds
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 30).map(str), max_size=8), max_size=12))
 def test_finds_what_a_set_finds(batches):
     seen, exact = SeenIds(), set()
