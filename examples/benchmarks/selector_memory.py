@@ -16,20 +16,12 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
-from small_models import PeakMemory, in_fresh_process, questions, random_model, word_tokenizer
+from small_models import QWEN2_25M, PeakMemory, in_fresh_process, questions, random_model, word_tokenizer
 
 from dro_trl.atomic_write import write_json
 from dro_trl.losses import dro_loss
 from dro_trl.policies.base import load_policy
 
-SHAPE = {
-    "hidden_size": 384,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
-    "tie_word_embeddings": True,
-}
 POLICIES = {
     "pointwise": ("dro_trl.PlackettLucePolicy", {}),
     "passage_end": ("dro_trl.PlackettLucePolicy", {"item_score": "passage_end"}),
@@ -44,7 +36,7 @@ def measure(policy: str, num_selections: int, passage_tokens: int) -> dict[str, 
     chooser = load_policy(path, word_tokenizer(), 5, kwargs)
     rows = questions(1, 20, passage_tokens)
     whole = PeakMemory()
-    model = random_model("qwen2", **SHAPE).train()
+    model = random_model("qwen2", **QWEN2_25M).train()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     for number in range(2):
         step = PeakMemory()

@@ -16,6 +16,15 @@ from dro_trl import prompts
 from dro_trl.types import Question
 
 VOCABULARY = 32_000
+QWEN2_25M = {
+    "hidden_size": 384,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+}
+"""The shape of a Qwen2 of 25M parameters."""
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:

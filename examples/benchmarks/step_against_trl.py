@@ -22,7 +22,7 @@ import torch
 from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
-from small_models import questions, random_model, word_tokenizer
+from small_models import QWEN2_25M, questions, random_model, word_tokenizer
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -32,14 +32,6 @@ from dro_trl.policies.base import load_policy
 from dro_trl.prompts import format_selection
 from dro_trl.trl_adapter import SelectionReward, trl_dataset
 
-SHAPE = {
-    "hidden_size": 384,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
-    "tie_word_embeddings": True,
-}
 N, K = 20, 5
 COMMON = {
     "report_to": "none",
@@ -87,7 +79,7 @@ class RandomSelections:
 def step_of_trl(rows: Dataset, num: int, steps: int) -> list[float]:
     """Return the times of GRPOTrainer's steps."""
     tokenizer, times = word_tokenizer(), StepTimes()
-    generator = random_model("qwen2", **SHAPE)
+    generator = random_model("qwen2", **QWEN2_25M)
     reward = SelectionReward(
         AnswerLogLikelihood(),
         num_selected=K,
@@ -107,7 +99,7 @@ def step_of_trl(rows: Dataset, num: int, steps: int) -> list[float]:
             **COMMON,
         )
         trainer = GRPOTrainer(
-            model=random_model("qwen2", **SHAPE),
+            model=random_model("qwen2", **QWEN2_25M),
             reward_funcs=RandomSelections(reward),
             args=args,
             train_dataset=trl_dataset(rows, DROConfig(folder, num_selected=K), tokenizer),
@@ -133,8 +125,8 @@ def step_of_ours(rows: Dataset, num: int, steps: int, **options: Any) -> list[fl
             **options,
         )
         trainer = DROTrainer(
-            model=random_model("qwen2", **SHAPE),
-            generator=random_model("qwen2", **SHAPE),
+            model=random_model("qwen2", **QWEN2_25M),
+            generator=random_model("qwen2", **QWEN2_25M),
             args=args,
             train_dataset=rows,
             processing_class=word_tokenizer(),
@@ -148,7 +140,7 @@ def step_of_ours(rows: Dataset, num: int, steps: int, **options: Any) -> list[fl
 @torch.no_grad()
 def draws_by_generate(rows: Dataset, num: int, steps: int) -> list[float]:
     """Return the times of `generate(num_return_sequences=M)`, as many tokens as a selection has."""
-    tokenizer, model = word_tokenizer(), random_model("qwen2", **SHAPE).eval()
+    tokenizer, model = word_tokenizer(), random_model("qwen2", **QWEN2_25M).eval()
     policy: Any = load_policy(AUTOREGRESSIVE, tokenizer, K, None)
     seconds = []
     for row in list(rows)[:steps]:
@@ -169,7 +161,7 @@ def draws_by_generate(rows: Dataset, num: int, steps: int) -> list[float]:
 @torch.no_grad()
 def draws_of_ours(rows: Dataset, num: int, steps: int, policy: str) -> list[float]:
     """Return the times of a policy's `sample`, which scores the selections as well."""
-    chooser, model = load_policy(policy, word_tokenizer(), K, None), random_model("qwen2", **SHAPE).eval()
+    chooser, model = load_policy(policy, word_tokenizer(), K, None), random_model("qwen2", **QWEN2_25M).eval()
     seconds = []
     for number, row in enumerate(list(rows)[:steps]):
         start = _now()
