@@ -24,7 +24,9 @@ def main(
     b: Annotated[float, typer.Option("--b", help="BM25's length normalisation.")] = 0.4,
     add_gold: Annotated[
         bool,
-        typer.Option("--add_gold", help="For training: put gold passages that were missed in place of the last ones."),
+        typer.Option(
+            "--add_gold", help="For a generator's training: put gold passages that were missed in place of the last."
+        ),
     ] = False,
     run: Annotated[Path | None, typer.Option("--run", help="TREC run file to write: what was found.")] = None,
     from_run: Annotated[
