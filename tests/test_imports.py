@@ -68,6 +68,7 @@ ALLOWED = {
     "dro_trainer": BELOW_TRAINER | {"retrieval.base", "training_data", "resumable_trainer"},
     "pipeline": BELOW_TRAINER | {"retrieval.base"},
     "recipe": {""},  # what `dro-trl train` does, for `scripts` and programs to call
+    "study": {""},  # what `dro-trl compare` does, likewise
     "scripts": {""},
     "cli": {"scripts"},
     "__main__": {"cli"},
