@@ -14,7 +14,7 @@ def main(
     """Train and compare methods: --config study.yaml, and --NAME VALUE for any line of it. Goes on where it was."""
     import shlex
 
-    from dro_trl.study.plan import parse_study
+    from dro_trl.study.parsing import parse_study
     from dro_trl.study.report import load_questions, write_report
     from dro_trl.study.running import finished_rows, run_study
 

@@ -16,7 +16,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from dro_trl.atomic_write import write_json
 from dro_trl.recipe import parse_recipe
 from dro_trl.resuming import last_checkpoint
-from dro_trl.study.plan import Row, Study, plan_rows, write_recipe
+from dro_trl.study.parsing import write_recipe
+from dro_trl.study.plan import Row, Study, plan_rows
 
 PLAN_NAME, RESULT_NAME = "plan.json", "row.json"
 _LINES_OF_LOG = 15

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
-from dro_trl.study.plan import parse_study
+from dro_trl.study.parsing import parse_study
 from dro_trl.study.plots import plot_curves
 from dro_trl.study.report import load_questions, write_report
 from dro_trl.study.running import run_study

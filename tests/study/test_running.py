@@ -8,7 +8,8 @@ import yaml
 from safetensors.torch import load_file
 
 from dro_trl.study import running
-from dro_trl.study.plan import parse_study, plan_rows
+from dro_trl.study.parsing import parse_study
+from dro_trl.study.plan import plan_rows
 from dro_trl.study.running import finished_rows, run_command, run_study
 from tests.tiny_models import tiny_questions
 from tests.training import changed, save_start, write_recipe
