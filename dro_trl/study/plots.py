@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib import style
+from matplotlib import cycler, style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dro_trl.evaluation.plots import COLOURS, PANELS, STYLE, Panel, curve, save_figure
+from dro_trl.evaluation.plots import PANELS, STYLE, Panel, curve, save_figure
+from dro_trl.study.plan import OWN_ORDER, START_SYSTEMS
 from dro_trl.study.statistics import LABELS, SeededComparison
 
 CURVES = {
@@ -21,18 +22,23 @@ CURVES = {
 METHODS_IN_A_PLOT = 6
 
 _COMMON: dict[str, Any] = {**STYLE, "font.size": 10, "axes.titlesize": 11, "savefig.dpi": 200}
+# Okabe and Ito's colours, told apart under every common colour blindness; lighter ones on the dark ground.
 _THEMES: dict[str, dict[str, Any]] = {
-    "": {"figure.facecolor": "#ffffff", "axes.facecolor": "#ffffff"},
+    "": {
+        "figure.facecolor": "#ffffff",
+        "axes.facecolor": "#ffffff",
+        "axes.prop_cycle": cycler(color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]),
+    },
     ".dark": {
         "figure.facecolor": "#1a1d23",
         "axes.facecolor": "#1a1d23",
         "grid.color": "#343942",
         **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), "#d9dde3"),
         "axes.edgecolor": "#717885",
+        "axes.prop_cycle": cycler(color=["#4FA8E0", "#F0814A", "#2FC79A", "#DE98BF", "#F2B93B", "#A5D8F5"]),
     },
 }
 _WIDTH = 4.2  # Inches: a phone shows it at nearly its own size, with letters as large as the text's.
-_LINES = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 
 
 class Plot(NamedTuple):
@@ -138,7 +144,7 @@ def _band(histories: Sequence[Sequence[Mapping[str, float]]], key: str) -> tuple
 def _draw_lines(figure: Figure, lines: Mapping[str, tuple[np.ndarray, np.ndarray]], panel: Panel) -> None:
     axis: Axes = figure.subplots()
     for index, (method, (steps, values)) in enumerate(lines.items()):
-        colour = _LINES[index % len(_LINES)]
+        colour = f"C{index}"
         marker = "." if len(steps) < 20 else None
         axis.plot(steps, values.mean(0), color=colour, linewidth=1.6, marker=marker, label=method)
         axis.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
@@ -156,9 +162,13 @@ def _draw_points(
     reference: float | None,
 ) -> None:
     axis: Axes = figure.subplots()
-    for row, (_, mean, interval, seeds) in enumerate(points):
-        colour = COLOURS[0] if reference is None or interval is None or interval[0] <= 0 <= interval[1] else COLOURS[5]
-        axis.plot(seeds, [row] * len(seeds), ".", color="0.55", markersize=5)
+    for row, (name, mean, interval, seeds) in enumerate(points):
+        colour = "C0"
+        if reference is None and (name in START_SYSTEMS or name.endswith(OWN_ORDER)):
+            colour = "0.55"
+        elif reference is not None and interval is not None and not interval[0] <= reference <= interval[1]:
+            colour = "C1"
+        axis.plot(seeds, [row + 0.27] * len(seeds), ".", color="0.55", markersize=4)
         if interval:
             axis.plot(interval, [row, row], color=colour, linewidth=2, solid_capstyle="butt")
         axis.plot([mean], [row], "o", color=colour, markersize=5)

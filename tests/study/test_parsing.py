@@ -45,7 +45,7 @@ def test_the_command_line_overrides_methods_and_seeds(tmp_path):
         ({"methods": {"a": {"output_dir": "x"}}}, "method 'a': unknown key 'output_dir'"),
         ({"methods": ["dro", "grpo"]}, "methods must be `name: {field: value}` lines, found \\['dro', 'grpo'\\]"),
         ({"methods": {"a": {}, "b": {"loss_type": "gpro"}}}, "^method 'b': .*gpro"),
-        ({"methods": {"a b": {}, "A-b": {}}}, "methods 'a b' and 'A-b' would share the folder 'a-b'"),
+        ({"methods": {"a b": {}, "A-b": {}}}, "methods 'A-b' and 'a b' would share the folder 'a-b'"),
         ({"methods": {"start": {}}}, "'start' is the name of a baseline"),
         ({"methods": {"x, retriever order": {}}}, "is the name of a baseline"),
         ({"methods": {"?": {}}}, "no letter or digit"),

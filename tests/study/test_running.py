@@ -80,7 +80,7 @@ def test_a_row_that_was_interrupted_goes_on_to_the_same_end(study_of, commands, 
     monkeypatch.setattr(running, "run_command", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_study(study)
-    with pytest.raises(ValueError, match="every report needs the first row"):
+    with pytest.raises(ValueError, match="holds no row.json: the first row, which every report needs, is not run"):
         finished_rows(study)
     monkeypatch.setattr(running, "run_command", run)
     (row,) = run_study(study)
