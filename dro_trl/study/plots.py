@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib import cycler, style
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 
 from dro_trl.evaluation.plots import PANELS, STYLE, Panel, curve, save_figure
 from dro_trl.study.plan import OWN_ORDER, START_SYSTEMS
@@ -49,6 +50,9 @@ class Plot(NamedTuple):
     alt: str
     """What it shows, for those who do not see it."""
 
+
+_Point = tuple[str, float, list[float] | None, list[float]]
+"""A system's name, its mean, the interval of it, and the mean of each seed."""
 
 Histories = Mapping[str, Sequence[Sequence[Mapping[str, float]]]]
 """Per method the log of each of its seeds."""
@@ -117,7 +121,7 @@ def plot_differences(comparisons: Sequence[SeededComparison], folder: Path) -> l
     """
     plots = []
     for metric in dict.fromkeys(comparison.metric for comparison in comparisons):
-        points = [(c.system, c.delta, c.ci95, []) for c in comparisons if c.metric == metric]
+        points: list[_Point] = [(c.system, c.delta, c.ci95, []) for c in comparisons if c.metric == metric]
         label, baseline = LABELS.get(metric, metric), comparisons[0].baseline
         name = f"differences.{metric.replace('@', '_')}"
         title = f"{label}: difference from {baseline}"
@@ -157,7 +161,7 @@ def _draw_lines(figure: Figure, lines: Mapping[str, tuple[np.ndarray, np.ndarray
 
 def _draw_points(
     figure: Figure,
-    points: Sequence[tuple[str, float, list[float] | None, list[float]]],
+    points: Sequence[_Point],
     title: str,
     reference: float | None,
 ) -> None:

@@ -105,7 +105,7 @@ def make_environment(plots: Path) -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "number": lambda value, digits=3: "–" if value is None else f"{value:.{digits}f}",
+        "number": _number,
         "signed": lambda value: f"{value:+.3f}",
         "interval": lambda value: "–" if value is None else f"[{value[0]:+.3f}, {value[1]:+.3f}]",
         "gigabytes": lambda value: f"{value / 1e9:.2f} GB",
@@ -117,6 +117,10 @@ def make_environment(plots: Path) -> Environment:
         "data_uri": lambda name: f"data:image/png;base64,{base64.b64encode((plots / name).read_bytes()).decode()}",
     }
     return environment
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def _plain(value: Any) -> str:

@@ -66,10 +66,10 @@ def compare_methods(scores: Scores, methods: Sequence[str]) -> list[SeededCompar
     """
     first, *others = methods
     recall = max((name for name in scores[first] if name.startswith("recall@")), key=lambda name: int(name[7:]))
-    pairs = [(method, first, (recall, "em", "f1")) for method in others]
+    pairs: list[tuple[str, str, tuple[str, ...]]] = [(method, first, (recall, "em", "f1")) for method in others]
     pairs += [(method, START_SYSTEMS[0], (recall, "em", "f1")) for method in methods]
     pairs += [(method, f"{method}{OWN_ORDER}", ("em", "f1")) for method in methods]
-    found = [compare_seeded(scores, *pair, metric) for *pair, metrics in pairs for metric in metrics]
+    found = [compare_seeded(scores, system, other, metric) for system, other, names in pairs for metric in names]
     return [comparison for comparison in found if comparison is not None]
 
 

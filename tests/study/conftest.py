@@ -15,7 +15,7 @@ from dro_trl.study.plan import Study
 METHODS = {
     "dro": ({}, 0.9),
     "grpo": ({"loss_type": "grpo"}, 0.88),
-    "dro, no control variate": ({"control_variate": False}, 0.6),
+    "dro, no control variate": ({"control_variate": False}, 0.35),
 }
 """Per method what it sets, and the probability that its selector finds the gold passage."""
 

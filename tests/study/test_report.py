@@ -9,7 +9,6 @@ import pytest
 from matplotlib.image import imread
 
 from dro_trl.study.parsing import parse_study
-from dro_trl.study.plots import plot_curves
 from dro_trl.study.report import load_questions, write_report
 from dro_trl.study.running import run_study
 from tests.tiny_models import tiny_questions
@@ -135,14 +134,6 @@ def test_rows_of_other_questions_are_refused(make_study, tmp_path):
     rows[2]["predictions"]["trained"] = rows[2]["predictions"]["trained"][::-1]
     with pytest.raises(ValueError, match="seed 0, was evaluated on other questions than 'dro'"):
         write_report(study, rows, questions, COMMAND)
-
-
-def test_many_methods_are_drawn_in_several_plots_all_with_the_first(tmp_path):
-    log = [{"step": 1, "reward": 0.5}, {"step": 2, "reward": 0.7}]
-    plots = plot_curves({f"m{i}": [log, log] for i in range(12)}, tmp_path)
-    assert [plot.name for plot in plots] == ["reward.1", "reward.2", "reward.3"]
-    assert [plot.alt.count(" m0") for plot in plots] == [1, 1, 1]
-    assert sum(plot.alt.count(" m") for plot in plots) == 12 + 2
 
 
 @pytest.mark.parametrize("name", ["encyclopedia", "ablations"])
