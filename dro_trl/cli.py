@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 import dro_trl
-from dro_trl.scripts import ask, estimate, evaluate, gemma, index, merge, prepare, quickstart, retrieve, train
+from dro_trl.scripts import ask, compare, estimate, evaluate, gemma, index, merge, prepare, quickstart, retrieve, train
 
 PACKAGE = __name__.partition(".")[0]
 
@@ -71,9 +71,10 @@ def options(
     """Direct Retrieval-augmented Optimization: train a passage selector and an answer generator together."""
 
 
-for command in (quickstart, index, retrieve, prepare, estimate, train, evaluate, ask, merge, gemma):
-    # Every further option of `train` and `estimate` is a field of the recipe, which TRL's parser reads.
-    settings = {"allow_extra_args": True, "ignore_unknown_options": True} if command in (train, estimate) else None
+for command in (quickstart, index, retrieve, prepare, estimate, train, evaluate, compare, ask, merge, gemma):
+    # Every further option of these is a line of their recipe.
+    reads_recipe = command in (estimate, train, compare)
+    settings = {"allow_extra_args": True, "ignore_unknown_options": True} if reads_recipe else None
     app.command(command.__name__.rpartition(".")[2], context_settings=settings)(command.main)
 
 

@@ -47,6 +47,11 @@ UNUSED = {"dataset_config", "dataset_streaming", "ignore_bias_buffers"}
 """Fields of TRL's that nothing here heeds; a recipe that sets one is refused, as with any unknown key."""
 
 
+def known_keys() -> set[str]:
+    """Return every key that a recipe may have."""
+    return {f.name for part in PARTS for f in fields(part) if f.init} - UNUSED | {"env"}
+
+
 def parse_recipe(arguments: Sequence[str]) -> tuple[DROScriptArguments, DROConfig, ModelConfig]:
     """Parse `--config recipe.yaml --name value …`.
 
@@ -59,19 +64,19 @@ def parse_recipe(arguments: Sequence[str]) -> tuple[DROScriptArguments, DROConfi
     """
     split = (a.split("=", 1) if a.startswith("--config=") else [a] for a in arguments)
     arguments = [part for parts in split for part in parts]
-    known = {f.name for part in PARTS for f in fields(part) if f.init} - UNUSED | {"env"}
+    known = known_keys()
     recipe: dict[str, Any] = {}
     folders = [Path.cwd()]
     if "--config" in arguments:
         at = arguments.index("--config")
         if at + 1 == len(arguments) or arguments[at + 1].startswith("--"):
             raise ValueError("--config names no file; write --config recipe.yaml")
-        recipe = _read_recipe(Path(arguments[at + 1]))
-        _refuse_unknown(recipe, known, arguments[at + 1])
+        recipe = read_recipe(Path(arguments[at + 1]))
+        refuse_unknown(recipe, known, arguments[at + 1])
         folders.insert(0, Path(arguments[at + 1]).resolve().parent)
         del arguments[at : at + 2]
     given = [a[2:].partition("=")[0].replace("-", "_") for a in arguments if a.startswith("--")]
-    _refuse_unknown(given, known - {"env"} | {f"no_{name}" for name in known}, "the command line")
+    refuse_unknown(given, known - {"env"} | {f"no_{name}" for name in known}, "the command line")
     sys.path.extend(str(folder) for folder in folders if str(folder) not in sys.path)
     os.environ.update({name: str(value) for name, value in recipe.pop("env", {}).items()})
     parser = TrlParser(PARTS)  # type: ignore[arg-type]
@@ -85,18 +90,24 @@ def parse_recipe(arguments: Sequence[str]) -> tuple[DROScriptArguments, DROConfi
     return script, args, model
 
 
-class _Loader(yaml.SafeLoader):
+class RecipeLoader(yaml.SafeLoader):
     """Reads `3e-4` as the number that it is; YAML 1.1 wants `3.0e-4`."""
 
 
-_Loader.add_implicit_resolver(
+RecipeLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
 
 
-def _read_recipe(path: Path) -> dict[str, Any]:
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Read a recipe's lines.
+
+    Raises:
+        ValueError: If it is not YAML, or not `name: value` lines.
+        FileNotFoundError: If it does not exist.
+    """
     try:
-        recipe = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        recipe = yaml.load(path.read_text(encoding="utf-8"), RecipeLoader)
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(recipe, dict):
@@ -104,7 +115,12 @@ def _read_recipe(path: Path) -> dict[str, Any]:
     return recipe
 
 
-def _refuse_unknown(names: Sequence[str] | dict[str, object], known: set[str], source: str) -> None:
+def refuse_unknown(names: Sequence[str] | dict[str, object], known: set[str], source: str) -> None:
+    """Refuse names that are not among the known ones.
+
+    Raises:
+        ValueError: Names the first of them, where it stands, and the known name nearest to it.
+    """
     for name in names:
         if name not in known:
             nearest = difflib.get_close_matches(str(name), known, n=1)

@@ -76,6 +76,7 @@ ALLOWED = {
     "pipeline": BELOW_TRAINER | {"retrieval.base"},
     "estimate_recipe": {"estimate", "model_shapes", "reading_lengths", "dro_config", "recipe"},
     "recipe": {""},  # what `dro-trl train` does, for `scripts` and programs to call
+    "study": {""},  # what `dro-trl compare` does, likewise
     "scripts": {""},
     "cli": {"scripts"},
     "__main__": {"cli"},

@@ -13,8 +13,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from dro_trl.evaluation.comparison import EvaluationReport
 
 # Okabe and Ito's palette: told apart under every common colour blindness.
-_COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442"]
-_STYLE: dict[str, Any] = {
+COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442"]
+STYLE: dict[str, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
@@ -29,21 +29,23 @@ _STYLE: dict[str, Any] = {
 }
 
 
-class _Panel(NamedTuple):
+class Panel(NamedTuple):
+    """How one logged metric is drawn."""
+
     title: str
     unit: str
     share: bool = False
     """Whether the values lie in [0, 1]."""
 
 
-_PANELS = {
-    "reward": _Panel("Reward", "mean reward"),
-    "iw_bound": _Panel("Importance-weighted bound", "log-likelihood (nats)"),
-    "ess": _Panel("Effective sample size", "selections"),
-    "entropy": _Panel("Selection entropy", "nats"),
-    "frac_unique_selections": _Panel("Unique selections", "share of samples", share=True),
-    "selection_recall": _Panel("Recall of sampled selections", "share of gold passages", share=True),
-    "loss": _Panel("Loss", "loss"),
+PANELS = {
+    "reward": Panel("Reward", "mean reward"),
+    "iw_bound": Panel("Importance-weighted bound", "log-likelihood (nats)"),
+    "ess": Panel("Effective sample size", "selections"),
+    "entropy": Panel("Selection entropy", "nats"),
+    "frac_unique_selections": Panel("Unique selections", "share of samples", share=True),
+    "selection_recall": Panel("Recall of sampled selections", "share of gold passages", share=True),
+    "loss": Panel("Loss", "loss"),
 }
 
 
@@ -59,24 +61,24 @@ def plot_training(log_history: Sequence[Mapping[str, float]], output_dir: str | 
     Returns:
         The images written: none where no record has any of these metrics.
     """
-    series = {key: _series(log_history, key) for key in _PANELS}
+    series = {key: curve(log_history, key) for key in PANELS}
     present = [key for key, (steps, _) in series.items() if len(steps)]
     if not present:
         return []
-    _, most = _series(log_history, "num_selections")
+    _, most = curve(log_history, "num_selections")
     columns = min(len(present), 4 if len(present) > 6 else 3)
     rows = -(-len(present) // columns)
-    with style.context(_STYLE):
+    with style.context(STYLE):
         figure = Figure(figsize=(3.3 * columns, 2.5 * rows + 0.4), layout=ConstrainedLayoutEngine(w_pad=0.1))
         axes = list(figure.subplots(rows, columns, squeeze=False).flat)
         for key, axis in zip(present, axes, strict=False):
-            _draw_curve(axis, *series[key], _PANELS[key])
+            _draw_curve(axis, *series[key], PANELS[key])
             if key == "ess" and len(most):
                 _draw_ess_range(axis, most.max())
         for axis in axes[len(present) :]:
             axis.remove()
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-        return [_save(figure, Path(output_dir) / "training.png")]
+        return [save_figure(figure, Path(output_dir) / "training.png")]
 
 
 def plot_comparison(report: EvaluationReport, path: str | Path) -> Path:
@@ -92,7 +94,7 @@ def plot_comparison(report: EvaluationReport, path: str | Path) -> Path:
     first = next(iter(report.systems.values()))
     metrics = [m for m in first if (m.startswith("recall@") or m in ("em", "f1")) and first[m] is not None]
     width = 0.8 / len(report.systems)
-    with style.context(_STYLE):
+    with style.context(STYLE):
         figure = Figure(figsize=(1.4 * len(metrics) + 2.5, 3.4), layout="constrained")
         axis = figure.subplots()
         for index, (name, scores) in enumerate(report.systems.items()):
@@ -100,27 +102,28 @@ def plot_comparison(report: EvaluationReport, path: str | Path) -> Path:
             means = np.array([scores[metric] for metric in metrics])
             intervals = [report.systems_ci95[name][metric] or [np.nan, np.nan] for metric in metrics]
             errors = np.abs(np.array(intervals).T - means)
-            colour = _COLOURS[index % len(_COLOURS)]
+            colour = COLOURS[index % len(COLOURS)]
             axis.bar(centres, means, 0.9 * width, yerr=errors, color=colour, label=name, error_kw={"elinewidth": 1})
         axis.set_xticks(range(len(metrics)), [m.upper() if m in ("em", "f1") else m for m in metrics])
         axis.tick_params(axis="x", length=0)
         axis.set(ylim=(0, 1.02), ylabel="mean over questions, 95 % interval")
         figure.legend(loc="outside right upper")
-        return _save(figure, Path(path))
+        return save_figure(figure, Path(path))
 
 
-def _series(records: Sequence[Mapping[str, float]], key: str) -> tuple[np.ndarray, np.ndarray]:
+def curve(records: Sequence[Mapping[str, float]], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the steps at which a metric was logged, and its values."""
     pairs = [(record["step"], record[key]) for record in records if key in record]
     steps, values = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
     return steps, values
 
 
-def _draw_curve(axis: Axes, steps: np.ndarray, values: np.ndarray, panel: _Panel) -> None:
+def _draw_curve(axis: Axes, steps: np.ndarray, values: np.ndarray, panel: Panel) -> None:
     reach = max(1, len(values) // 20)
     smooth = [values[max(0, i - reach) : i + reach + 1].mean() for i in range(len(values))]
     marker = "." if len(values) < 20 else None  # a single record has no line to draw
-    axis.plot(steps, values, color=_COLOURS[0], alpha=0.3, linewidth=1, marker=marker, label="each log")
-    axis.plot(steps, smooth, color=_COLOURS[0], linewidth=1.8, label="running mean (centred)")
+    axis.plot(steps, values, color=COLOURS[0], alpha=0.3, linewidth=1, marker=marker, label="each log")
+    axis.plot(steps, smooth, color=COLOURS[0], linewidth=1.8, label="running mean (centred)")
     axis.set(title=panel.title, xlabel="step", ylabel=panel.unit)
     if panel.share:
         axis.set_ylim(-0.03, 1.03)
@@ -133,7 +136,8 @@ def _draw_ess_range(axis: Axes, most: float) -> None:
     axis.set_ylim(0, 1.15 * most)
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write an image, and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     return path

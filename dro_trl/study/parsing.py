@@ -1,0 +1,167 @@
+"""Reading a study's recipe, and refusing what cannot be compared, before anything is run."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dro_trl.atomic_write import atomic_path
+from dro_trl.recipe import RecipeLoader, known_keys, parse_recipe, read_recipe, refuse_unknown
+from dro_trl.study.plan import OWN_ORDER, START_SYSTEMS, Row, Study, plan_rows, slug
+
+SAMPLE_FIELDS = (
+    "dataset_name",
+    "dataset_train_split",
+    "max_train_samples",
+    "on_bad_row",
+    "answerable_only",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_train_epochs",
+    "max_steps",
+    "num_selections",
+    "num_iterations",
+)
+"""Fields that decide how many samples are drawn, and how many optimizer steps are made of them."""
+
+PER_ROW = {
+    "seed": "list the seeds in `seeds`",
+    "resume": "an interrupted row is always resumed",
+    "resume_from_checkpoint": "an interrupted row is always resumed",
+    "eval_strategy": "the held-out questions are evaluated after training",
+}
+
+KEYS = {f.name for f in fields(Study)} - {"recipe"}
+
+
+def parse_study(arguments: Sequence[str]) -> Study:
+    """Parse `--config study.yaml --name value …`.
+
+    Args:
+        arguments: Of the command line; values are read as YAML.
+
+    Raises:
+        ValueError: If a key is unknown (the nearest known one is named), missing or of the wrong kind; if a method's
+            recipe is faulty; or if methods differ in their samples and `equal_samples` is not false.
+        FileNotFoundError: If the file does not exist.
+    """
+    given = _options(arguments)
+    source = given.pop("config", None)
+    if not isinstance(source, str):
+        raise ValueError("--config names no file; write --config study.yaml")
+    lines = read_recipe(Path(source))
+    for names, where in ((lines, source), (given, "the command line")):
+        refuse_unknown(names, known_keys() | KEYS, where)
+    lines |= given
+    for name in ("methods", "eval_dataset_name", "output_dir"):
+        if not lines.get(name):
+            raise ValueError(f"{source}: {name} is not set; add it to the study's recipe")
+    own = {name: lines.pop(name) for name in sorted(KEYS & lines.keys())}
+    own["methods"] = _check_methods(own["methods"], source)
+    _refuse_per_row(lines, source)
+    own["seeds"] = _check_seeds(own.get("seeds", [0]), source)
+    _check_numbers(own, source)
+    study = Study(recipe=lines, **own)
+    check_recipes(study)
+    return study
+
+
+def write_recipe(row: Row, path: Path) -> None:
+    """Write a row's training recipe, which `dro-trl train --config` reads."""
+    text = yaml.safe_dump(row.recipe, sort_keys=False, allow_unicode=True)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def check_recipes(study: Study) -> None:
+    """Parse every method's training recipe, and compare what decides the number of its samples.
+
+    Raises:
+        ValueError: If one is faulty, if K differs, or if samples differ without `equal_samples: false`.
+    """
+    parsed: dict[str, dict[str, Any]] = {}
+    for row in plan_rows(study)[: len(study.methods)]:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "recipe.yaml"
+            write_recipe(row, path)
+            try:
+                script, args, _ = parse_recipe(["--config", str(path)])
+            except ValueError as error:
+                raise ValueError(f"method {row.method!r}: {str(error).replace(f'{path}: ', '')}") from error
+        parsed[row.method] = {**vars(script), **vars(args)}
+    (first, reference), *others = parsed.items()
+    for method, options in others:
+        for name in ("num_selected", *(SAMPLE_FIELDS if study.equal_samples else ())):
+            if options[name] == reference[name]:
+                continue
+            differs = f"method {method!r}: {name}={options[name]!r} differs from {reference[name]!r} of {first!r}"
+            if name == "num_selected":
+                raise ValueError(f"{differs}, and recall@K of different K is no comparison; set them to one value")
+            raise ValueError(
+                f"{differs}, so that they do not learn from equal samples in equal steps; set it back, or declare an "
+                "ablation with equal_samples: false (the report then says what each method drew)"
+            )
+
+
+def _options(arguments: Sequence[str]) -> dict[str, Any]:
+    """Read `--name value`, `--name=value` and, for true, `--name`."""
+    options: dict[str, Any] = {}
+    rest = list(arguments)
+    while rest:
+        option = rest.pop(0)
+        name, equals, text = option.removeprefix("--").partition("=")
+        if not option.startswith("--"):
+            raise ValueError(f"the command line: {option!r} belongs to no option; name a recipe with --config")
+        if not equals:
+            text = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
+        name = name.replace("-", "_")
+        try:
+            options[name] = yaml.load(text, RecipeLoader)
+        except yaml.YAMLError as error:
+            raise ValueError(f"the command line: --{name} {text!r} is not valid YAML: {error}") from error
+    return options
+
+
+def _check_methods(methods: Any, source: str) -> dict[str, dict[str, Any]]:
+    if not isinstance(methods, dict) or not all(isinstance(value or {}, dict) for value in methods.values()):
+        raise ValueError(f"{source}: methods must be `name: {{field: value}}` lines, found {methods!r}")
+    folders: dict[str, str] = {}
+    for method, overrides in methods.items():
+        refuse_unknown(overrides or {}, known_keys() - KEYS - {"env"}, f"{source}, method {method!r}")
+        _refuse_per_row(overrides or {}, f"{source}, method {method!r}")
+        name = str(method)
+        if name in START_SYSTEMS or name.endswith(OWN_ORDER):
+            raise ValueError(f"{source}: {name!r} is the name of a baseline; give the method another one")
+        if not slug(name):
+            raise ValueError(f"{source}: method {name!r} has no letter or digit to name its folder by")
+        if (taken := folders.setdefault(slug(name), name)) != name:
+            raise ValueError(f"{source}: methods {taken!r} and {name!r} would share the folder {slug(name)!r}")
+    return {str(method): dict(overrides or {}) for method, overrides in methods.items()}
+
+
+def _refuse_per_row(lines: dict[str, Any], source: str) -> None:
+    for name in lines:
+        if name in PER_ROW:
+            raise ValueError(f"{source}: {name} is not for a study; {PER_ROW[name]}")
+
+
+def _check_seeds(seeds: Any, source: str) -> tuple[int, ...]:
+    whole = isinstance(seeds, list) and seeds and all(type(seed) is int and seed >= 0 for seed in seeds)
+    if not whole or len(set(seeds)) < len(seeds):
+        raise ValueError(
+            f"{source}: seeds must be a list of different whole numbers such as [0, 1, 2], found {seeds!r}"
+        )
+    return tuple(seeds)
+
+
+def _check_numbers(own: dict[str, Any], source: str) -> None:
+    least = {"max_eval_samples": 1, "max_new_tokens": 1, "eval_batch_size": 1, "num_examples": 0}
+    for name, low in least.items():
+        value = own.get(name, low)
+        if not (type(value) is int and value >= low) and not (name == "max_eval_samples" and value is None):
+            raise ValueError(f"{source}: {name}={value!r} must be a whole number of at least {low}")
+    if not isinstance(own.get("equal_samples", True), bool):
+        raise ValueError(f"{source}: equal_samples={own['equal_samples']!r} must be true or false")

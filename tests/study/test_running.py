@@ -1,0 +1,149 @@
+"""Rows: run once, recognised, resumed, refused; and the processes that they run in."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from dro_trl.study import running
+from dro_trl.study.parsing import parse_study
+from dro_trl.study.plan import plan_rows
+from dro_trl.study.running import finished_rows, run_command, run_study
+from tests.tiny_models import tiny_questions
+from tests.training import changed, save_start, write_recipe
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    return save_start(tmp_path_factory.mktemp("start"))
+
+
+@pytest.fixture
+def study_of(tmp_path, start):
+    """A function that returns a study of tiny rows, two steps each."""
+
+    def make(**lines):
+        (tmp_path / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny_questions(4, 5, 6)))
+        given = {
+            "model_name_or_path": start,
+            "methods": {"dro": {}, "grpo": {"loss_type": "grpo"}},
+            "eval_dataset_name": str(tmp_path / "eval.jsonl"),
+            "max_new_tokens": 2,
+            "learning_rate": 0.01,
+            "disable_tqdm": True,
+            **lines,
+        }
+        return parse_study(["--config", write_recipe(tmp_path, **given)])
+
+    return make
+
+
+def test_every_row_is_trained_and_evaluated_once(study_of, commands):
+    study = study_of(num_iterations=2)
+    rows = run_study(study)
+    assert [(row["method"], row["seed"]) for row in rows] == [("dro", 0), ("grpo", 0)]
+    assert [command[0] for command in commands] == ["train", "evaluate", "train", "evaluate"]
+    # The untrained pair and the retriever's order are the same for all rows: only the first evaluates them.
+    assert [list(row["predictions"]) for row in rows] == [
+        ["start, retriever order", "start", "trained, retriever order", "trained"],
+        ["trained, retriever order", "trained"],
+    ]
+    for row, planned in zip(rows, plan_rows(study), strict=True):
+        # Four questions in batches of two, each sample used twice: four steps on 4 questions x 3 selections.
+        counted = {name: row["training"][name] for name in ("steps", "questions_drawn", "selections_drawn", "resumed")}
+        assert counted == {"steps": 4, "questions_drawn": 4, "selections_drawn": 12, "resumed": False}
+        assert [record["step"] for record in row["log_history"] if "reward" in record] == [1, 2, 3, 4]
+        assert len(row["predictions"]["trained"]) == 3
+        assert yaml.safe_load((planned.folder / "recipe.yaml").read_text()) == planned.recipe
+        assert json.loads((planned.folder / "row.json").read_text()) == row
+    assert rows[0]["log_history"] != rows[1]["log_history"]
+    assert run_study(study) == rows == finished_rows(study)
+    assert len(commands) == 4
+
+
+def test_a_row_that_was_interrupted_goes_on_to_the_same_end(study_of, commands, tmp_path, monkeypatch):
+    lines = {"save_strategy": "steps", "save_steps": 1, "methods": {"dro": {}}}
+    (whole,) = run_study(study_of(output_dir=str(tmp_path / "whole"), **lines))
+    study, run = study_of(**lines), running.run_command
+    model = plan_rows(study)[0].folder / "model"
+
+    def interrupted(arguments, log):
+        """Leave what a run that is killed after its first checkpoint leaves."""
+        run(arguments, log)
+        for entry in model.iterdir():
+            if entry.name != "checkpoint-1":
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running, "run_command", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study)
+    with pytest.raises(ValueError, match="holds no row.json: the first row, which every report needs, is not run"):
+        finished_rows(study)
+    monkeypatch.setattr(running, "run_command", run)
+    (row,) = run_study(study)
+    assert (whole["training"]["resumed"], row["training"]["resumed"]) == (False, True)
+    assert row["predictions"] == whole["predictions"]
+    expected, found = (
+        load_file(folder / "selector" / "model.safetensors")
+        for folder in (tmp_path / "whole" / "rows" / "dro-seed0" / "model", model)
+    )
+    assert changed(expected, found) == set()
+
+
+def test_a_row_is_trained_once_when_its_evaluation_fails(study_of, commands, monkeypatch):
+    study, run = study_of(methods={"dro": {}}), running.run_command
+
+    def failing(arguments, log):
+        if arguments[0] == "evaluate":
+            raise RuntimeError("no memory left")
+        return run(arguments, log)
+
+    monkeypatch.setattr(running, "run_command", failing)
+    with pytest.raises(RuntimeError, match="no memory left"):
+        run_study(study)
+    monkeypatch.setattr(running, "run_command", run)
+    run_study(study)
+    assert [command[0] for command in commands] == ["train", "evaluate"]
+
+
+def test_a_row_of_another_recipe_or_other_data_is_refused(study_of, commands, tmp_path):
+    run_study(study_of(methods={"dro": {}}))
+    for lines, message in (
+        (
+            {"learning_rate": 0.5},
+            "dro-seed0 was made under another recipe: recipe.learning_rate was 0.01 and is now 0.5",
+        ),
+        ({"methods": {"dro": {"kl_coef": 0.1}}}, "recipe.kl_coef was 'not set' and is now 0.1. Set it back"),
+        ({"max_new_tokens": 9}, "evaluation.max_new_tokens was 2 and is now 9"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run_study(study_of(**{"methods": {"dro": {}}, **lines}))
+    study = study_of(methods={"dro": {}})
+    (tmp_path / "eval.jsonl").write_text(json.dumps(tiny_questions(4)[0]) + "\n")
+    with pytest.raises(ValueError, match="data.eval_dataset_name was"):
+        run_study(study)
+    assert len(commands) == 2
+
+
+def test_more_methods_and_seeds_may_join_and_batches_may_change(study_of, commands):
+    run_study(study_of(methods={"dro": {}}))
+    rows = run_study(study_of(seeds=[0, 1], eval_batch_size=2))
+    assert [(row["method"], row["seed"]) for row in rows] == [("dro", 0), ("grpo", 0), ("dro", 1), ("grpo", 1)]
+    assert len(commands) == 8
+
+
+def test_a_process_of_its_own_is_measured(tmp_path):
+    used = run_command(["--version"], tmp_path / "log")
+    assert (tmp_path / "log").read_text().startswith("dro-trl ")
+    assert 0 < used["seconds"] < 250
+    assert 5e6 < used["peak_memory_bytes"] < 5e9
+
+
+def test_a_process_that_fails_is_told_with_the_end_of_its_output(tmp_path):
+    with pytest.raises(
+        RuntimeError, match=r"(?s)dro-trl trian ended with exit code 2; .* ends with:.*No such command"
+    ):
+        run_command(["trian"], tmp_path / "log")
