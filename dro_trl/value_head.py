@@ -28,12 +28,12 @@ class ValueHead(nn.Module):
         self.pooling = pooling
 
     @contextlib.contextmanager
-    def reading(self, selector: Any) -> Iterator[dict[str, Tensor]]:
+    def reading(self, selector: Any) -> Iterator[dict[str, Any]]:
         """Note, while the context is open, what the selector's last forward computes: the argument of `forward`."""
-        noted: dict[str, Tensor] = {}
+        noted: dict[str, Any] = {}
 
         def note_positions(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-            noted["positions"] = kwargs["logits_to_keep"]
+            noted["positions"] = kwargs.get("logits_to_keep")  # None where a process runs along with another.
 
         def note_states(module: nn.Module, args: tuple[Tensor, ...]) -> None:
             noted["states"] = args[0].detach()
@@ -49,7 +49,7 @@ class ValueHead(nn.Module):
             for handle in handles:
                 handle.remove()
 
-    def forward(self, noted: dict[str, Tensor]) -> Tensor:
+    def forward(self, noted: dict[str, Any]) -> Tensor:
         """Return the values, (B,) float32.
 
         Args:
