@@ -10,7 +10,7 @@ from dro_trl.prompts import PromptTexts, prompt_texts
 
 @dataclass
 class DROConfig(TrainingArguments):
-    """Options of [`DROTrainer`], beside those of [`~transformers.TrainingArguments`].
+    """Options of `DROTrainer`, beside those of `transformers.TrainingArguments`.
 
     `learning_rate` is the selector's. Defaults are those that learnt in the runs reported in the documentation.
     """

@@ -1,0 +1,231 @@
+"""The documentation against the code: commands parse, links lead somewhere, names exist, quoted messages are real."""
+
+import ast
+import importlib
+import importlib.util
+import re
+import shlex
+import unicodedata
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import typer
+import yaml
+from markdown_it import MarkdownIt
+
+import dro_trl
+from dro_trl.cli import app
+from dro_trl.recipe import PARTS, UNUSED
+from dro_trl.study.plan import Study
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+STUDY_KEYS = {field.name for field in fields(Study)} - {"recipe"}
+RECIPE_KEYS = {field.name for part in PARTS for field in fields(part) if field.init} - UNUSED | {"env"}
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+class Code(NamedTuple):
+    text: str
+    language: str = ""
+    inline: bool = False
+
+
+def tokens(page):
+    for token in MarkdownIt("commonmark").enable("table").parse(page.read_text(encoding="utf-8")):
+        yield token
+        yield from token.children or ()
+
+
+def code_of(page):
+    for token in tokens(page):
+        if token.type in ("fence", "code_block"):
+            yield Code(token.content, token.info)
+        elif token.type == "code_inline":
+            yield Code(token.content, inline=True)
+
+
+# Commands
+
+
+def command_lines(code):
+    """Yield the arguments of each `dro-trl …` and `… -m dro_trl …`."""
+    for line in re.sub(r"\\\n\s*", " ", code.text).splitlines():
+        for part in line.split("&&"):
+            found = re.match(r"(?:.*/)?dro-trl (.+)|.* -m dro_trl (.+)", part.strip())
+            if found:
+                yield found[1] or found[2]
+
+
+def check_command(line, complete):
+    """Parse a command line as the program would, without running it.
+
+    Args:
+        line: Without the program's name; `[…]` around what is optional, in capitals what stands for something.
+        complete: Whether no option and no option's value may be missing.
+    """
+    optional = re.search(r"\[(--[^\]]*)\]", line)
+    if optional:
+        line = line.replace(optional[0], optional[1])
+    words = [word for word in shlex.split(line, comments=True) if word not in ("…", "...", "etc.")]
+    program = typer.main.get_command(app)
+    while words and words[0] in ("--debug", "--version"):
+        words.pop(0)
+    if not words:
+        return
+    command = program.commands[words[0]]
+    try:
+        rest = command.make_context(words[0], words[1:], parent=program.context_class(program)).args
+    except Exception as error:
+        kind = type(error).__name__
+        if kind in ("MissingParameter", "BadOptionUsage") and not complete or kind == "BadParameter" and optional:
+            return
+        raise AssertionError(f"dro-trl {line}: {kind}: {getattr(error, 'message', error)}") from error
+    given = {word[2:].partition("=")[0].replace("-", "_") for word in rest if word.startswith("--")}
+    unknown = given - RECIPE_KEYS - {f"no_{key}" for key in RECIPE_KEYS} - {"config"}
+    assert not unknown, f"dro-trl {line}: {unknown} are no options"
+
+
+@each_page
+def test_every_command_parses(page):
+    for code in code_of(page):
+        for line in command_lines(code):
+            check_command(line, complete=not code.inline)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "index --corpus c.jsonl --index_dir i --thread 3",
+        "index --corpus c.jsonl",
+        "index --corpus c.jsonl --index_dir i --format pdf",
+        "ask one two --model m",
+        "train --config recipe.yaml --num_selection 3",
+    ],
+)
+def test_a_wrong_command_is_found(line):
+    with pytest.raises(AssertionError, match="NoSuchOption|MissingParameter|BadParameter|UsageError|are no options"):
+        check_command(line, complete=True)
+
+
+# Links and paths
+
+
+def slug(heading):
+    """The anchor that Python-Markdown gives a heading, and GitHub too where nothing is left out between two spaces."""
+    plain = unicodedata.normalize("NFKD", heading).encode("ascii", "ignore").decode()
+    return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", plain).strip().lower())
+
+
+@cache
+def anchors(page):
+    headings, text = [], page.read_text(encoding="utf-8")
+    previous = None
+    for token in tokens(page):
+        if token.type == "inline" and previous.type == "heading_open":
+            headings.append("".join(child.content for child in token.children))
+        previous = token
+    return {slug(heading) for heading in headings} | set(re.findall(r"^::: (\S+)$", text, re.MULTILINE))
+
+
+@each_page
+def test_every_relative_link_leads_somewhere(page):
+    for token in tokens(page):
+        if token.type not in ("link_open", "image"):
+            continue
+        target = token.attrGet("href") or token.attrGet("src")
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f"{page.name} links to {target}"
+        assert not anchor or anchor in anchors(file), f"{page.name} links to {target}: no such heading"
+
+
+@each_page
+def test_every_path_named_exists(page):
+    named = r"(?<![\w./~-])(?:recipes|examples|docs|tests|dro_trl)/[\w./-]*[\w/]"
+    for path in set(re.findall(named, page.read_text(encoding="utf-8"))):
+        assert (ROOT / path).exists(), f"{page.name} names {path}"
+
+
+def test_every_page_is_in_the_navigation():
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    named = [path for entry in nav for path in entry.values()]
+    assert sorted(named) == sorted(page.name for page in PAGES if page.parent.name == "docs")
+
+
+# Programs and recipes
+
+
+@each_page
+def test_programs_compile_and_their_imports_exist(page):
+    for code in code_of(page):
+        if code.language != "python":
+            continue
+        for node in ast.walk(ast.parse(code.text)):
+            if isinstance(node, ast.ImportFrom) and node.module.partition(".")[0] == "dro_trl":
+                module = importlib.import_module(node.module)
+                for alias in node.names:
+                    assert hasattr(module, alias.name), f"{page.name}: {node.module} has no {alias.name}"
+
+
+@each_page
+def test_every_key_of_a_recipe_is_known(page):
+    for code in code_of(page):
+        if code.language == "yaml":
+            assert set(yaml.safe_load(code.text)) <= RECIPE_KEYS | STUDY_KEYS
+
+
+def test_every_recipe_has_its_row():
+    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    for recipe in (ROOT / "recipes").glob("*.yaml"):
+        assert f"| `recipes/{recipe.name}` |" in text
+
+
+def test_every_public_name_has_an_entry():
+    entries = re.findall(r"^::: dro_trl\.(\w+)$", (ROOT / "docs" / "api.md").read_text("utf-8"), re.MULTILINE)
+    assert sorted(entries) == sorted(set(dro_trl.__all__) - {"__version__"})
+
+
+# Messages
+
+
+def messages(source):
+    """Return the texts in a Python file, `…` for what is put into them."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.JoinedStr):
+            parts = (part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+            found.add("".join(parts))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.add(re.sub(r"%[ds]|\{[^}]*\}", "…", node.value))
+    return {re.sub("(… ?)+…", "…", " ".join(text.split())) for text in found}
+
+
+@cache
+def own_messages():
+    files = (ROOT / "dro_trl").rglob("*.py")
+    return set().union(*(messages(file.read_text(encoding="utf-8")) for file in files))
+
+
+QUOTED = [code for code in code_of(ROOT / "docs" / "troubleshooting.md") if code.language.startswith("text")]
+
+
+@pytest.mark.parametrize("code", QUOTED, ids=lambda code: code.text[:40].strip())
+def test_every_quoted_message_stands_in_the_source(code):
+    titled = re.search(r'title="(.+?)/(.+)"', code.language)
+    if titled:
+        [folder] = importlib.util.find_spec(titled[1]).submodule_search_locations
+        known = messages((Path(folder) / titled[2]).read_text(encoding="utf-8"))
+    else:
+        known = own_messages()
+    assert any(code.text.strip() in message for message in known)
+
+
+def test_a_message_that_is_not_there_is_not_found():
+    assert len(QUOTED) > 30
+    assert not any("found no Java at all" in message for message in own_messages())
