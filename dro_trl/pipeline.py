@@ -196,24 +196,38 @@ class RAGPipeline:
         Raises:
             ValueError: If a row has fewer than K candidates.
         """
+        rows = self.prepare(rows)
+        chosen = self.select(rows, batch_size) if order == "selector" else self._first(rows)
+        answers = self.answer(rows, [z for z, _ in chosen], batch_size, max_new_tokens)
+        return [
+            RAGOutput(row["question"], answer, [row["candidates"][i] for i in z], scores)
+            for row, answer, (z, scores) in zip(rows, answers, chosen, strict=True)
+        ]
+
+    def prepare(self, rows: Sequence[Question]) -> Sequence[Question]:
+        """Return the rows with their passages cut as in training.
+
+        Raises:
+            ValueError: If a row has fewer than K candidates.
+        """
         check_candidates(rows, self.policy.num_selected)
         if self.max_passage_tokens is not None:
             rows, _ = prompts.cut_passages(rows, self.tokenizer, self.max_passage_tokens)
-        chosen = self.select(rows, batch_size) if order == "selector" else self._first(rows)
-        passages = [[row["candidates"][i] for i in z] for row, (z, _) in zip(rows, chosen, strict=True)]
-        answers = generate_answers(
+        return rows
+
+    def answer(
+        self, rows: Sequence[Question], selections: Sequence[Selection], batch_size: int = 8, max_new_tokens: int = 32
+    ) -> list[str]:
+        """Answer prepared rows from given selections, of any number of passages; arguments as in `predict`."""
+        return generate_answers(
             self.generator,
             self.tokenizer,
             [row["question"] for row in rows],
-            passages,
+            [[row["candidates"][i] for i in z] for row, z in zip(rows, selections, strict=True)],
             max_new_tokens=max_new_tokens,
             batch_size=2 * batch_size,
             texts=self.texts,
         )
-        return [
-            RAGOutput(row["question"], answer, read, scores)
-            for row, answer, read, (_, scores) in zip(rows, answers, passages, chosen, strict=True)
-        ]
 
     @torch.no_grad()
     def select(self, rows: Sequence[Question], batch_size: int = 8) -> list[tuple[Selection, list[float]]]:

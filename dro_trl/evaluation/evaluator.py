@@ -2,73 +2,79 @@
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dro_trl.evaluation.comparison import EvaluationReport, compare
 from dro_trl.evaluation.metrics import Prediction, check_extra
+from dro_trl.evaluation.systems import Task, find_systems, shuffled
 from dro_trl.pipeline import RAGPipeline
-from dro_trl.types import Question
+from dro_trl.types import Question, Selection
 
 
 def predict(
     pipeline: RAGPipeline,
     rows: Sequence[Question],
-    order: Literal["selector", "retriever"] = "selector",
+    selections: Sequence[Selection],
     batch_size: int = 8,
     max_new_tokens: int = 32,
 ) -> list[Prediction]:
-    """Run one system over questions that have candidates.
+    """Answer questions from the passages that a system chose.
 
     Args:
-        pipeline: The pair of models.
-        rows: Questions with candidates, answers and optionally gold passages.
-        order: Whose K passages the generator reads.
+        pipeline: The pair whose generator answers.
+        rows: Questions with candidates, answers and optionally gold passages, as `RAGPipeline.prepare` returns them.
+        selections: For each row, the passages that the generator reads.
         batch_size: Questions in a batch; the result does not depend on it.
         max_new_tokens: Longest answer, in tokens.
 
     Returns:
-        One prediction a row, in the order of the rows; `ranking` holds the K passages that the generator read.
+        One prediction a row, in the order of the rows; `ranking` holds the passages that the generator read.
     """
-    outputs = pipeline.predict(rows, order=order, batch_size=batch_size, max_new_tokens=max_new_tokens)
+    answers = pipeline.answer(rows, selections, batch_size, max_new_tokens)
     return [
         Prediction(
             question=row["question"],
             answers=row["answers"],
             gold_ids=row.get("gold_ids"),
-            ranking=[passage["id"] for passage in output.passages],
-            answer=output.answer,
+            ranking=[row["candidates"][i]["id"] for i in selection],
+            answer=answer,
         )
-        for row, output in zip(rows, outputs, strict=True)
+        for row, selection, answer in zip(rows, selections, answers, strict=True)
     ]
 
 
-SYSTEMS = ("start, retriever order", "start", "trained, retriever order", "trained")
+DEFAULT_SYSTEMS = ("start, retriever order", "start", "trained, retriever order", "trained")
 """The pair before and after training; the generator reads the retriever's first K passages, or the selector's."""
 
 
 def evaluate_pair(
     folder: str | Path,
     rows: Sequence[Question],
-    systems: Sequence[str] = SYSTEMS,
+    systems: Collection[str] = DEFAULT_SYSTEMS,
     *,
     ks: Sequence[int] | None = None,
     seed: int = 0,
     batch_size: int = 8,
     max_new_tokens: int = 32,
     extra_metrics: Collection[str] = (),
+    num_selections: int = 16,
+    shuffle_candidates: int | None = None,
     **model_kwargs: Any,
 ) -> tuple[EvaluationReport, dict[str, list[Prediction]]]:
-    """Compare a trained pair with others of `SYSTEMS` on the same questions.
+    """Compare a trained pair with other systems on the same questions.
 
     Args:
         folder: What `DROTrainer` saved.
         rows: Questions with candidates, answers and optionally gold passages.
-        systems: Which of `SYSTEMS` to run, `"trained"` among them: the others are its baselines.
+        systems: Which of `dro_trl.evaluation.systems.SYSTEMS` to run, `"trained"` among them: the others are its
+            baselines.
         ks: Depths of recall and nDCG; 1 and K where None.
-        seed: Of the bootstrap.
+        seed: Of the bootstrap, and of what systems draw.
         batch_size: Questions in a batch; the result does not depend on it.
         max_new_tokens: Longest answer, in tokens.
         extra_metrics: As `extra` of `score_predictions`.
+        num_selections: M, how many selections `"oracle"` draws.
+        shuffle_candidates: Seed of a random order in which each question's candidates are shown; as given where None.
         **model_kwargs: For `RAGPipeline.from_pretrained`, such as `device`, `dtype` and `num_selected`.
 
     Returns:
@@ -78,20 +84,25 @@ def evaluate_pair(
         ValueError: If a system or an extra metric is unknown, or `"trained"` is not among the systems.
     """
     check_extra(extra_metrics)
-    if "trained" not in systems or not set(systems) <= set(SYSTEMS):
-        raise ValueError(f"systems={list(systems)} must hold 'trained' and otherwise some of {list(SYSTEMS)}")
+    found = find_systems(systems)
+    if "trained" not in found:
+        raise ValueError(f"systems={list(systems)} must hold 'trained', which the others are compared with")
+    rows, ranks = shuffled(rows, shuffle_candidates)
+    selections: dict[str, list[Selection]] = {}
     predictions: dict[str, list[Prediction]] = {}
-    for name, load in (("start", RAGPipeline.from_start), ("trained", RAGPipeline.from_pretrained)):
-        wanted = [system for system in SYSTEMS if system in systems and system.partition(",")[0] == name]
-        if not wanted:
+    for pair, load in (("start", RAGPipeline.from_start), ("trained", RAGPipeline.from_pretrained)):
+        if not any(pair in (system.chooser, system.generator) for system in found.values()):
             continue
         pipeline = load(folder, **model_kwargs)
         ks = ks or sorted({1, pipeline.policy.num_selected})
-        for system in wanted:
-            order: Literal["selector", "retriever"] = "selector" if system == name else "retriever"
-            predictions[system] = predict(pipeline, rows, order, batch_size, max_new_tokens)
-        del pipeline  # Before the next pair is loaded.
-    baselines = [system for system in predictions if system != "trained"]
+        task = Task(pipeline, pipeline.prepare(rows), ranks, batch_size, num_selections, seed)
+        for name, system in found.items():
+            if system.chooser == pair:
+                selections[name] = system.choose(task)
+            if system.generator == pair:
+                predictions[name] = predict(pipeline, task.rows, selections[name], batch_size, max_new_tokens)
+        del pipeline, task  # Before the next pair is loaded.
+    baselines = [name for name in predictions if name != "trained"]
     report = compare(
         predictions, target="trained", baselines=baselines, ks=ks or [], seed=seed, extra_metrics=extra_metrics
     )

@@ -103,7 +103,16 @@ def plot_comparison(report: EvaluationReport, path: str | Path) -> Path:
             intervals = [report.systems_ci95[name][metric] or [np.nan, np.nan] for metric in metrics]
             errors = np.abs(np.array(intervals).T - means)
             colour = COLOURS[index % len(COLOURS)]
-            axis.bar(centres, means, 0.9 * width, yerr=errors, color=colour, label=name, error_kw={"elinewidth": 1})
+            axis.bar(
+                centres,
+                means,
+                0.9 * width,
+                yerr=errors,
+                color=colour,
+                hatch="///" * (index // len(COLOURS)),  # The colours come again.
+                label=name,
+                error_kw={"elinewidth": 1},
+            )
         axis.set_xticks(range(len(metrics)), [m.upper() if m in ("em", "f1") else m for m in metrics])
         axis.tick_params(axis="x", length=0)
         axis.set(ylim=(0, 1.02), ylabel="mean over questions, 95 % interval")

@@ -1,6 +1,6 @@
 """An evaluation report as printed tables and as a JSON file."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,22 @@ from dro_trl.atomic_write import write_json
 from dro_trl.evaluation.comparison import Comparison, EvaluationReport
 
 
-def print_report(report: EvaluationReport, console: Console) -> None:
+def print_report(report: EvaluationReport, console: Console, reading_answers: Collection[str] = ()) -> None:
     """Print the systems' scores, then the differences with their intervals; both fit 80 columns.
 
     Args:
         report: What `compare` returned.
         console: Where to print.
+        reading_answers: Names of the systems that look at the answer to choose passages; they are marked.
     """
-    console.print(_scores_table(report), _counts(report))
+    note = "† reads the answer to choose passages: a reference, no system to use.\n" if reading_answers else ""
+    console.print(_scores_table(report, reading_answers), note + _counts(report))
     if report.comparisons:
         first = report.comparisons[0]
         bootstrap = f"paired bootstrap, {first.n_resamples:,} resamples, seed {first.seed}"
-        console.print(_differences_table(report.comparisons), f"* the interval excludes 0 ({bootstrap})\n")
+        console.print(
+            _differences_table(report.comparisons, reading_answers), f"* the interval excludes 0 ({bootstrap})\n"
+        )
 
 
 def write_results(report: EvaluationReport, path: str | Path, extra: Mapping[str, Any]) -> Path:
@@ -60,7 +64,7 @@ def _counts(report: EvaluationReport) -> str:
     return counts + ".\n"
 
 
-def _scores_table(report: EvaluationReport) -> Table:
+def _scores_table(report: EvaluationReport, reading_answers: Collection[str]) -> Table:
     table = _table("Scores")
     metrics = [metric for metric in next(iter(report.systems.values())) if metric not in ("n", "n_with_gold")]
     table.add_column("system", overflow="fold")
@@ -69,12 +73,13 @@ def _scores_table(report: EvaluationReport) -> Table:
         table.add_column(_label(metric).replace("@", "\n@"), justify="right", no_wrap=True)
     for name, scores in report.systems.items():
         table.add_row(
-            escape(name), *("–" if scores[metric] is None else f"{scores[metric]:.3f}" for metric in metrics)
+            _marked(name, reading_answers),
+            *("–" if scores[metric] is None else f"{scores[metric]:.3f}" for metric in metrics),
         )
     return table
 
 
-def _differences_table(comparisons: list[Comparison]) -> Table:
+def _differences_table(comparisons: list[Comparison], reading_answers: Collection[str]) -> Table:
     table = _table("Differences")
     table.add_column("comparison", overflow="fold")
     for heading in ("metric", "n", "difference", "95 % interval"):
@@ -82,10 +87,10 @@ def _differences_table(comparisons: list[Comparison]) -> Table:
     table.add_column("", no_wrap=True)
     previous = None
     for comparison in comparisons:
-        pair = f"{comparison.system} − {comparison.baseline}"
+        pair = " − ".join(_marked(name, reading_answers) for name in (comparison.system, comparison.baseline))
         if previous not in (None, pair):
             table.add_section()
-        table.add_row(escape(pair) if pair != previous else "", *_difference_cells(comparison))
+        table.add_row(pair if pair != previous else "", *_difference_cells(comparison))
         previous = pair
     return table
 
@@ -102,6 +107,10 @@ def _difference_cells(comparison: Comparison) -> tuple[str, str, str, str, str]:
         escape(interval),
         f"[bold {colour}]*[/]" if comparison.significant else "",
     )
+
+
+def _marked(name: str, reading_answers: Collection[str]) -> str:
+    return escape(name) + " †" * (name in reading_answers)
 
 
 def _label(metric: str) -> str:

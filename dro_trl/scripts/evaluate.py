@@ -26,9 +26,22 @@ def main(
     batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Questions in a batch.")] = 8,
     max_new_tokens: Annotated[int, typer.Option("--max_new_tokens", min=1, help="Longest answer, in tokens.")] = 32,
     start: Annotated[bool, typer.Option(help="Also run the pair that training started from.")] = True,
+    systems: Annotated[
+        list[str] | None,
+        typer.Option("--systems", help="A further system, any number of: no retrieval, random, oracle, …"),
+    ] = None,
+    num_selections: Annotated[
+        int, typer.Option("--num_selections", min=1, help="M, selections that the oracle chooses from.")
+    ] = 16,
+    shuffle_candidates: Annotated[
+        int | None,
+        typer.Option(
+            "--shuffle_candidates", help="Seed of a random order of the candidates; as they are if not given."
+        ),
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="Where the models run.")] = "cpu",
     dtype: Annotated[str, typer.Option("--dtype", help="Of the weights: float32, bfloat16, …")] = "float32",
-    seed: Annotated[int, typer.Option("--seed", help="Of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Of the bootstrap, and of what systems draw.")] = 0,
     on_bad_row: Annotated[
         str, typer.Option("--on_bad_row", "--on-bad-row", help="raise, or skip and count.")
     ] = "raise",
@@ -39,17 +52,19 @@ def main(
     from rich.console import Console
 
     from dro_trl.data.load import load_rag_dataset
-    from dro_trl.evaluation.evaluator import SYSTEMS, evaluate_pair
+    from dro_trl.evaluation.evaluator import DEFAULT_SYSTEMS, evaluate_pair
     from dro_trl.evaluation.plots import plot_comparison
     from dro_trl.evaluation.report import print_report, write_results
+    from dro_trl.evaluation.systems import find_systems
 
     started = time.monotonic()
     output_dir = output_dir or model / "evaluation"
+    found = find_systems([*(DEFAULT_SYSTEMS if start else DEFAULT_SYSTEMS[2:]), *(systems or [])])
     data = load_rag_dataset(dataset, split=split, on_bad_row=on_bad_row)  # type: ignore[arg-type]
     report, predictions = evaluate_pair(
         model,
         data.select(range(min(limit or len(data), len(data)))).to_list(),
-        SYSTEMS if start else SYSTEMS[2:],
+        found,
         ks=ks,
         extra_metrics=metrics or (),
         seed=seed,
@@ -58,10 +73,18 @@ def main(
         device=device,
         dtype=dtype,
         num_selected=num_selected,
+        num_selections=num_selections,
+        shuffle_candidates=shuffle_candidates,
     )
-    print_report(report, Console())
+    reading_answers = [name for name, system in found.items() if system.reads_answer]
+    print_report(report, Console(), reading_answers)
+    if shuffle_candidates is not None:
+        print(f"Selectors saw the candidates in random order (seed {shuffle_candidates}).")
     output_dir.mkdir(parents=True, exist_ok=True)
     extra = {"model": str(model), "dataset": dataset, "seconds": round(time.monotonic() - started, 1)}
+    extra |= {"shuffle_candidates": shuffle_candidates, "systems_that_read_answers": reading_answers}
+    if "oracle" in found:
+        extra["num_selections"] = num_selections
     path = write_results(report, output_dir / "results.json", {**extra, "predictions": predictions})
     plot = plot_comparison(report, output_dir / "comparison.png")
     print(f"Results: {path}\nPlot: {plot}")  # As it is: the console would break long paths.

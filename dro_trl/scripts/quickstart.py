@@ -135,12 +135,12 @@ def make_trainer(model: str, train: "Dataset", output_dir: Path, seed: int) -> "
 
 def evaluate(model: Path, output_dir: Path, held_out: "Dataset", seed: int, console: "Console", stage: Stages) -> None:
     """Compare the trained pair with its start and with BM25's order; write `results.json` and `comparison.png`."""
-    from dro_trl.evaluation.evaluator import SYSTEMS, evaluate_pair
+    from dro_trl.evaluation.evaluator import DEFAULT_SYSTEMS, evaluate_pair
     from dro_trl.evaluation.plots import plot_comparison
     from dro_trl.evaluation.report import print_report, write_results
 
     report, predictions = evaluate_pair(
-        model, held_out.to_list(), SYSTEMS[1:], seed=seed, max_new_tokens=MAX_NEW_TOKENS, dtype=number_format()
+        model, held_out.to_list(), DEFAULT_SYSTEMS[1:], seed=seed, max_new_tokens=MAX_NEW_TOKENS, dtype=number_format()
     )
     print_report(report, console)
     console.print(

@@ -4,6 +4,7 @@ import pytest
 
 from dro_trl import PlackettLucePolicy, RAGPipeline
 from dro_trl.evaluation.evaluator import evaluate_pair, predict
+from dro_trl.evaluation.systems import Task, retriever_order, selector_order, shuffled
 from tests.tiny_models import tiny_model, tiny_questions, tiny_tokenizer
 
 
@@ -14,12 +15,16 @@ def pipeline():
     return RAGPipeline(*models, PlackettLucePolicy(tokenizer, 2), tokenizer)
 
 
-@pytest.mark.parametrize("order", ["selector", "retriever"])
+CHOICES = {"selector": selector_order, "retriever": retriever_order}
+
+
+@pytest.mark.parametrize("order", CHOICES)
 def test_a_prediction_holds_what_was_read_and_written(pipeline, order):
     rows = tiny_questions(4, 6, 5)
     del rows[1]["gold_ids"]
     outputs = pipeline.predict(rows, order=order, max_new_tokens=4)
-    predictions = predict(pipeline, rows, order, batch_size=2, max_new_tokens=4)
+    selections = CHOICES[order](Task(pipeline, *shuffled(rows, None), batch_size=2))
+    predictions = predict(pipeline, rows, selections, batch_size=2, max_new_tokens=4)
     assert len(predictions) == 3
     for row, output, prediction in zip(rows, outputs, predictions, strict=True):
         assert prediction == {
@@ -33,12 +38,24 @@ def test_a_prediction_holds_what_was_read_and_written(pipeline, order):
 
 def test_the_two_orders_differ(pipeline):
     rows = tiny_questions(6, 6, 6)
-    ranked = {order: [p["ranking"] for p in predict(pipeline, rows, order)] for order in ("selector", "retriever")}
+    task = Task(pipeline, *shuffled(rows, None))
+    ranked = {
+        order: [p["ranking"] for p in predict(pipeline, rows, choose(task), max_new_tokens=1)]
+        for order, choose in CHOICES.items()
+    }
     assert ranked["retriever"] == [["0-0", "0-1"], ["1-0", "1-1"], ["2-0", "2-1"]]
     assert ranked["selector"] != ranked["retriever"]
 
 
-@pytest.mark.parametrize("systems", [["start"], ["trained", "bm25"]])
-def test_systems_that_cannot_be_compared(systems, tmp_path):
-    with pytest.raises(ValueError, match=r"must hold 'trained' and otherwise some of \['start, retriever order'"):
+@pytest.mark.parametrize(
+    ("systems", "message"),
+    [
+        (["start"], r"systems=\['start'\] must hold 'trained'"),
+        (["trained", "bm25"], "unknown system 'bm25'; there are 'start, retriever order', 'start', 'no retrieval', "),
+        (["trained", "orcale"], r"unknown system 'orcale'; did you mean 'oracle'\?"),
+        (["trained", "likelihood"], r"unknown system 'likelihood'; did you mean 'likelihood order'\?"),
+    ],
+)
+def test_systems_that_cannot_be_compared(systems, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
         evaluate_pair(tmp_path, [], systems)

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -21,9 +22,9 @@ def report(make_system) -> EvaluationReport:
     return compare(systems, target="trained", baselines=["bm25", "untrained"], ks=[1, 2], seed=3, n_resamples=1000)
 
 
-def printed(report: EvaluationReport, width: int = 80) -> str:
+def printed(report: EvaluationReport, width: int = 80, **kwargs: Any) -> str:
     console = Console(file=io.StringIO(), width=width)
-    print_report(report, console)
+    print_report(report, console, **kwargs)
     return console.file.getvalue()
 
 
@@ -48,6 +49,14 @@ def test_only_intervals_that_exclude_zero_are_marked(report):
     assert len(marked) == sum(comparison.significant for comparison in report.comparisons)
     assert any("recall@1" in line for line in marked)
     assert not any("EM" in line for line in marked)
+
+
+def test_systems_that_read_the_answer_are_marked(report):
+    assert "†" not in printed(report)
+    lines = printed(report, reading_answers=["untrained"]).splitlines()
+    marked = [line.split("†")[0].strip() for line in lines if "†" in line]
+    assert marked == ["untrained", "", "trained − untrained"]
+    assert "† reads the answer to choose passages: a reference, no system to use." in lines
 
 
 @pytest.mark.parametrize("ks", [[1], [1, 5, 20]])

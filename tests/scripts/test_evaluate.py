@@ -9,6 +9,9 @@ from typer.testing import CliRunner
 
 from dro_trl import RAGPipeline
 from dro_trl.cli import app
+from dro_trl.evaluation.evaluator import predict
+from dro_trl.evaluation.systems import SYSTEMS as FOUND
+from dro_trl.evaluation.systems import Task, shuffled
 from dro_trl.metrics import exact_match, token_f1
 
 SYSTEMS = ["start, retriever order", "start", "trained, retriever order", "trained"]
@@ -35,6 +38,7 @@ def test_four_systems_are_compared_on_the_same_questions(trained_pair, tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
     assert list(results["systems"]) == SYSTEMS == list(results["predictions"])
     assert (results["model"], results["dataset"]) == (str(trained_pair), str(trained_pair.parent / "rows.jsonl"))
+    assert (results["shuffle_candidates"], results["systems_that_read_answers"]) == (None, [])
     assert results["seconds"] > 0
     pipelines = {"start": RAGPipeline.from_start(trained_pair), "trained": RAGPipeline.from_pretrained(trained_pair)}
     for name, system in results["systems"].items():
@@ -65,11 +69,39 @@ def test_without_the_start_two_systems_are_left(trained_pair, tmp_path):
     assert "ROUGE-L" in result.stdout
 
 
+def test_further_systems_are_rows_of_the_same_results(trained_pair, tmp_path):
+    path = trained_pair.parent / "rows.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    further = ["oracle", "zero-shot ranking", "no retrieval", "likelihood order", "random"]
+    options = ["--no-start", "--max_new_tokens", "3", "--output_dir", str(tmp_path), "--shuffle_candidates", "3"]
+    options += ["--num_selections", "5", "--seed", "7", *(part for name in further for part in ("--systems", name))]
+    result = CliRunner().invoke(app, ["evaluate", "--model", str(trained_pair), "--dataset", str(path), *options])
+    assert result.exit_code == 0, result.output
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert set(results["systems"]) == {*SYSTEMS[2:], *further} == set(results["predictions"])
+    pairs = {(comparison["system"], comparison["baseline"]) for comparison in results["comparisons"]}
+    assert pairs == {("trained", baseline) for baseline in results["systems"] if baseline != "trained"}
+    assert results["systems_that_read_answers"] == ["likelihood order", "oracle"]
+    assert (results["shuffle_candidates"], results["num_selections"]) == (3, 5)
+    assert "oracle †" in result.stdout
+    assert "† reads the answer" in result.stdout
+    assert "Selectors saw the candidates in random order (seed 3)." in result.stdout
+
+    start, trained = RAGPipeline.from_start(trained_pair), RAGPipeline.from_pretrained(trained_pair)
+    for name, pipeline in {"zero-shot ranking": start, "oracle": trained, "trained": trained}.items():
+        task = Task(pipeline, *shuffled(rows, 3), num_selections=5, seed=7)
+        expected = predict(trained, task.rows, FOUND[name].choose(task), max_new_tokens=3)
+        assert results["predictions"][name] == expected
+    without = [row["candidates"][0]["id"] for row in rows]
+    assert [p["ranking"][0] for p in results["predictions"]["trained, retriever order"]] == without
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"--model": "nowhere"}, "dro_config.json does not exist; give the output_dir of a DROTrainer run"),
         ({"--dataset": "nowhere.jsonl"}, "nowhere.jsonl: no such file"),
+        ({"--systems": "orcale"}, "unknown system 'orcale'; did you mean 'oracle'?"),
         ({"--metric": "bleu"}, "unknown metrics ['bleu']; expected some of map, acc, rouge_l"),
     ],
 )

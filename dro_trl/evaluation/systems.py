@@ -1,0 +1,221 @@
+"""The systems that a pair is compared with: each chooses the passages that a generator reads."""
+
+import copy
+import difflib
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from tqdm.auto import tqdm
+
+from dro_trl.modeling import AnswerScorer
+from dro_trl.pipeline import RAGPipeline
+from dro_trl.policies.autoregressive import AutoregressivePolicy
+from dro_trl.policies.plackett_luce import PlackettLucePolicy
+from dro_trl.rewards.likelihood import reduce_answer_logps
+from dro_trl.sampler import random_generator
+from dro_trl.types import Question, Selection
+
+_ORACLE, _RANDOM, _SHUFFLE = range(3)  # Streams of random numbers.
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a system chooses passages for."""
+
+    pipeline: RAGPipeline
+    """The pair that chooses."""
+    rows: Sequence[Question]
+    """As `RAGPipeline.prepare` returns them."""
+    ranks: Sequence[Sequence[int]]
+    """For each row, the retriever's rank of each candidate, from 0; other than 0, 1, … where they were shuffled."""
+    batch_size: int = 8
+    """Questions, or prompts of the generator, in a batch; no choice depends on it."""
+    num_selections: int = 16
+    """M, how many selections the oracle draws."""
+    seed: int = 0
+    """Of what is drawn, for each question by itself."""
+
+    @property
+    def num_selected(self) -> int:
+        """K."""
+        return self.pipeline.policy.num_selected
+
+
+def retriever_order(task: Task) -> list[Selection]:
+    """Choose the retriever's first K."""
+    return [[list(ranks).index(rank) for rank in range(task.num_selected)] for ranks in task.ranks]
+
+
+def selector_order(task: Task) -> list[Selection]:
+    """Choose what the selector prefers."""
+    return [selection for selection, _ in task.pipeline.select(task.rows, task.batch_size)]
+
+
+def no_retrieval(task: Task) -> list[Selection]:
+    """Choose nothing."""
+    return [[] for _ in task.rows]
+
+
+def all_candidates(task: Task) -> list[Selection]:
+    """Choose every candidate, in the order shown."""
+    return [list(range(len(row["candidates"]))) for row in task.rows]
+
+
+def random_choice(task: Task) -> list[Selection]:
+    """Choose K candidates at random."""
+    return [order[: task.num_selected] for order in _random_orders(task.rows, task.seed, _RANDOM)]
+
+
+def zero_shot_ranking(task: Task) -> list[Selection]:
+    """Choose by the selector's listwise prompt: K identifiers, greedily, constrained to passages still available.
+
+    Raises:
+        ValueError: If the pair's policy does not give its tokenizer.
+    """
+    pipeline = task.pipeline
+    tokenizer = getattr(pipeline.policy, "tokenizer", None)
+    if tokenizer is None:
+        raise ValueError(
+            f"'zero-shot ranking' needs the selector's tokenizer, which {type(pipeline.policy).__name__} does not "
+            "hold; give that policy an attribute `tokenizer`"
+        )
+    policy = AutoregressivePolicy(tokenizer, task.num_selected, pipeline.texts)
+    ranking = RAGPipeline(pipeline.selector, pipeline.generator, policy, pipeline.tokenizer)
+    return [selection for selection, _ in ranking.select(task.rows, task.batch_size)]
+
+
+def likelihood_order(task: Task) -> list[Selection]:
+    """Choose the K passages given which, one at a time, the generator finds the answer likeliest."""
+    alone = [[[i] for i in range(len(row["candidates"]))] for row in task.rows]
+    orders = [sorted(range(len(scores)), key=scores.__getitem__, reverse=True) for scores in answer_logps(task, alone)]
+    return [order[: task.num_selected] for order in orders]
+
+
+def oracle(task: Task) -> list[Selection]:
+    """Choose the one of M selections drawn from the selector given which the generator finds the answer likeliest."""
+    drawn = draw_selections(task)
+    return [
+        selections[max(range(len(scores)), key=scores.__getitem__)]
+        for selections, scores in zip(drawn, answer_logps(task, drawn), strict=True)
+    ]
+
+
+@torch.no_grad()
+def draw_selections(task: Task) -> list[list[Selection]]:
+    """Draw M selections a question from the selector; of equal ones the first is returned."""
+    policy = copy.copy(task.pipeline.policy)
+    if isinstance(policy, PlackettLucePolicy):
+        policy.proposal = "policy"  # "every_passage" draws nothing, and has selections of one alone.
+    device = next(task.pipeline.selector.parameters()).device
+    drawn: list[list[Selection]] = []
+    starts = range(0, len(task.rows), task.batch_size)
+    for start in tqdm(starts, desc="Drawing selections", disable=len(starts) <= 1):
+        rows = task.rows[start : start + task.batch_size]
+        generators = [random_generator(task.seed, _ORACLE, row["question"]) for row in rows]
+        inputs = policy.encode(rows).to(device)
+        sample = policy.sample(task.pipeline.selector, inputs, task.num_selections, generators)
+        drawn += [list(map(list, dict.fromkeys(map(tuple, row)))) for row in sample.selections.tolist()]
+    return drawn
+
+
+@torch.no_grad()
+def answer_logps(task: Task, selections: Sequence[Sequence[Selection]]) -> list[list[float]]:
+    """Score selections by the generator's log-likelihood of the first alias of the answer.
+
+    Args:
+        task: Its `batch_size` is how many prompts are scored at once.
+        selections: For each row, any number of selections, all of equally many passages.
+
+    Returns:
+        For each row, log p_g(y|x, d_z) of each of its selections in nats, summed over the answer's tokens.
+    """
+    pipeline = task.pipeline
+    scorer = AnswerScorer(pipeline.tokenizer, texts=pipeline.texts)
+    device = next(pipeline.generator.parameters()).device
+    flat = [(row, z) for row, drawn in zip(task.rows, selections, strict=True) for z in drawn]
+    lengths = [sum(len(row["candidates"][i]["text"]) for i in z) for row, z in flat]
+    by_length = sorted(range(len(flat)), key=lengths.__getitem__)
+    found = [0.0] * len(flat)
+    starts = range(0, len(flat), task.batch_size)
+    for start in tqdm(starts, desc="Scoring answers", disable=len(starts) <= 1):
+        batch = by_length[start : start + task.batch_size]
+        # Each selection is a row of its own, of M = 1: questions differ in how many they have.
+        chosen = torch.tensor([[flat[i][1]] for i in batch], device=device)
+        logps, mask = scorer.logps(pipeline.generator, [flat[i][0] for i in batch], chosen)
+        values = reduce_answer_logps(logps, mask, "sum", "first")[:, 0].tolist()
+        for i, value in zip(batch, values, strict=True):
+            found[i] = value
+    scores = iter(found)
+    return [[next(scores) for _ in drawn] for drawn in selections]
+
+
+def shuffled(rows: Sequence[Question], seed: int | None) -> tuple[Sequence[Question], list[list[int]]]:
+    """Show each question's candidates in a random order that depends on the seed and the question alone.
+
+    Args:
+        rows: Questions with candidates.
+        seed: Of the order; the candidates stay as they are where None.
+
+    Returns:
+        The rows, and for each of them the retriever's rank of each candidate, from 0.
+    """
+    if seed is None:
+        return rows, [list(range(len(row["candidates"]))) for row in rows]
+    orders = _random_orders(rows, seed, _SHUFFLE)
+    shown = [
+        Question(**{**row, "candidates": [row["candidates"][i] for i in order]})
+        for row, order in zip(rows, orders, strict=True)
+    ]
+    return shown, orders
+
+
+def _random_orders(rows: Sequence[Question], seed: int, stream: int) -> list[list[int]]:
+    return [
+        torch.randperm(len(row["candidates"]), generator=random_generator(seed, stream, row["question"])).tolist()
+        for row in rows
+    ]
+
+
+Pair = Literal["start", "trained"]
+
+
+@dataclass(frozen=True)
+class System:
+    """Who chooses passages, how, and who answers from them."""
+
+    chooser: Pair
+    choose: Callable[[Task], list[Selection]]
+    generator: Pair = "trained"
+    reads_answer: bool = False
+    """Whether the choice looks at the answer: a reference to compare with, no system to use."""
+
+
+SYSTEMS = {
+    "start, retriever order": System("start", retriever_order, "start"),
+    "start": System("start", selector_order, "start"),
+    "no retrieval": System("trained", no_retrieval),
+    "all candidates": System("trained", all_candidates),
+    "random": System("trained", random_choice),
+    "trained, retriever order": System("trained", retriever_order),
+    "zero-shot ranking": System("start", zero_shot_ranking),
+    "trained": System("trained", selector_order),
+    "likelihood order": System("trained", likelihood_order, reads_answer=True),
+    "oracle": System("trained", oracle, reads_answer=True),
+}
+"""Every system by its name, in the order of tables. The start chooses before the trained pair is loaded."""
+
+
+def find_systems(names: Collection[str]) -> dict[str, System]:
+    """Return the systems of these names, in the order of `SYSTEMS`.
+
+    Raises:
+        ValueError: If there is no system of a name.
+    """
+    for name in names:
+        if name not in SYSTEMS:
+            nearest = difflib.get_close_matches(name, SYSTEMS, n=1)
+            hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(map(repr, SYSTEMS))}"
+            raise ValueError(f"unknown system {name!r}; {hint}")
+    return {name: system for name, system in SYSTEMS.items() if name in names}
