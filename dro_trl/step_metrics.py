@@ -71,7 +71,7 @@ def step_metrics(
     if scored.ref_logps is not None:
         step["kl"] = (log_ratios.exp() * (scored.logps - scored.ref_logps)).mean(-1)
     if scored.values is not None:
-        step["value"] = scored.values
+        step["value"] = scored.values.detach()
     shares = weights.importance_weights(log_ratios)  # 1/M on-policy: the recall is that of the selector as it is.
     recalls = [
         float(share @ recall.to(share))
