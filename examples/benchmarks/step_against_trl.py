@@ -216,8 +216,8 @@ def main() -> None:
                 results.append(row | {"median": statistics.median(seconds), "ratio": statistics.median(ratios)})
                 spread = f"{results[-1]['ratio']:.1f} ({min(ratios):.1f} to {max(ratios):.1f})"
                 shown.add_row(group, str(num), name, f"{results[-1]['median']:.2f}", spread)
+            write_json(options.output, results)
     Console().print(shown)
-    write_json(options.output, results)
     print(f"Results: {options.output}")
 
 
