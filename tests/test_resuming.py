@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dro_trl.resuming import last_checkpoint
+from dro_trl.resuming import check_same_run, describe_run, last_checkpoint, save_run
 from tests.training import LORA, changed, logged, make_trainer, questions, weights_of
 
 WINDOW = {"steps_per_estimation": 2, "num_iterations": 2}
@@ -119,6 +119,15 @@ def test_another_run_is_not_resumed(tmp_path, changed_options, message):
         make_trainer(tmp_path, **{**kwargs, **changed_options}).train(resume_from_checkpoint=True)
 
 
+def test_another_number_of_processes_or_backend_is_not_resumed(tmp_path):
+    save_run(tmp_path, describe_run({}, [], processes=2, backend="DEEPSPEED ZeRO-3"))
+    check_same_run(tmp_path, describe_run({}, [], processes=2, backend="DEEPSPEED ZeRO-3"))
+    with pytest.raises(ValueError, match=r"processes was 2 and is now 4\. Set it back"):
+        check_same_run(tmp_path, describe_run({}, [], processes=4, backend="DEEPSPEED ZeRO-3"))
+    with pytest.raises(ValueError, match=r"backend was 'DEEPSPEED ZeRO-3' and is now 'MULTI_GPU'"):
+        check_same_run(tmp_path, describe_run({}, [], processes=2, backend="MULTI_GPU"))
+
+
 def test_what_may_change_is_said(tmp_path, caplog):
     kwargs = {"save_strategy": "steps", "save_steps": 1}
     make_trainer(tmp_path, max_steps=1, **kwargs).train()
@@ -170,7 +179,7 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 from transformers import TrainerCallback
-from dro_trl.resuming import last_checkpoint
+from dro_trl.resuming import check_same_run, describe_run, last_checkpoint, save_run
 from tests.training import LORA, make_trainer
 
 folder, linger = Path(sys.argv[1]), sys.argv[2] == "linger"
