@@ -126,6 +126,16 @@ def load_tokenizer(source: str | Tokenizer, option: str = "processing_class") ->
     return tokenizer
 
 
+def _check_every_passage(args: DROConfig) -> None:
+    """Refuse what estimates something from selections that were drawn, where none is."""
+    for name, needed in (("loss_type", "dro"), ("entropy_coef", 0), ("kl_coef", 0)):
+        if getattr(args, name) != needed:
+            raise ValueError(
+                f"proposal='every_passage' and {name}={getattr(args, name)!r} do not go together, since that needs "
+                f"selections drawn from the policy; set {name}={needed!r}, or proposal='policy'"
+            )
+
+
 def make_pair(
     models: dict[str, PreTrainedModel],
     tokenizers: dict[str, Tokenizer],
@@ -145,8 +155,8 @@ def make_pair(
         all_aliases: Score every alias of an answer, not the first alone.
 
     Raises:
-        ValueError: If the policy selects another number of passages or reads other texts than `args` say, or
-            `peft_config` does not allow for a shared base.
+        ValueError: If the policy selects another number of passages or reads other texts than `args` say, its proposal
+            does not go with `args`, or `peft_config` does not allow for a shared base.
     """
     if policy is None:
         kwargs: Any = args.policy_kwargs
@@ -157,6 +167,8 @@ def make_pair(
         )
     elif getattr(policy, "texts", args.texts) != args.texts:
         raise ValueError(f"policy.texts and prompt_texts={args.prompt_texts} differ; give both the same")
+    if getattr(policy, "proposal", "policy") == "every_passage":
+        _check_every_passage(args)
     reference: nn.Module | None = None
     if args.kl_coef > 0 and args.train_selector and peft_config is None:
         start = copy_model(models["selector"], args.model_init_kwargs)

@@ -327,6 +327,16 @@ def test_a_frozen_selector_needs_no_reference(tmp_path):
     assert logged(trainer, "kl") == []
 
 
+@pytest.mark.parametrize(("name", "value"), [("loss_type", "grpo"), ("entropy_coef", 0.1), ("kl_coef", 0.1)])
+def test_what_needs_draws_is_refused_where_nothing_is_drawn(tmp_path, name, value):
+    options = {"num_selected": 1, "num_selections": 6, "policy_kwargs": {"proposal": "every_passage"}}
+    trainer = make_trainer(tmp_path, train_dataset=Dataset.from_list(tiny_questions(6, 6)), **options)
+    trainer.train()
+    assert logged(trainer, "frac_unique_selections") == [1.0, 1.0]  # Six draws would hardly be six passages.
+    with pytest.raises(ValueError, match=f"every_passage' and {name}={value!r} do not go together.*set {name}="):
+        make_trainer(tmp_path, **options, **{name: value})
+
+
 def test_the_terms_of_the_loss_have_their_weights(tmp_path):
     trainer = make_trainer(tmp_path, entropy_coef=0.7, kl_coef=0.3, generator_loss_coef=2.0)
     batch = {"rows": [trainer.train_dataset[0], trainer.train_dataset[1]], "draw": 0}

@@ -145,8 +145,8 @@ class PlackettLucePolicy:
             `"query_likelihood"` follows p(passage | question), which is often near certain.
         proposal: What selections are drawn from for training. `"policy"`: from the policy itself. `"every_passage"`,
             for K = 1 and M >= N: nothing is drawn, each passage is a selection, so that DRO's gradient is exact (as in
-            RAG-Sequence, Lewis et al., 2020). More can be selected afterwards. For `loss_type="dro"`, without entropy
-            and KL terms, whose estimates want independent draws.
+            RAG-Sequence, Lewis et al., 2020). More can be selected afterwards. For `loss_type="dro"` without entropy
+            and KL terms: what else there is estimates something from draws, and is refused.
         texts: The words of the prompts; `yes` and `no` stand for " yes" and " no".
     """
 
