@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from dro_trl.metrics import exact_match, has_answer, rouge_l, token_f1
 
-EXTRA_METRICS = ("map", "acc", "rouge_l")
-"""Metrics that are computed where they are asked for: mean average precision of the ranking; whether a true answer
+EXTRA_METRICS = ("success", "map", "acc", "rouge_l")
+"""Metrics that are computed where they are asked for: whether a gold passage is among the first k (with answers as
+gold, the top-k accuracy of DPR); mean average precision of the ranking; whether a true answer
 stands in the predicted one; ROUGE-L of the answer, for datasets of sentences such as Wizard of Wikipedia."""
 
 
@@ -82,7 +83,7 @@ def score_predictions(predictions: Sequence[Prediction], ks: Sequence[int], extr
             or `extra` names an unknown metric.
     """
     check_extra(extra)
-    scores = _score_rankings(predictions, ks, "map" in extra)
+    scores = _score_rankings(predictions, ks, extra)
     scores["em"] = np.array([exact_match(p["answer"], p["answers"]) for p in predictions], dtype=np.float64)
     scores["f1"] = np.array([token_f1(p["answer"], p["answers"]) for p in predictions], dtype=np.float64)
     if "acc" in extra:
@@ -92,8 +93,17 @@ def score_predictions(predictions: Sequence[Prediction], ks: Sequence[int], extr
     return scores
 
 
-def _score_rankings(predictions: Sequence[Prediction], ks: Sequence[int], with_map: bool) -> Scores:
-    columns = [*retrieval_metrics(ks), *(["map"] if with_map else [])]
+def _score_rankings(predictions: Sequence[Prediction], ks: Sequence[int], extra: Collection[str]) -> Scores:
+    columns = retrieval_metrics(ks)
+    names: dict[Measure, str] = {ir_measures.RR: "mrr"}
+    for k in ks:
+        names |= {ir_measures.R @ k: f"recall@{k}", ir_measures.nDCG @ k: f"ndcg@{k}"}
+    if "success" in extra:
+        names |= {ir_measures.Success @ k: f"success@{k}" for k in ks}
+        columns += [f"success@{k}" for k in sorted(set(ks))]
+    if "map" in extra:
+        names[ir_measures.AP] = "map"
+        columns.append("map")
     scores = {name: np.full(len(predictions), np.nan) for name in columns}
     qrels: dict[str, dict[str, int]] = {}
     run: dict[str, dict[str, float]] = {}
@@ -101,11 +111,6 @@ def _score_rankings(predictions: Sequence[Prediction], ks: Sequence[int], with_m
         if prediction["gold_ids"]:
             qrels[str(row)] = dict.fromkeys(prediction["gold_ids"], 1)
             run[str(row)] = _descending_scores(prediction, row, depth=max(ks))
-    names: dict[Measure, str] = {ir_measures.RR: "mrr"}
-    for k in ks:
-        names |= {ir_measures.R @ k: f"recall@{k}", ir_measures.nDCG @ k: f"ndcg@{k}"}
-    if with_map:
-        names[ir_measures.AP] = "map"
     for metric in ir_measures.iter_calc(list(names), qrels, run):
         scores[names[metric.measure]][int(metric.query_id)] = metric.value
     return scores

@@ -21,7 +21,7 @@ def main(
         list[int] | None, typer.Option("--k", min=1, help="Depths of recall and nDCG; K where none.")
     ] = None,
     metrics: Annotated[
-        list[str] | None, typer.Option("--metric", help="A further metric, any number of: map, acc, rouge_l.")
+        list[str] | None, typer.Option("--metric", help="A further metric, any number of: success, map, acc, rouge_l.")
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Questions in a batch.")] = 8,
     max_new_tokens: Annotated[int, typer.Option("--max_new_tokens", min=1, help="Longest answer, in tokens.")] = 32,

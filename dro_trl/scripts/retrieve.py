@@ -28,6 +28,12 @@ def main(
             "--add_gold", help="For a generator's training: put gold passages that were missed in place of the last."
         ),
     ] = False,
+    answer_as_gold: Annotated[
+        bool,
+        typer.Option(
+            "--answer_as_gold", help="Where a row names no gold passages, take the candidates that hold an answer."
+        ),
+    ] = False,
     run: Annotated[Path | None, typer.Option("--run", help="TREC run file to write: what was found.")] = None,
     from_run: Annotated[
         Path | None, typer.Option("--from_run", help="TREC run file to take the rankings from, instead of BM25.")
@@ -63,6 +69,7 @@ def main(
         new = [gold[id] for id in missed_gold(row, candidates)] if add_gold else []
         added += len(new)
         row["candidates"] = with_gold(candidates, new, row.get("gold_ids") or [], k)
+    marked = sum(mark_answers(row) for row in rows) if answer_as_gold else 0
     write_jsonl(output, rows)
     typer.echo(f"wrote {output}: {len(rows):,} questions, {sum(len(row['candidates']) for row in rows):,} candidates")
     if run is not None:
@@ -71,6 +78,8 @@ def main(
         )
     if add_gold:
         typer.echo(f"added {added:,} gold passages that were not found; use these candidates for training alone")
+    if answer_as_gold:
+        typer.echo(f"{marked:,} questions without gold passages have candidates that hold an answer: gold now")
     if empty := sum(not candidates for candidates in found):
         typer.echo(f"nothing was found for {empty} of {len(rows)} questions: their candidates are empty lists")
     if any(row.get("gold_ids") for row in rows):
@@ -130,6 +139,27 @@ def recall(gold_ids: list[str], ranked_ids: list[str], cutoff: int) -> float:
     """
     gold = set(gold_ids)
     return len(gold.intersection(ranked_ids[:cutoff])) / len(gold)
+
+
+def mark_answers(row: dict[str, Any]) -> bool:
+    """Let a row that names no gold passages name its candidates in which an answer stands, in title or text.
+
+    This is the proxy by which retrieval for open-domain question answering is judged (DPR, Karpukhin et al., 2020):
+    it also takes passages that hold the answer by chance.
+
+    Returns:
+        Whether it names any now and did not before.
+    """
+    from dro_trl.metrics import has_answer
+
+    if row.get("gold_ids") or not row.get("answers"):
+        return False
+    row["gold_ids"] = [
+        passage["id"]
+        for passage in row["candidates"]
+        if has_answer(f"{passage['title']} {passage['text']}", row["answers"])
+    ]
+    return bool(row["gold_ids"])
 
 
 def missed_gold(row: dict[str, Any], hits: list["Passage"]) -> list[str]:

@@ -96,15 +96,18 @@ def test_extra_metrics_worked_by_hand():
     predictions = [predict("xab", "ab", "It is Paris"), predict("ab", None, "Parisian")]
     plain = score_predictions(predictions, ks=[3])
     scores = score_predictions(predictions, ks=[3], extra=EXTRA_METRICS)
-    assert list(scores) == [*list(plain)[:-2], "map", "em", "f1", "acc", "rouge_l"]
+    assert list(scores) == [*list(plain)[:-2], "success@3", "map", "em", "f1", "acc", "rouge_l"]
     for metric, values in plain.items():
         np.testing.assert_array_equal(values, scores[metric])
     np.testing.assert_allclose(scores["map"], [(1 / 2 + 2 / 3) / 2, np.nan])
     np.testing.assert_allclose(score_predictions(predictions, ks=[2], extra=["map"])["map"], [1 / 4, np.nan])
+    np.testing.assert_array_equal(scores["success@3"], [1, np.nan])
+    depths = score_predictions(predictions, ks=[2, 1], extra=["success"])
+    np.testing.assert_array_equal([depths["success@1"], depths["success@2"]], [[0, np.nan], [1, np.nan]])
     assert scores["acc"].tolist() == [1, 0]
     np.testing.assert_allclose(scores["rouge_l"], [1 / 2, 0])
 
 
 def test_an_unknown_extra_metric_is_named():
-    with pytest.raises(ValueError, match=r"unknown metrics \['bleu'\]; expected some of map, acc, rouge_l"):
+    with pytest.raises(ValueError, match=r"unknown metrics \['bleu'\]; expected some of success, map, acc, rouge_l"):
         score_predictions([predict("a", "a")], ks=[1], extra=["acc", "bleu"])

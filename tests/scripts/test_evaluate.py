@@ -102,7 +102,7 @@ def test_further_systems_are_rows_of_the_same_results(trained_pair, tmp_path):
         ({"--model": "nowhere"}, "dro_config.json does not exist; give the output_dir of a DROTrainer run"),
         ({"--dataset": "nowhere.jsonl"}, "nowhere.jsonl: no such file"),
         ({"--systems": "orcale"}, "unknown system 'orcale'; did you mean 'oracle'?"),
-        ({"--metric": "bleu"}, "unknown metrics ['bleu']; expected some of map, acc, rouge_l"),
+        ({"--metric": "bleu"}, "unknown metrics ['bleu']; expected some of success, map, acc, rouge_l"),
     ],
 )
 def test_mistakes_end_in_one_line(trained_pair, options, message):

@@ -80,6 +80,25 @@ def test_retrieve_adds_candidates_and_measures_recall(tmp_path, index_dir):
     assert sorted(path.name for path in output.parent.iterdir()) == ["out.jsonl", "out.jsonl.results.json"]
 
 
+def test_candidates_that_hold_an_answer_are_gold_where_no_passage_is_named(tmp_path, index_dir):
+    rows = [
+        {"question": "Marie radium", "answers": ["no such thing"], "gold_ids": ["a"]},
+        {"question": "Paris", "answers": ["nowhere", "the PARIS"]},
+        {"question": "radium", "answers": ["nobody"], "gold_ids": None},
+        {"question": "radium"},
+    ]
+    output = tmp_path / "out.jsonl"
+    command = ("--input", write_jsonl(tmp_path / "questions.jsonl", rows), "--output", output, "--answer_as_gold")
+    result = run("retrieve", "--index_dir", index_dir, *command)
+    assert result.exit_code == 0, result.output
+    written = read_jsonl(output)
+    holding = [p["id"] for p in written[1]["candidates"] if "paris" in f"{p['title']} {p['text']}".lower()]
+    assert holding
+    assert [row.get("gold_ids", "none") for row in written] == [["a"], holding, [], "none"]
+    assert "1 questions without gold passages have candidates that hold an answer" in result.output
+    assert json.loads((tmp_path / "out.jsonl.results.json").read_text())["systems"]["bm25"]["n"] == 2
+
+
 def test_gold_passages_that_were_missed_are_added(tmp_path, index_dir):
     """In place of the last that are not gold; the recall that is reported stays BM25's."""
     rows = [
