@@ -1,28 +1,40 @@
-"""Recall of what a trained selector selects, against its start and the retriever's order, without any answers.
+"""What a trained selector selects, against its start and the retriever's order, without any answers.
 
     python examples/selection_recall.py --model runs/mine --dataset data/dev.top20.jsonl -k 5
 
-Prints recall@k and, with 95 % paired bootstrap intervals over questions, what the trained selector gains; writes
-selection_recall.json. *every candidate* is what a selector of these candidates can reach.
+Prints success@1, recall@k and MRR and, with 95 % paired bootstrap intervals over questions, what the trained selector
+gains; writes selection_recall.json. *every candidate* is what a selector of these candidates can reach.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from dro_trl import RAGPipeline, prompts
+from dro_trl import RAGPipeline
 from dro_trl.atomic_write import write_json
 from dro_trl.data.load import load_rag_dataset
 from dro_trl.evaluation.comparison import mean_interval
+from dro_trl.evaluation.metrics import Prediction, Scores, score_predictions
+from dro_trl.types import Question, Selection
 
 
-def recall(row: dict, selection: list[int]) -> float:
-    """Return the share of a question's gold passages that are selected."""
-    gold = set(row["gold_ids"])
-    return len({row["candidates"][i]["id"] for i in selection} & gold) / len(gold)
+def score(rows: Sequence[Question], selections: Sequence[Selection], k: int) -> Scores:
+    """Return success@1, recall@k and MRR of each question's selection."""
+    predictions = [
+        Prediction(
+            question=row["question"],
+            answers=row["answers"],
+            gold_ids=row.get("gold_ids"),
+            ranking=[row["candidates"][i]["id"] for i in selection],
+            answer="",
+        )
+        for row, selection in zip(rows, selections, strict=True)
+    ]
+    scores = score_predictions(predictions, [1, k], ["success"])
+    return {name: scores[name] for name in ("success@1", f"recall@{k}", "mrr")}
 
 
 def main() -> None:
@@ -39,31 +51,35 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("selection_recall.json"))
     options = parser.parse_args()
     rows = [row for row in load_rag_dataset(options.dataset).to_list()[: options.limit] if row["gold_ids"]]
-    recalls = {
-        "retriever's order": [recall(row, list(range(options.k))) for row in rows],
-        "every candidate": [recall(row, list(range(len(row["candidates"])))) for row in rows],
-    }
+    scores = {"retriever's order": score(rows, [list(range(options.k)) for _ in rows], options.k)}
     for name, load in (("start", RAGPipeline.from_start), ("trained", RAGPipeline.from_pretrained)):
         pipeline = load(options.model, dtype=options.dtype, num_selected=options.k)
-        cut = rows
-        if pipeline.max_passage_tokens is not None:
-            cut, _ = prompts.cut_passages(rows, pipeline.tokenizer, pipeline.max_passage_tokens)
-        recalls[name] = [
-            recall(row, selection) for row, (selection, _) in zip(rows, pipeline.select(cut, 4), strict=True)
-        ]
+        selected = [selection for selection, _ in pipeline.select(pipeline.prepare(rows), 4)]
+        scores[name] = score(rows, selected, options.k)
         del pipeline
-    table = Table("selection", f"recall@{options.k}", "trained, against it", title=f"{len(rows)} questions")
+    every = max(len(row["candidates"]) for row in rows)
+    ceiling = score(rows, [list(range(len(row["candidates"]))) for row in rows], every)[f"recall@{every}"].mean()
+    table = Table("selection", "metric", "mean", "trained, against it", title=f"{len(rows)} questions")
     results = []
-    for name, values in recalls.items():
-        gain = np.array(recalls["trained"]) - np.array(values)
-        low, high = mean_interval(gain, seed=options.seed).ci95 or (float("nan"),) * 2
-        results.append(
-            {"system": name, "recall": float(np.mean(values)), "gain": float(gain.mean()), "ci95": [low, high]}
-        )
-        shown = "" if name == "trained" else f"{gain.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
-        table.add_row(name, f"{np.mean(values):.3f}", shown)
+    for name, metrics in scores.items():
+        for metric, values in metrics.items():
+            gain = scores["trained"][metric] - values
+            low, high = mean_interval(gain, seed=options.seed).ci95 or (float("nan"),) * 2
+            shown = "" if name == "trained" else f"{gain.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
+            table.add_row(name, metric, f"{values.mean():.3f}", shown)
+            results.append(
+                {
+                    "system": name,
+                    "metric": metric,
+                    "mean": float(values.mean()),
+                    "gain": float(gain.mean()),
+                    "ci95": [low, high],
+                }
+            )
+    table.add_row("every candidate", f"recall@{every}", f"{ceiling:.3f}", "")
     Console().print(table)
-    write_json(options.output, {**vars(options), "output": str(options.output), "n": len(rows), "rows": results})
+    content = {**vars(options), "output": str(options.output), "n": len(rows), "every_candidate": float(ceiling)}
+    write_json(options.output, content | {"rows": results})
     print(f"Results: {options.output}")
 
 
