@@ -26,6 +26,7 @@ from dro_trl.rewards.likelihood import AnswerLogLikelihood, reduce_answer_logps
 from dro_trl.sampler import EstimationSampler, num_counted, random_generator
 from dro_trl.selection_table import print_selections
 from dro_trl.step_metrics import Means, step_metrics
+from dro_trl.token_counter import TokenCounter
 from dro_trl.training_data import prepare_dataset
 from dro_trl.types import Question
 
@@ -112,6 +113,7 @@ class DROTrainer(PairTrainer):
         )
         self.model_accepts_loss_kwargs = False  # compute_loss averages over questions; Trainer over accumulation.
         self.monitor = CollapseMonitor(args.num_selections)
+        self._tokens = TokenCounter(self.model.base_models())
         self._means = {"train": Means(), "eval": Means()}
         self._to_print: list[dict[str, Any]] = []
 
@@ -321,7 +323,9 @@ class DROTrainer(PairTrainer):
         """Log, beside Trainer's own values, the means of what the steps since the last log recorded."""
         if self.model.training:
             means = self._means["train"].take()
-            logs.update({**means, "num_selections": self.args.num_selections} if means else {})
+            self.state.num_input_tokens_seen += self._tokens.take()
+            counts = {"num_selections": self.args.num_selections, "num_tokens": self.state.num_input_tokens_seen}
+            logs.update({**means, **counts} if means else {})
         super().log(logs, start_time)
         if self._to_print and self.model.training and self.is_world_process_zero():
             print_selections(self._to_print[: self.args.num_selections_to_print], self.state.global_step)
@@ -366,9 +370,10 @@ class DROTrainer(PairTrainer):
 
     def pending_state(self) -> dict[str, Any]:
         """Return this process's part of what is between two steps."""
-        return {"estimation": self._estimation, "means": self._means["train"].totals}
+        return {"estimation": self._estimation, "means": self._means["train"].totals, "tokens": self._tokens.count}
 
     def restore_pending_state(self, state: dict[str, Any]) -> None:
         """Take up what `pending_state` returned."""
         self._estimation = state["estimation"]
         self._means["train"].totals = state["means"]
+        self._tokens.count = state["tokens"]

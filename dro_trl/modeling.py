@@ -115,18 +115,18 @@ class SelectorGenerator(nn.Module):
 
     def tie_weights(self) -> None:
         """Tie each model's embeddings again where its config says so: sharding by FSDP2 tears them apart."""
-        for model in self._models():
+        for model in self.base_models():
             model.tie_weights()
 
-    def _models(self) -> list[Any]:
-        """Return the models without their adapters."""
+    def base_models(self) -> list[Any]:
+        """Return the models without their adapters; one where both are adapters of it."""
         children: Any = [child for child in self.children() if child is not self.value_head]
         return [child.get_base_model() if hasattr(child, "get_base_model") else child for child in children]
 
     @property
     def _no_split_modules(self) -> list[str]:
         """What FSDP shards as one unit: each decoder layer, and each model with what is left of it."""
-        models = self._models()
+        models = self.base_models()
         layers = {name for model in models for name in getattr(model, "_no_split_modules", None) or ()}
         return sorted(layers | {type(model).__name__ for model in models})
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import yaml
 from transformers.utils.import_utils import is_bitsandbytes_available
 from trl import ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config
@@ -201,6 +202,11 @@ def run_recipe(script: DROScriptArguments, args: DROConfig, model: ModelConfig) 
     return trainer
 
 
+def peak_device_memory(device: torch.device) -> int:
+    """Return the most bytes of tensors that this process has had on an accelerator at once; 0 on a CPU."""
+    return 0 if device.type == "cpu" else int(torch.accelerator.max_memory_allocated(device))
+
+
 def train_and_save(trainer: DROTrainer, checkpoint: str | None = None) -> Path:
     """Train, then write the pair, `trainer_state.json`, `train_results.json` and `training.png`.
 
@@ -217,7 +223,8 @@ def train_and_save(trainer: DROTrainer, checkpoint: str | None = None) -> Path:
         history = trainer.state.log_history
         last = next((record for record in reversed(history) if "reward" in record), {})
         seconds = round(time.monotonic() - started, 1)
-        write_json(path, {"seconds": seconds, "steps": trainer.state.global_step, "seed": trainer.args.seed, **last})
+        results = {"seconds": seconds, "steps": trainer.state.global_step, "seed": trainer.args.seed, **last}
+        write_json(path, results | {"peak_device_memory_bytes": peak_device_memory(trainer.args.device)})
         plots = plot_training(history, folder)
         print(f"Models: {folder}\nResults: {path}\nPlots: {', '.join(map(str, plots))}")
     return path

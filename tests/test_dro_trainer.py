@@ -10,7 +10,7 @@ from peft import LoraConfig
 from torch import nn
 from transformers import TrainerCallback
 
-from dro_trl import AnswerLogLikelihood, PlackettLucePolicy, losses, prompts
+from dro_trl import AnswerLogLikelihood, PlackettLucePolicy, evidence_recall_reward, losses, prompts
 from dro_trl.checkpointing import read_config
 from dro_trl.collapse import MEMORISED
 from dro_trl.generation import generate_answers
@@ -62,6 +62,23 @@ def test_both_models_learn_and_every_measure_is_logged(tmp_path):
     assert 0 <= first["selection_recall"] <= 1
     assert first["log_ratio_abs"] < 1e-5
     assert first["loss"] == pytest.approx(-first["reward"], abs=3)
+
+
+@pytest.mark.parametrize(("num_iterations", "passes"), [(1, [1, 2]), (2, [2, 3])])
+def test_tokens_are_counted_once_for_all_selections_of_a_prompt(tmp_path, num_iterations, passes):
+    """Without a generator to run: one pass of the prompts a step, and one more to draw what two steps use."""
+    reporter = EndOfStep()
+    trainer = make_trainer(
+        tmp_path,
+        callbacks=[reporter],
+        per_device_train_batch_size=6,
+        num_iterations=num_iterations,
+        train_generator=False,
+        reward_funcs=[evidence_recall_reward],
+    )
+    read = trainer.model.policy.encode(trainer.train_dataset.to_list()).batch.input_ids.numel()
+    trainer.train()
+    assert [log["num_tokens"] for log in reporter.logs if "num_tokens" in log] == [n * read for n in passes]
 
 
 def test_recall_is_logged_only_where_gold_passages_are_known(tmp_path):

@@ -37,6 +37,7 @@ TRAINER_PARTS = {
     "sampler",
     "selection_table",
     "step_metrics",
+    "token_counter",
 }
 """The trainer's own files, one concern each; they do not know of each other."""
 BELOW_TRAINER = PLAIN | TRAINER_PARTS | {"policies", "rewards", "modeling", "objectives", "dro_config"}

@@ -163,6 +163,8 @@ def _run_row(study: Study, row: Row, plan: dict[str, Any], with_start: bool) -> 
         "steps": state["global_step"],
         "questions_drawn": questions,
         "selections_drawn": questions * args.num_selections,
+        "tokens_read": state["num_input_tokens_seen"],
+        "peak_device_memory_bytes": trained["peak_device_memory_bytes"],
         "loop_seconds": trained["seconds"],
     }
     print(f"  trained in {training['seconds']:.0f} s, evaluated in {evaluated['seconds']:.0f} s", flush=True)

@@ -89,6 +89,8 @@ def costs(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "train_seconds": float(np.mean(whole)) if whole else None,
         "evaluate_seconds": float(np.mean([row["evaluating"]["seconds"] for row in rows])),
         "train_peak_memory_bytes": max(record["peak_memory_bytes"] for record in training),
+        "train_peak_device_memory_bytes": max(record["peak_device_memory_bytes"] for record in training),
+        "tokens_read": float(np.mean([record["tokens_read"] for record in training])),
         **{name: sorted({record[name] for record in training}) for name in counts},
         "grad_norm_mean": float(np.mean([mean for mean, _ in spreads])) if spreads else None,
         "grad_norm_sd": float(np.mean([sd for _, sd in spreads])) if spreads else None,

@@ -103,6 +103,7 @@ def make_study():
                 scores = compare(systems, target="trained", baselines=[], ks=[1, 2], seed=0, n_resamples=10).systems
                 spent = {"seconds": 150.0 + number, "peak_memory_bytes": 3_000_000_000 + seed, "resumed": False}
                 counts = {"steps": 40, "questions_drawn": 160, "selections_drawn": 1280, "loop_seconds": 140.0}
+                counts |= {"tokens_read": 2_500_000 + number, "peak_device_memory_bytes": 0}
                 rows.append(
                     {
                         "method": name,

@@ -63,6 +63,7 @@ def test_the_figures_are_those_of_the_rows(written):
     assert by_pair["grpo", "dro", "recall@2"]["verdict"] == "not told apart"
     cost = report["costs"]["grpo"]
     assert (cost["train_seconds"], cost["train_peak_memory_bytes"]) == (151, 3_000_000_001)
+    assert cost["tokens_read"] == pytest.approx(2.5e6, abs=10)
     assert (cost["steps"], cost["selections_drawn"], report["equal_samples"]) == ([40], [1280], True)
 
 
