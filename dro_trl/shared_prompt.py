@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from dro_trl.chosen_logps import chosen_logps
+
 PADDING = -1
 """Segment of a padding token; the prompt is segment 0, continuation c is segment c + 1."""
 
@@ -156,9 +158,8 @@ def _added_once(mask: Tensor | dict[str, Tensor], dtype: torch.dtype) -> Tensor 
 
 def token_logps(model: nn.Module, batch: SharedPromptBatch) -> Tensor:
     """Return the log-probability of every continuation token in float32 nats, (B, C, T), 0 where padded."""
-    logits = kept_logits(model, batch)
-    chosen = logits[batch.sources[batch.target_mask]].float()
-    logps = -nn.functional.cross_entropy(chosen, batch.targets[batch.target_mask], reduction="none")
+    mask = batch.target_mask
+    logps = chosen_logps(kept_logits(model, batch), batch.sources[mask], batch.targets[mask])
     return torch.zeros_like(batch.targets, dtype=logps.dtype).masked_scatter(batch.target_mask, logps)
 
 

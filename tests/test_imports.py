@@ -15,6 +15,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 PLAIN = {
     "atomic_write",
+    "chosen_logps",
     "compressed",
     "lockstep",
     "types",
@@ -45,6 +46,7 @@ BELOW_TRAINER = PLAIN | TRAINER_PARTS | {"policies", "rewards", "modeling", "obj
 ALLOWED = {
     "__init__": set(),
     "atomic_write": set(),
+    "chosen_logps": set(),
     "compressed": set(),
     "lockstep": set(),
     "types": set(),
@@ -52,7 +54,7 @@ ALLOWED = {
     "losses": {"types"},
     "metrics": {"types"},
     "shared_base": set(),
-    "shared_prompt": set(),
+    "shared_prompt": {"chosen_logps"},
     "estimate": set(),  # formulas alone
     "model_shapes": {"estimate"},
     "reading_lengths": BELOW_TRAINER | {"data"},
