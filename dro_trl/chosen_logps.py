@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 
 _BLOCK_ELEMENTS = {"cpu": 2**20}
 """Logits that are computed with at once: few enough to stay in a core's cache."""
-_BLOCK_ELEMENTS_ELSEWHERE = 2**26
+_BLOCK_ELEMENTS_ELSEWHERE = 2**24
 
 
 def chosen_logps(logits: Tensor, positions: Tensor, tokens: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ def chosen_logps(logits: Tensor, positions: Tensor, tokens: Tensor) -> Tensor:
     Returns:
         (J,) float32 log-probabilities in nats.
     """
-    found: Tensor = _ChosenLogps.apply(logits, positions, tokens)  # type: ignore[no-untyped-call]
+    found: Tensor = _ChosenLogps.apply(logits, positions, tokens)
     return found
 
 
@@ -45,7 +45,7 @@ class _ChosenLogps(torch.autograd.Function):
         return logits[positions, tokens].float() - normalisers[positions]
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         logits, positions, tokens, normalisers = ctx.saved_tensors
         of_row = torch.zeros_like(normalisers).index_add_(0, positions, grad.float())

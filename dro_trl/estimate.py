@@ -230,14 +230,11 @@ def working_memory(
 def logits_memory(shape: ModelShape, precision: Precision, reading: Reading) -> tuple[float, float]:
     """Return the bytes of the logits at their peak, and of what is kept of them for the backward pass.
 
-    At the peak three arrays of kept positions x vocabulary: the logits, those in the order of the targets, and their
-    log-softmax; at the start of the backward pass the log-softmax and two gradients. The log-softmax is float32 and is
-    kept. Where only a few logits are picked there are two arrays, and nothing is kept.
+    In the forward pass the logits themselves; at the start of the backward pass their gradient as well. They are kept
+    where their log-softmax is wanted (computed in blocks too small to count); where a few are picked, those are.
     """
-    size = reading.kept * shape.vocabulary
-    if reading.token_logps:
-        return 3 * FLOAT * size, FLOAT * size
-    return 2 * precision.compute * size, 0.0
+    size = precision.compute * reading.kept * shape.vocabulary
+    return 2 * size, size if reading.token_logps else 0.0
 
 
 def converted_weights(shape: ModelShape, precision: Precision, tuning: Tuning) -> float:

@@ -16,7 +16,6 @@ from dro_trl.dro_config import DROConfig
 from dro_trl.estimate import Backend, BackendName, ModelShape, ModelStep, Precision, Reading, Tuning
 from dro_trl.model_shapes import describe_model, load_config
 from dro_trl.reading_lengths import (
-    MASKED_SCORES,
     Lengths,
     QuestionLengths,
     StatedLengths,
@@ -62,7 +61,7 @@ class Run:
     def masked(self) -> bool:
         """Whether the selector's attention takes a block mask."""
         kwargs: Any = self.args.policy_kwargs or {}
-        return self.autoregressive or kwargs.get("item_score", "pointwise") in MASKED_SCORES
+        return self.autoregressive or kwargs.get("item_score", "pointwise") == "pointwise"
 
     @property
     def autoregressive(self) -> bool:
@@ -156,7 +155,7 @@ def readings(run: Run, lengths: QuestionLengths, rows: int) -> tuple[Reading, Re
     prompts = rows * min(args.num_selections, possible)
     kwargs: Any = args.policy_kwargs or {}
     selector = Reading(
-        rows,
+        rows * lengths.selector_rows,
         lengths.selector,
         rows * lengths.selector_kept,
         run.masked,

@@ -188,7 +188,7 @@ class SelectorGenerator(nn.Module):
             entropy=scored.entropy,
             answer_logps=answer_logps,
             answer_mask=answer_mask,
-            state_values=self.value_head(noted) if self.value_head else None,
+            state_values=self.value_head(noted, getattr(inputs, "questions", None)) if self.value_head else None,
         )
 
     @contextlib.contextmanager

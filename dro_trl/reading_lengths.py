@@ -18,7 +18,6 @@ from dro_trl.types import Question
 
 logger = logging.getLogger(__name__)
 
-MASKED_SCORES = ("pointwise", "query_likelihood")
 TOKENS_OF_A_CHOICE = 4
 """Of " > [3]"."""
 
@@ -44,6 +43,8 @@ class QuestionLengths:
     generator: float
     """One prompt with its answer."""
     answer: float
+    selector_rows: float = 1
+    """Rows of `selector` tokens, padding included, in which the selector reads the question."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +65,15 @@ def stated_lengths(args: DROConfig, stated: StatedLengths) -> QuestionLengths:
     n, k, m = args.num_candidates, args.num_selected, args.num_selections
     kwargs: Any = args.policy_kwargs or {}
     score = kwargs.get("item_score", "pointwise")
-    selector, kept = n * passage + stated.question + 12, n
+    selector, kept, rows = n * passage + stated.question + 12, n, 1
     if args.policy.endswith("AutoregressivePolicy"):
         selector, kept = selector + m * k * TOKENS_OF_A_CHOICE, m * k
     elif score == "query_likelihood":
-        selector, kept = n * (passage + stated.question), n * stated.question
+        selector, kept, rows = passage + stated.question, n * stated.question, n
     elif score == "identifier":
         kept = 1
     generator = k * passage + stated.question + 6 + stated.answer
-    return QuestionLengths(selector, kept, generator, stated.answer)
+    return QuestionLengths(selector, kept, generator, stated.answer, rows)
 
 
 def measured_lengths(
@@ -90,18 +91,19 @@ def measured_lengths(
 
 
 def _lengths_of(row: Question, policy: Any, tokenizer: Any, args: DROConfig, draw: random.Random) -> QuestionLengths:
-    inputs = policy.encode([row])
+    inputs, rows = policy.encode([row]), 1
     selection = draw.sample(range(len(row["candidates"])), args.num_selected)
     if isinstance(policy, AutoregressivePolicy):
         written = sum(len(policy.choice_ids(item, first=k == 0)) for k, item in enumerate(selection))
         selector = len(inputs.prompt_ids[0]) + args.num_selections * written
         kept = args.num_selections * args.num_selected
     else:
-        selector, kept = inputs.batch.input_ids.shape[1], int(inputs.batch.logits_to_keep.sum())
+        rows, selector = inputs.batch.input_ids.shape
+        kept = int(inputs.batch.logits_to_keep.sum())
     text = prompts.generator_prompt(row["question"], [row["candidates"][i] for i in selection])
     answer = len(prompts.answer_ids(tokenizer, row["answers"][0]))
     read = len(prompts.encode(tokenizer, prompts.render(tokenizer, text)))
-    return QuestionLengths(selector, kept, read + answer, answer)
+    return QuestionLengths(selector, kept, read + answer, answer, rows)
 
 
 def find_lengths(

@@ -21,16 +21,19 @@ PADDING = -1
 
 @dataclass
 class SharedPromptBatch:
-    """Prompts with their continuations, packed for one forward pass. B rows, L tokens, C continuations, T tokens."""
+    """B prompts with up to C continuations each of T tokens, packed for one forward pass of R rows of L tokens.
+
+    R is B, or the number of all continuations where each has a row of its own.
+    """
 
     input_ids: Tensor
-    """(B, L) int64, padded on the right."""
+    """(R, L) int64, padded on the right."""
     position_ids: Tensor
-    """(B, L) int64."""
+    """(R, L) int64."""
     segments: Tensor
-    """(B, L) int64: `PADDING`, 0 for the prompt, c + 1 for continuation c."""
+    """(R, L) int64: `PADDING`, 0 for the prompt, c + 1 for the row's continuation c."""
     logits_to_keep: Tensor
-    """(B, L) bool: the positions that predict a continuation's token."""
+    """(R, L) bool: the positions that predict a continuation's token."""
     sources: Tensor
     """(B, C, T) int64: for each continuation token, which kept position (row-major) predicts it; 0 where padded."""
     targets: Tensor
@@ -47,6 +50,7 @@ def pack(
     prompts: Sequence[Sequence[int]],
     continuations: Sequence[Sequence[Sequence[int]]],
     scored: Sequence[Sequence[Sequence[bool]]] | None = None,
+    separate: bool = False,
 ) -> SharedPromptBatch:
     """Pack each prompt with its continuations.
 
@@ -55,6 +59,8 @@ def pack(
         continuations: B lists of up to C lists of token ids, none empty.
         scored: For each continuation token, whether its log-probability is wanted (all of them by default). T counts
             the tokens that are.
+        separate: Give each continuation a row of its own, behind a copy of its prompt. Attention costs the square of a
+            row's length, so that this is faster where prompts are short; and it needs no block mask.
 
     Returns:
         The batch, on the CPU.
@@ -62,10 +68,16 @@ def pack(
     Raises:
         ValueError: If a prompt or a continuation has no tokens.
     """
-    input_ids, position_ids, segments = [], [], []
     for row, (prompt, rests) in enumerate(zip(prompts, continuations, strict=True)):
         if not prompt or not all(rests):
             raise ValueError(f"row {row}: a prompt and each of its continuations need at least one token")
+    if scored is None:
+        scored = [[[True] * len(rest) for rest in rests] for rests in continuations]
+    rows = list(zip(prompts, continuations, scored, strict=True))
+    if separate:
+        rows = [(prompt, [r], [f]) for prompt, rests, flags in rows for r, f in zip(rests, flags, strict=True)]
+    input_ids, position_ids, segments = [], [], []
+    for prompt, rests, _ in rows:
         input_ids.append(torch.tensor([*prompt, *(token for rest in rests for token in rest)]))
         position_ids.append(
             torch.cat([torch.arange(len(prompt)), *(len(prompt) + torch.arange(len(r)) for r in rests)])
@@ -73,9 +85,10 @@ def pack(
         lengths = torch.tensor([len(prompt), *map(len, rests)])
         segments.append(torch.repeat_interleave(torch.arange(len(lengths)), lengths))
 
-    if scored is None:
-        scored = [[[True] * len(rest) for rest in rests] for rests in continuations]
-    kept, sources = _prediction_positions(prompts, scored)
+    kept, sources = _prediction_positions([prompt for prompt, *_ in rows], [flags for *_, flags in rows])
+    if separate:
+        of_rows = iter(sources)
+        sources = [[next(of_rows)[0] for _ in rests] for rests in continuations]
     targets = [
         [[t for t, wanted in zip(rest, flags, strict=True) if wanted] for rest, flags in zip(*row, strict=True)]
         for row in zip(continuations, scored, strict=True)

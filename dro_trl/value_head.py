@@ -49,14 +49,18 @@ class ValueHead(nn.Module):
             for handle in handles:
                 handle.remove()
 
-    def forward(self, noted: dict[str, Any]) -> Tensor:
+    def forward(self, noted: dict[str, Any], questions: Tensor | None = None) -> Tensor:
         """Return the values, (B,) float32.
 
         Args:
-            noted: `positions`, (B, L) bool, which of the tokens have logits, and `states`, (number of them, H).
+            noted: `positions`, (R, L) bool, which of the tokens have logits, and `states`, (number of them, H).
+            questions: (R,) int64, from 0 to B - 1 in ascending order, the question that each row is of; a row is a
+                question where None.
         """
         row = noted["positions"].nonzero()[:, 0]
         num_rows = len(noted["positions"])
+        if questions is not None:
+            row, num_rows = questions[row], int(questions[-1]) + 1
         weight = torch.ones_like(row, dtype=torch.float32)
         if self.pooling == "first":
             weight[1:] = (row[1:] != row[:-1]).float()

@@ -94,8 +94,8 @@ SHAPE = ModelShape(
 
 
 def test_logits_worked_by_hand():
-    """7 kept positions of 100 logits: three float32 arrays, one of which stays; or two in bfloat16 to pick from."""
-    assert logits_memory(SHAPE, Precision(2, 2), Reading(1, 50, 7)) == (3 * 4 * 700, 4 * 700)
+    """7 kept positions of 100 logits in bfloat16, and their gradient; they stay where all of them count."""
+    assert logits_memory(SHAPE, Precision(2, 2), Reading(1, 50, 7)) == (2 * 2 * 700, 2 * 700)
     assert logits_memory(SHAPE, Precision(2, 2), Reading(1, 50, 7, token_logps=False)) == (2 * 2 * 700, 0)
 
 

@@ -30,14 +30,19 @@ def naive_logps(model, prompt: list[int], rest: list[int]) -> torch.Tensor:
     return logits.log_softmax(-1).gather(-1, torch.tensor(rest)[:, None])[:, 0]
 
 
+@pytest.mark.parametrize("separate", [False, True])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("kind", MODEL_TYPES)
-def test_packed_pass_equals_separate_passes(kind, attention):
-    """Prompts shorter and longer than the sliding window, continuations of 1 to 20 tokens, rows of 3, 1 and 2."""
+def test_packed_pass_equals_separate_passes(kind, attention, separate):
+    """Prompts shorter and longer than the sliding window, continuations of 1 to 20 tokens, rows of 3, 1 and 2.
+
+    In a row with their prompt, or each in a row of its own.
+    """
     model = tiny_model(kind, tiny_tokenizer(), attention)
     prompts, rests = random_batch([40, 7, 23], [[5, 1, 20], [3], [20, 2]])
     assert max(map(len, prompts)) > WINDOW > min(map(len, prompts))
-    batch = pack(prompts, rests)
+    batch = pack(prompts, rests, separate=separate)
+    assert len(batch.input_ids) == (6 if separate else 3)
     packed = token_logps(model, batch)
     assert packed.shape == (3, 3, 20)
     assert batch.target_mask.sum(-1).tolist() == [[5, 1, 20], [3, 0, 0], [20, 2, 0]]
@@ -80,6 +85,19 @@ def test_layout_worked_by_hand():
     assert batch.sources.tolist() == [[[0, 1, 2], [0, 0, 0]], [[3, 0, 0], [0, 0, 0]]]
     assert batch.targets.tolist() == [[[1, 2, 3], [4, 0, 0]], [[5, 0, 0], [0, 0, 0]]]
     assert batch.target_mask.int().tolist() == [[[1, 1, 1], [1, 0, 0]], [[1, 0, 0], [0, 0, 0]]]
+
+
+def test_layout_of_separate_rows_worked_by_hand():
+    """The same, each continuation behind a copy of its prompt: rows 7 8 1 2 3, then 7 8 4, then 9 5, of segments 0, 1.
+
+    Positions 1, 2 and 3 of the first row are kept as numbers 0, 1, 2; one of each other row as numbers 3 and 4.
+    """
+    batch = pack([[7, 8], [9]], [[[1, 2, 3], [4]], [[5]]], separate=True)
+    assert batch.input_ids.tolist() == [[7, 8, 1, 2, 3], [7, 8, 4, 0, 0], [9, 5, 0, 0, 0]]
+    assert batch.segments.tolist() == [[0, 0, 1, 1, 1], [0, 0, 1, *[PADDING] * 2], [0, 1, *[PADDING] * 3]]
+    assert batch.logits_to_keep.int().tolist() == [[0, 1, 1, 1, 0], [0, 1, 0, 0, 0], [1, 0, 0, 0, 0]]
+    assert batch.sources.tolist() == [[[0, 1, 2], [3, 0, 0]], [[4, 0, 0], [0, 0, 0]]]
+    assert batch.targets.tolist() == [[[1, 2, 3], [4, 0, 0]], [[5, 0, 0], [0, 0, 0]]]
 
 
 def test_scored_tokens_only():

@@ -50,12 +50,15 @@ def test_a_step_of_the_selector(name, kind):
     forwards = record_forwards(model)
     with Sizes() as sizes:
         policy.sample(model, inputs, SELECTIONS, random_generators(1)).logps.sum().backward()
-    (_, length), (kept, _) = forwards[-1]
-    assert kept < length / 2
-    assert sum(tokens for (_, tokens), _ in forwards) <= 2 * length
-    assert sizes.largest(of_vocabulary=True) <= max(kept, HIDDEN) * VOCABULARY < length * VOCABULARY
-    prompt = len(inputs.prompt_ids[0]) if name == "autoregressive" else length
-    assert sizes.largest(of_vocabulary=False) <= max(length**2, 2 * length * HIDDEN) < SELECTIONS * prompt * HIDDEN
+    (rows, length), (kept, _) = forwards[-1]
+    tokens = rows * length
+    assert rows == (CANDIDATES if name == "query_likelihood" else 1)
+    assert kept < tokens / 2
+    assert sum(rows * length for (rows, length), _ in forwards) <= 2 * tokens
+    assert sizes.largest(of_vocabulary=True) <= max(kept, HIDDEN) * VOCABULARY < tokens * VOCABULARY
+    prompt = len(inputs.prompt_ids[0]) if name == "autoregressive" else tokens
+    assert sizes.largest(of_vocabulary=False) <= max(tokens * length, 2 * tokens * HIDDEN)
+    assert max(tokens * length, 2 * tokens * HIDDEN) < SELECTIONS * prompt * HIDDEN
 
 
 def test_a_step_of_the_generator():

@@ -26,9 +26,25 @@ def test_pooling_worked_by_hand():
         assert head(noted).tolist() == expected
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+def test_rows_of_one_question_are_pooled_together():
+    """Rows 0 and 1, of states 1, 3 and 10, are of one question: mean 14 / 3, first 1. Row 2, of 4, is another's."""
+    noted = {
+        "positions": torch.tensor([[True, False, True], [False, True, False], [True, False, False]]),
+        "states": torch.tensor([[1.0], [3.0], [10.0], [4.0]]),
+    }
+    for pooling, expected in (("mean", [14 / 3, 4]), ("first", [1, 4])):
+        head = ValueHead(1, pooling)
+        torch.nn.init.ones_(head.linear.weight)
+        assert head(noted, torch.tensor([0, 0, 1])).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("policy", [*POLICIES, "query_likelihood"])
 def test_a_value_depends_on_the_question_alone(tmp_path, policy):
-    trainer = make_trainer(tmp_path, loss_type="ppo", policy=policy)
+    """Also where each passage is read in a row of its own, of which questions have different numbers."""
+    chosen = {"policy": policy}
+    if policy == "query_likelihood":
+        chosen = {"policy_kwargs": {"item_score": "query_likelihood", "score_temperature": 4.0}}
+    trainer = make_trainer(tmp_path, loss_type="ppo", **chosen)
     torch.nn.init.normal_(trainer.model.value_head.linear.weight)
     rows = [trainer.train_dataset[0], trainer.train_dataset[1]]
     both = [trainer._forward(trainer.model, {"rows": rows, "draw": draw}) for draw in (0, 1)]

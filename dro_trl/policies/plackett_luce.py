@@ -108,6 +108,12 @@ class ScoringInputs:
         sizes: list[int] = self.item_mask.sum(-1).tolist()
         return sizes
 
+    @property
+    def questions(self) -> Tensor:
+        """(R,) int64: the question that each of the batch's rows is of."""
+        every = torch.arange(len(self.item_mask), device=self.item_mask.device)
+        return every if len(self.batch.input_ids) == len(every) else every.repeat_interleave(self.item_mask.sum(-1))
+
     def to(self, device: torch.device) -> "ScoringInputs":
         """Return the inputs on another device."""
         return ScoringInputs(self.batch.to(device), self.item_mask.to(device), self.prior.to(device))
@@ -204,7 +210,10 @@ class PlackettLucePolicy:
         }[self.item_score]
         encoded = [encode(row) for row in rows]
         batch = pack(
-            [row.shared for row in encoded], [row.continuations for row in encoded], [row.scored for row in encoded]
+            [row.shared for row in encoded],
+            [row.continuations for row in encoded],
+            [row.scored for row in encoded],
+            separate=self.item_score == "query_likelihood",  # Passages share a few words there, no question.
         )
         sizes = torch.tensor([len(row["candidates"]) for row in rows])
         item_mask = torch.arange(int(sizes.max())) < sizes[:, None]
