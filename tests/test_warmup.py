@@ -272,3 +272,24 @@ def test_options_are_those_of_dro_and_of_trl(tmp_path):
     assert (args.policy_kwargs, args.loss_type, model.lora_r) == ({"retriever_prior": 2.0}, "dft", 3)
     assert (args.bf16, args.activation_checkpointing, args.max_length) == (False, False, None)
     assert Path(args.output_dir) == tmp_path / "out"
+
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "warmup").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_recipe_runs(path, tmp_path):
+    """By the commands on its first lines, with a tiny model of as many layers and four rows."""
+    layers = ["sliding_attention", "full_attention"] * 9
+    start = save_start(tmp_path / "start", "gemma3", num_hidden_layers=18, layer_types=layers)
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in two_golds()))
+    for line, part in zip(path.read_text(encoding="utf-8").splitlines(), ("selector", "generator"), strict=False):
+        assert line.startswith(f"# dro-trl warmup {part} --config {path.relative_to(ROOT)} ")
+        given = {"model_name_or_path": start, "dataset_name": tmp_path / "train.jsonl", "output_dir": tmp_path / part}
+        trainer = warm_up(part, str(path), **given)
+        assert trainer.state.global_step == 2
+        assert results_of(tmp_path / part)["num_questions"] == 5
+        trained = {
+            name.split(".layers.")[1].split(".")[0] for name, p in trainer.model.named_parameters() if p.requires_grad
+        }
+        assert trained == {str(number) for number in range(9, 18)}
