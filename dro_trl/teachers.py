@@ -143,11 +143,13 @@ def likelihood_order(
 ) -> list[list[str]]:
     """Rank each candidate by the generator's log-likelihood of the answer given that passage alone.
 
-    The processes share the work. The result is kept in `output_dir`, and taken from there where the run is resumed.
+    The processes share the work. The result is kept in `output_dir`, and taken from there as long as the rows, the
+    prompt and the generator's files are the same.
     """
     cache = Path(str(args.output_dir)) / f"teacher_likelihood.{name}.json"
-    of = describe_run({"prompt_texts": args.prompt_texts, "loading": loading}, rows, generator=generator)
-    if args.resume_from_checkpoint and cache.is_file():
+    files = sorted((file.name, file.stat().st_mtime_ns) for file in Path(generator).glob("*.*"))
+    of = describe_run({"prompt_texts": args.prompt_texts, "loading": loading}, rows, generator=generator, files=files)
+    if cache.is_file():
         saved = json.loads(cache.read_text(encoding="utf-8"))
         if saved["of"] == of:
             return [[id for id, _ in ranked] for ranked in saved["ranked"]]
