@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import AutoPeftModelForCausalLM, PeftModel, set_peft_model_state_dict
 from peft.utils import load_peft_weights
 from safetensors.torch import load_file, save_file
@@ -117,12 +118,18 @@ def merge_adapters(folder: Path, output: Path, dtype: str = "float32") -> None:
     if not adapters:
         raise ValueError(f"{folder} holds no adapters: its models are whole already")
     for name in MODELS:
-        kind = AutoPeftModelForCausalLM if name in adapters else AutoModelForCausalLM
-        model: Any = kind.from_pretrained(folder / name, dtype=dtype)
-        whole = model.merge_and_unload() if name in adapters else model
-        whole.save_pretrained(output / name)
-        AutoTokenizer.from_pretrained(folder / name).save_pretrained(output / name)
+        save_whole(folder / name, output / name, dtype)
     write_config(output, {**config, "shared_base": False})
+
+
+def save_whole(folder: Path, output: Path, dtype: str | torch.dtype) -> None:
+    """Write one model and its tokenizer; an adapter is added to a copy of its base."""
+    adapted = (folder / "adapter_config.json").is_file()
+    kind = AutoPeftModelForCausalLM if adapted else AutoModelForCausalLM
+    model: Any = kind.from_pretrained(folder, dtype=dtype)
+    whole = model.merge_and_unload() if adapted else model
+    whole.save_pretrained(output)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(output)
 
 
 def write_config(folder: Path, options: Mapping[str, Any]) -> None:

@@ -9,7 +9,20 @@ import typer
 from typer.core import TyperGroup
 
 import dro_trl
-from dro_trl.scripts import ask, compare, estimate, evaluate, gemma, index, merge, prepare, quickstart, retrieve, train
+from dro_trl.scripts import (
+    ask,
+    compare,
+    estimate,
+    evaluate,
+    gemma,
+    index,
+    merge,
+    prepare,
+    quickstart,
+    retrieve,
+    train,
+    warmup,
+)
 
 PACKAGE = __name__.partition(".")[0]
 
@@ -71,9 +84,9 @@ def options(
     """Direct Retrieval-augmented Optimization: train a passage selector and an answer generator together."""
 
 
-for command in (quickstart, index, retrieve, prepare, estimate, train, evaluate, compare, ask, merge, gemma):
+for command in (quickstart, index, retrieve, prepare, estimate, warmup, train, evaluate, compare, ask, merge, gemma):
     # Every further option of these is a line of their recipe.
-    reads_recipe = command in (estimate, train, compare)
+    reads_recipe = command in (estimate, warmup, train, compare)
     settings = {"allow_extra_args": True, "ignore_unknown_options": True} if reads_recipe else None
     app.command(command.__name__.rpartition(".")[2], context_settings=settings)(command.main)
 

@@ -9,35 +9,14 @@ from dro_trl.prompts import PromptTexts, prompt_texts
 
 
 @dataclass
-class DROConfig(TrainingArguments):
-    """Options of `DROTrainer`, beside those of `transformers.TrainingArguments`.
+class SelectionConfig(TrainingArguments):
+    """Options on the rows, the passages and the policy, which a warm-up has as well."""
 
-    `learning_rate` is the selector's. Defaults are those that learnt in the runs reported in the documentation.
-    """
+    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "policy_kwargs", "prompt_texts"]
 
-    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "policy_kwargs", "prompt_texts", "model_init_kwargs"]
-
-    # Models
     generator_name_or_path: str | None = field(
         default=None, metadata={"help": "Generator to start from; the selector's own start where not set."}
     )
-    model_init_kwargs: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "Keyword arguments of `from_pretrained`, for models given as strings."}
-    )
-    train_selector: bool = field(default=True, metadata={"help": "Whether to update the selector."})
-    train_generator: bool = field(default=True, metadata={"help": "Whether to update the generator."})
-    shared_base: bool = field(
-        default=False,
-        metadata={
-            "help": "Train the selector and the generator as two LoRA adapters on one base model, in half the memory."
-        },
-    )
-    disable_dropout: bool = field(
-        default=True,
-        metadata={"help": "Set every dropout to 0, so that a selection is drawn and trained by one model."},
-    )
-
-    # Selection policy
     policy: str = field(default="dro_trl.PlackettLucePolicy", metadata={"help": "Dotted path of the policy's class."})
     policy_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Keyword arguments of the policy, beside the tokenizer and num_selected."}
@@ -69,6 +48,47 @@ class DROConfig(TrainingArguments):
             "help": "Train only on questions whose answer stands in a candidate and not in the question itself "
             "(counted, logged): the likelihood of any other says little of which passages to select."
         },
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        prompt_texts(self.prompt_texts)  # type: ignore[arg-type]
+        for name in ("num_candidates", "num_selected"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.max_passage_tokens is not None and self.max_passage_tokens < 1:
+            raise ValueError(f"max_passage_tokens={self.max_passage_tokens} must be at least 1, or unset")
+
+    @property
+    def texts(self) -> PromptTexts:
+        """The words of the prompts."""
+        return prompt_texts(self.prompt_texts)  # type: ignore[arg-type]
+
+
+@dataclass
+class DROConfig(SelectionConfig):
+    """Options of `DROTrainer`, beside those of `transformers.TrainingArguments`.
+
+    `learning_rate` is the selector's. Defaults are those that learnt in the runs reported in the documentation.
+    """
+
+    _VALID_DICT_FIELDS = [*SelectionConfig._VALID_DICT_FIELDS, "model_init_kwargs"]
+
+    # Models
+    model_init_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Keyword arguments of `from_pretrained`, for models given as strings."}
+    )
+    train_selector: bool = field(default=True, metadata={"help": "Whether to update the selector."})
+    train_generator: bool = field(default=True, metadata={"help": "Whether to update the generator."})
+    shared_base: bool = field(
+        default=False,
+        metadata={
+            "help": "Train the selector and the generator as two LoRA adapters on one base model, in half the memory."
+        },
+    )
+    disable_dropout: bool = field(
+        default=True,
+        metadata={"help": "Set every dropout to 0, so that a selection is drawn and trained by one model."},
     )
 
     # Estimation step
@@ -151,10 +171,7 @@ class DROConfig(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        prompt_texts(self.prompt_texts)  # type: ignore[arg-type]
         for name, low in (
-            ("num_candidates", 1),
-            ("num_selected", 1),
             ("num_selections", 1),
             ("steps_per_estimation", 1),
             ("num_iterations", 1),
@@ -176,19 +193,12 @@ class DROConfig(TrainingArguments):
         ):
             if getattr(self, name) not in values:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; use one of {str(values)[1:-1]}")
-        if self.max_passage_tokens is not None and self.max_passage_tokens < 1:
-            raise ValueError(f"max_passage_tokens={self.max_passage_tokens} must be at least 1, or unset")
         if not (self.train_selector or self.train_generator):
             raise ValueError("train_selector=False and train_generator=False leave nothing to train; set one to True")
         if self.num_selections == 1 and self.train_selector:
             raise ValueError("num_selections=1 gives the selector no signal (its only weight is 1); use at least 2")
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns=True would take the columns that rewards read; leave it False")
-
-    @property
-    def texts(self) -> PromptTexts:
-        """The words of the prompts."""
-        return prompt_texts(self.prompt_texts)  # type: ignore[arg-type]
 
     @property
     def on_policy(self) -> bool:

@@ -47,7 +47,6 @@ def write_model_card(
     options = "\n".join(f"| `{name}` | `{training[name]}` |" for name in OPTIONS)
     last: Mapping[str, Any] = next((record for record in reversed(log_history) if "reward" in record), {})
     measures = "\n".join(f"| {name} | {last[name]:.3f} |" for name in MEASURES if name in last) or "| none logged | |"
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("trl", "transformers", "torch"))
     where = f'snapshot_download("{repo_id}")' if repo_id else f'"{folder.name}"'
     imported = "from huggingface_hub import snapshot_download\n\n" if repo_id else ""
     data = ModelCardData(library_name="dro-trl", tags=["dro", "trl", "retrieval-augmented-generation"])
@@ -82,7 +81,7 @@ Means over the last logged steps:
 |---|---|
 {measures}
 
-Made with {versions}.
+Made with {_versions()}.
 
 ## Citation
 
@@ -91,3 +90,53 @@ Made with {versions}.
 ```
 """)
     card.save(folder / "README.md")
+
+
+WARMUP_OPTIONS = (
+    "teacher",
+    "teacher_run",
+    "num_selected",
+    "max_passage_tokens",
+    "learning_rate",
+    "num_train_epochs",
+    "seed",
+)
+
+
+def write_warmup_card(folder: Path, facts: Mapping[str, Any], training: Mapping[str, Any]) -> None:
+    """Write `README.md`: what the model is, what it started from and learnt, and what to cite.
+
+    Args:
+        folder: Where the model is.
+        facts: `part` (selector or generator), and further lines of the table, such as its start and dataset.
+        training: Values of `WarmupConfig`.
+    """
+    policy = ("policy", "policy_kwargs") if facts["part"] == "selector" else ()
+    shown = {**facts, **{name: training[name] for name in (*WARMUP_OPTIONS, *policy)}}
+    options = "\n".join(f"| `{name}` | `{value}` |" for name, value in shown.items())
+    data = ModelCardData(library_name="transformers", tags=["dro", "trl", "sft", "retrieval-augmented-generation"])
+    ModelCard(f"""---
+{data.to_yaml()}
+---
+
+# A {facts["part"]}, warmed up for DRO
+
+Fine-tuned with TRL's `SFTTrainer` by [dro-trl](https://arxiv.org/abs/2505.03075), as the start of a
+{facts["part"]} in Direct Retrieval-augmented Optimization.
+
+| option | value |
+|---|---|
+{options}
+
+Made with {_versions()}.
+
+## Citation
+
+```bibtex
+{CITATION}
+```
+""").save(folder / "README.md")
+
+
+def _versions() -> str:
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("trl", "transformers", "torch"))

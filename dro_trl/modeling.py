@@ -63,17 +63,25 @@ class AnswerScorer:
         for row, drawn in zip(rows, selections.tolist(), strict=True):
             distinct = {tuple(selection): len(prompt_ids) + i for i, selection in enumerate(_unique(drawn))}
             index.append([distinct[tuple(selection)] for selection in drawn])
-            aliases = row["answers"] if self.all_aliases else row["answers"][:1]
-            alias_ids = [prompts.answer_ids(self.tokenizer, alias, self.texts) for alias in aliases]
+            alias_ids = self.alias_ids(row)
             for selection in distinct:
-                passages = [row["candidates"][i] for i in selection]
-                text = prompts.generator_prompt(row["question"], passages, self.texts)
-                prompt_ids.append(prompts.encode(self.tokenizer, prompts.render(self.tokenizer, text)))
+                prompt_ids.append(self.prompt_ids(row, selection))
                 answers.append(alias_ids)
         batch = pack(prompt_ids, answers).to(selections.device)
         logps = token_logps(model, batch)
         where = torch.tensor(index, device=logps.device)
         return logps[where], batch.target_mask[where]
+
+    def prompt_ids(self, row: Question, selection: Sequence[int]) -> list[int]:
+        """Return the tokens of the prompt with the selected passages."""
+        passages = [row["candidates"][i] for i in selection]
+        text = prompts.generator_prompt(row["question"], passages, self.texts)
+        return prompts.encode(self.tokenizer, prompts.render(self.tokenizer, text))
+
+    def alias_ids(self, row: Question) -> list[list[int]]:
+        """Return the tokens of each alias that is scored."""
+        aliases = row["answers"] if self.all_aliases else row["answers"][:1]
+        return [prompts.answer_ids(self.tokenizer, alias, self.texts) for alias in aliases]
 
 
 def _unique(selections: list[Selection]) -> list[tuple[int, ...]]:

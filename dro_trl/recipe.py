@@ -6,13 +6,15 @@ import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import yaml
+from datasets import Dataset
+from transformers import TrainingArguments
 from transformers.utils.import_utils import is_bitsandbytes_available
 from trl import ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config
 
@@ -48,16 +50,27 @@ UNUSED = {"dataset_config", "dataset_streaming", "ignore_bias_buffers"}
 """Fields of TRL's that nothing here heeds; a recipe that sets one is refused, as with any unknown key."""
 
 
-def known_keys() -> set[str]:
-    """Return every key that a recipe may have."""
-    return {f.name for part in PARTS for f in fields(part) if f.init} - UNUSED | {"env"}
+def known_keys(parts: Sequence[type[Any]] = PARTS, unused: Set[str] = UNUSED) -> set[str]:
+    """Return every key that a recipe of these parts may have."""
+    return {f.name for part in parts for f in fields(part) if f.init} - unused | {"env"}
 
 
 def parse_recipe(arguments: Sequence[str]) -> tuple[DROScriptArguments, DROConfig, ModelConfig]:
+    """Parse the recipe of a DRO run; see `parse_parts`."""
+    script, args, model = parse_parts(arguments, PARTS, UNUSED)
+    return script, args, model
+
+
+def parse_parts(arguments: Sequence[str], parts: Sequence[type[Any]], unused: Set[str]) -> tuple[Any, ...]:
     """Parse `--config recipe.yaml --name value …`.
 
     From now on modules beside the recipe and in the working directory can be imported, after all others: its dotted
     paths may lead there.
+
+    Args:
+        arguments: Of the command line.
+        parts: Dataclasses whose fields are the recipe's keys: script arguments, training options, `ModelConfig`.
+        unused: Fields that nothing heeds, which are refused.
 
     Raises:
         ValueError: If a key is unknown (the nearest known one is named), or a required one is missing.
@@ -65,7 +78,7 @@ def parse_recipe(arguments: Sequence[str]) -> tuple[DROScriptArguments, DROConfi
     """
     split = (a.split("=", 1) if a.startswith("--config=") else [a] for a in arguments)
     arguments = [part for parts in split for part in parts]
-    known = known_keys()
+    known = known_keys(parts, unused)
     recipe: dict[str, Any] = {}
     folders = [Path.cwd()]
     if "--config" in arguments:
@@ -80,7 +93,7 @@ def parse_recipe(arguments: Sequence[str]) -> tuple[DROScriptArguments, DROConfi
     refuse_unknown(given, known - {"env"} | {f"no_{name}" for name in known}, "the command line")
     sys.path.extend(str(folder) for folder in folders if str(folder) not in sys.path)
     os.environ.update({name: str(value) for name, value in recipe.pop("env", {}).items()})
-    parser = TrlParser(PARTS)  # type: ignore[arg-type]
+    parser = TrlParser(parts)  # type: ignore[arg-type]
     parser.set_defaults_with_config(**recipe)
     script, args, model, rest = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
     if rest:
@@ -168,24 +181,42 @@ def _quantization(model: ModelConfig) -> dict[str, Any] | None:
     return dict(config.to_dict())
 
 
-def run_recipe(script: DROScriptArguments, args: DROConfig, model: ModelConfig) -> DROTrainer:
-    """Train as a recipe says, and save the pair, its curves and `train_results.json` in `args.output_dir`."""
+def loading_options(model: ModelConfig, given: Any) -> dict[str, Any]:
+    """Return what a recipe says of how models are loaded, as `from_pretrained` takes it; `given` comes first."""
     options = {
         "dtype": model.dtype,
         "revision": model.model_revision,
         "attn_implementation": model.attn_implementation,
         "quantization_config": _quantization(model),
     }
-    set_options = {name: value for name, value in options.items() if value is not None}
-    args.model_init_kwargs = {**set_options, **(args.model_init_kwargs or {})}  # type: ignore[dict-item]
+    return {**{name: value for name, value in options.items() if value is not None}, **(given or {})}
+
+
+def load_datasets(script: DROScriptArguments) -> tuple[Dataset, Dataset | None]:
+    """Return the rows to train on, and those to evaluate on where the recipe names any."""
     train = load_rag_dataset(str(script.dataset_name), split=script.dataset_train_split, on_bad_row=script.on_bad_row)
     if script.max_train_samples is not None:
         train = train.select(range(min(script.max_train_samples, len(train))))
-    held_out = None
-    if script.eval_dataset_name:
-        held_out = load_rag_dataset(
-            script.eval_dataset_name, split=script.dataset_test_split, on_bad_row=script.on_bad_row
-        )
+    if not script.eval_dataset_name:
+        return train, None
+    held_out = load_rag_dataset(
+        script.eval_dataset_name, split=script.dataset_test_split, on_bad_row=script.on_bad_row
+    )
+    return train, held_out
+
+
+def checkpoint_to_resume(script: DROScriptArguments, args: TrainingArguments) -> str | None:
+    """Return the checkpoint that a run goes on from, where the recipe asks for it and there is one."""
+    if script.resume and args.resume_from_checkpoint is None:
+        last = last_checkpoint(Path(str(args.output_dir)))
+        return str(last) if last else None
+    return args.resume_from_checkpoint
+
+
+def run_recipe(script: DROScriptArguments, args: DROConfig, model: ModelConfig) -> DROTrainer:
+    """Train as a recipe says, and save the pair, its curves and `train_results.json` in `args.output_dir`."""
+    args.model_init_kwargs = loading_options(model, args.model_init_kwargs)
+    train, held_out = load_datasets(script)
     trainer = DROTrainer(
         model=str(model.model_name_or_path),
         args=args,
@@ -194,11 +225,7 @@ def run_recipe(script: DROScriptArguments, args: DROConfig, model: ModelConfig) 
         reward_funcs=[load_reward(path, args) for path in script.reward_funcs] if script.reward_funcs else None,
         peft_config=get_peft_config(model),
     )
-    checkpoint = args.resume_from_checkpoint
-    if script.resume and checkpoint is None:
-        last = last_checkpoint(Path(str(args.output_dir)))
-        checkpoint = str(last) if last else None
-    train_and_save(trainer, checkpoint)
+    train_and_save(trainer, checkpoint_to_resume(script, args))
     return trainer
 
 

@@ -8,7 +8,7 @@ from datasets import Dataset
 from dro_trl import prompts
 from dro_trl.data.attach import attach_candidates
 from dro_trl.data.schema import validate_dataset
-from dro_trl.dro_config import DROConfig
+from dro_trl.dro_config import SelectionConfig
 from dro_trl.metrics import has_answer, normalize_answer
 from dro_trl.prompts import Tokenizer
 from dro_trl.retrieval.base import Retriever
@@ -23,7 +23,7 @@ def prepare_dataset(
     name: str,
     retriever: Retriever | None,
     tokenizer: Tokenizer,
-    args: DROConfig,
+    args: SelectionConfig,
     training: bool = False,
 ) -> Dataset | None:
     """Attach candidates where a dataset has none, check every row, and cut long passages.

@@ -18,13 +18,15 @@ from markdown_it import MarkdownIt
 
 import dro_trl
 from dro_trl.cli import app
-from dro_trl.recipe import PARTS, UNUSED
+from dro_trl.recipe import known_keys
 from dro_trl.study.plan import Study
+from dro_trl.warmup import PARTS as WARMUP_PARTS
+from dro_trl.warmup import UNUSED_KEYS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 STUDY_KEYS = {field.name for field in fields(Study)} - {"recipe"}
-RECIPE_KEYS = {field.name for part in PARTS for field in fields(part) if field.init} - UNUSED | {"env"}
+RECIPE_KEYS, WARMUP_KEYS = known_keys(), known_keys(WARMUP_PARTS, UNUSED_KEYS)
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
@@ -85,7 +87,8 @@ def check_command(line, complete):
             return
         raise AssertionError(f"dro-trl {line}: {kind}: {getattr(error, 'message', error)}") from error
     given = {word[2:].partition("=")[0].replace("-", "_") for word in rest if word.startswith("--")}
-    unknown = given - RECIPE_KEYS - {f"no_{key}" for key in RECIPE_KEYS} - {"config"}
+    keys = WARMUP_KEYS if words[0] == "warmup" else RECIPE_KEYS
+    unknown = given - keys - {f"no_{key}" for key in keys} - {"config"}
     assert not unknown, f"dro-trl {line}: {unknown} are no options"
 
 
@@ -104,6 +107,9 @@ def test_every_command_parses(page):
         "index --corpus c.jsonl --index_dir i --format pdf",
         "ask one two --model m",
         "train --config recipe.yaml --num_selection 3",
+        "train --config recipe.yaml --teacher gold",
+        "warmup reader --config recipe.yaml",
+        "warmup selector --config recipe.yaml --num_selections 3",
     ],
 )
 def test_a_wrong_command_is_found(line):
@@ -177,13 +183,14 @@ def test_programs_compile_and_their_imports_exist(page):
 def test_every_key_of_a_recipe_is_known(page):
     for code in code_of(page):
         if code.language == "yaml":
-            assert set(yaml.safe_load(code.text)) <= RECIPE_KEYS | STUDY_KEYS
+            keys = set(yaml.safe_load(code.text))
+            assert keys <= RECIPE_KEYS | STUDY_KEYS or keys <= WARMUP_KEYS
 
 
 def test_every_recipe_has_its_row():
     text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
-    for recipe in (ROOT / "recipes").glob("*.yaml"):
-        assert f"| `recipes/{recipe.name}` |" in text
+    for recipe in [*(ROOT / "recipes").glob("*.yaml"), *(ROOT / "recipes" / "warmup").glob("*.yaml")]:
+        assert f"| `{recipe.relative_to(ROOT)}` |" in text
 
 
 def test_every_public_name_has_an_entry():

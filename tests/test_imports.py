@@ -79,6 +79,9 @@ ALLOWED = {
     "pipeline": BELOW_TRAINER | {"retrieval.base"},
     "estimate_recipe": {"estimate", "model_shapes", "reading_lengths", "dro_config", "recipe"},
     "recipe": {""},  # what `dro-trl train` does, for `scripts` and programs to call
+    "warmup_config": {"dro_config"},
+    "teachers": BELOW_TRAINER | {"evaluation", "training_data", "warmup_config", "retrieval.run_file"},
+    "warmup": BELOW_TRAINER | {"teachers", "warmup_config", "recipe", "resumable_trainer"},
     "study": {""},  # what `dro-trl compare` does, likewise
     "scripts": {""},
     "cli": {"scripts"},

@@ -4,7 +4,7 @@ import copy
 import difflib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from tqdm.auto import tqdm
@@ -120,7 +120,6 @@ def draw_selections(task: Task) -> list[list[Selection]]:
     return drawn
 
 
-@torch.no_grad()
 def answer_logps(task: Task, selections: Sequence[Sequence[Selection]]) -> list[list[float]]:
     """Score selections by the generator's log-likelihood of the first alias of the answer.
 
@@ -133,17 +132,37 @@ def answer_logps(task: Task, selections: Sequence[Sequence[Selection]]) -> list[
     """
     pipeline = task.pipeline
     scorer = AnswerScorer(pipeline.tokenizer, texts=pipeline.texts)
-    device = next(pipeline.generator.parameters()).device
-    flat = [(row, z) for row, drawn in zip(task.rows, selections, strict=True) for z in drawn]
+    return score_answers(pipeline.generator, scorer, task.rows, selections, task.batch_size)
+
+
+@torch.no_grad()
+def score_answers(
+    generator: Any,
+    scorer: AnswerScorer,
+    rows: Sequence[Question],
+    selections: Sequence[Sequence[Selection]],
+    batch_size: int,
+) -> list[list[float]]:
+    """Score selections as `answer_logps` does, by a generator alone.
+
+    Args:
+        generator: The generator.
+        scorer: Of its tokenizer and prompts.
+        rows: Questions with candidates.
+        selections: For each row, any number of selections, all of equally many passages.
+        batch_size: Prompts scored at once.
+    """
+    device = next(generator.parameters()).device
+    flat = [(row, z) for row, drawn in zip(rows, selections, strict=True) for z in drawn]
     lengths = [sum(len(row["candidates"][i]["text"]) for i in z) for row, z in flat]
     by_length = sorted(range(len(flat)), key=lengths.__getitem__)
     found = [0.0] * len(flat)
-    starts = range(0, len(flat), task.batch_size)
+    starts = range(0, len(flat), batch_size)
     for start in tqdm(starts, desc="Scoring answers", disable=len(starts) <= 1):
-        batch = by_length[start : start + task.batch_size]
+        batch = by_length[start : start + batch_size]
         # Each selection is a row of its own, of M = 1: questions differ in how many they have.
         chosen = torch.tensor([[flat[i][1]] for i in batch], device=device)
-        logps, mask = scorer.logps(pipeline.generator, [flat[i][0] for i in batch], chosen)
+        logps, mask = scorer.logps(generator, [flat[i][0] for i in batch], chosen)
         values = reduce_answer_logps(logps, mask, "sum", "first")[:, 0].tolist()
         for i, value in zip(batch, values, strict=True):
             found[i] = value

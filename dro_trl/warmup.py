@@ -1,0 +1,229 @@
+"""Supervised warm-up of a selector or a generator, from which a DRO run can start."""
+
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from torch import Tensor, nn
+from trl import ModelConfig, SFTTrainer, get_peft_config
+
+from dro_trl.atomic_write import write_json
+from dro_trl.checkpointing import save_whole
+from dro_trl.loading import load_model, load_tokenizer, loading_whole
+from dro_trl.lockstep import most_forwards
+from dro_trl.model_card import write_warmup_card
+from dro_trl.modeling import AnswerScorer
+from dro_trl.policies.base import SelectionPolicy, load_policy
+from dro_trl.recipe import (
+    UNUSED,
+    DROScriptArguments,
+    checkpoint_to_resume,
+    load_datasets,
+    loading_options,
+    parse_parts,
+)
+from dro_trl.resumable_trainer import ResumableTrainer
+from dro_trl.resuming import begin_checkpoint
+from dro_trl.teachers import RETRIEVED, TaughtRows, teach
+from dro_trl.warmup_config import UNUSED as UNUSED_IN_WARMUP
+from dro_trl.warmup_config import WarmupConfig
+
+Part = Literal["selector", "generator"]
+PARTS = (DROScriptArguments, WarmupConfig, ModelConfig)
+UNUSED_KEYS = UNUSED | UNUSED_IN_WARMUP | {"reward_funcs"}
+
+
+class WarmupTrainer(ResumableTrainer, SFTTrainer):
+    """TRL's `SFTTrainer`, whose interrupted runs go on as those of `DROTrainer` do."""
+
+    facts: dict[str, Any]
+    """What is warmed up, for checkpoints and the model card."""
+
+    def run_facts(self) -> dict[str, Any]:
+        """Return what makes this run what it is, beside its options and rows."""
+        return self.facts
+
+    def pending_state(self) -> dict[str, Any]:
+        """Return nothing: no step is spread over several."""
+        return {}
+
+    def restore_pending_state(self, state: dict[str, Any]) -> None:
+        """Take up nothing."""
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        begin_checkpoint(Path(output_dir or str(self.args.output_dir)))
+        super()._save(output_dir, state_dict)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write the card of a warm-up in place of TRL's, whose arguments are not heeded."""
+        if self.is_world_process_zero():
+            write_warmup_card(Path(str(self.args.output_dir)), self.facts, vars(self.args))
+
+
+class _OneCall:
+    """A model as a policy calls it inside the wrapped model's own forward, past hooks that are under way already."""
+
+    def __init__(self, model: nn.Module, forward: Any) -> None:
+        self._model, self._forward = model, forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._forward(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
+class SelectorWarmupTrainer(WarmupTrainer):
+    """Maximises the policy's own log-probability of the teacher's selections.
+
+    For Plackett-Luce that is ListMLE (Xia et al., 2008) of the first K places; for the autoregressive policy the cross
+    entropy of the identifiers, renormalised over the passages still available.
+
+    Args:
+        policy: Turns the model into a distribution over selections.
+        kwargs: Those of `SFTTrainer`; the rows have a column `selection`, of at most K candidates.
+    """
+
+    def __init__(self, policy: SelectionPolicy, **kwargs: Any) -> None:
+        super().__init__(data_collator=_as_rows, **kwargs)
+        self.policy = policy
+        self.model_accepts_loss_kwargs = False  # compute_loss averages over questions; Trainer over accumulation.
+        model: Any = self.model
+        forward = model.forward
+
+        def with_selections(*args: Any, rows: Any = None, **kwargs: Any) -> Any:
+            """Score rows where they are given: all of the policy's calls are one of the wrapped model."""
+            return forward(*args, **kwargs) if rows is None else self.logps(_OneCall(model, forward), rows)
+
+        model.forward = with_selections
+
+    def logps(self, model: Any, rows: Sequence[dict[str, Any]]) -> Tensor:
+        """Return log p_s(z|x) of each row's selection in nats, (B,) in any order of the rows.
+
+        Selections of one length are scored together, so that a policy need not know of any padding.
+        """
+        by_length: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        for row in rows:
+            by_length[len(row["selection"])].append(row)
+        groups = list(by_length.values())
+        found = []
+        # Where the model is sharded, a process with fewer lengths computes one again, for nothing.
+        for number in range(most_forwards(self.model, len(groups))):  # type: ignore[arg-type]
+            group = groups[min(number, len(groups) - 1)]
+            inputs = self.policy.encode(group).to(self.accelerator.device)  # type: ignore[arg-type]
+            selections = torch.tensor([[row["selection"]] for row in group], device=self.accelerator.device)
+            logps = self.policy.logps(model, inputs, selections).logps[:, 0]
+            found.append(logps if number < len(groups) else logps[:0])
+        return torch.cat(found)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return minus the mean log-probability of the teacher's selections."""
+        loss = -model(rows=inputs["rows"]).mean()
+        return (loss, {"loss": loss.detach()}) if return_outputs else loss
+
+
+def _as_rows(rows: list[Any]) -> dict[str, Any]:
+    return {"rows": rows}
+
+
+def answer_dataset(taught: TaughtRows, scorer: AnswerScorer, num_selected: int) -> Dataset:
+    """Return what the generator learns: `input_ids` as it reads them in DRO, `labels` on the first alias alone.
+
+    It reads K passages, as it always does: a shorter selection is filled up in the retriever's order.
+    """
+    input_ids, labels = [], []
+    for row, selection in zip(taught.dataset.to_list(), taught.selections, strict=True):
+        place = {passage["id"]: index for index, passage in enumerate(row["candidates"])}
+        filled = dict.fromkeys([*selection, *(place[id] for id in row[RETRIEVED])])
+        prompt, answer = scorer.prompt_ids(row, list(filled)[:num_selected]), scorer.alias_ids(row)[0]
+        input_ids.append(prompt + answer)
+        labels.append([-100] * len(prompt) + answer)
+    return Dataset.from_dict({"input_ids": input_ids, "labels": labels})
+
+
+def parse_warmup(arguments: Sequence[str]) -> tuple[DROScriptArguments, WarmupConfig, ModelConfig]:
+    """Parse the recipe of a warm-up; see `dro_trl.recipe.parse_parts`."""
+    script, args, model = parse_parts(arguments, PARTS, UNUSED_KEYS)
+    return script, args, model
+
+
+def run_warmup(part: Part, script: DROScriptArguments, args: WarmupConfig, model: ModelConfig) -> WarmupTrainer:
+    """Warm a model up as a recipe says, and save it with `warmup_results.json` in `args.output_dir`.
+
+    Raises:
+        ValueError: If a row, the teacher or an option is not valid.
+    """
+    started = time.monotonic()
+    loading = loading_options(model, args.model_init_kwargs)
+    args.model_init_kwargs = None  # TRL would warn that it does not heed them.
+    args.resume_from_checkpoint = checkpoint_to_resume(script, args)
+    starts = {"selector": str(model.model_name_or_path)}
+    starts["generator"] = args.generator_name_or_path or starts["selector"]
+    tokenizers = {name: load_tokenizer(start) for name, start in starts.items()}
+    train, held_out = load_datasets(script)
+
+    def prepared(rows: Dataset, name: str, training: bool = False) -> TaughtRows:
+        return teach(rows, name, args, tokenizers["generator"], starts["generator"], loading, training)
+
+    def columns(taught: TaughtRows) -> Dataset:
+        if part == "generator":
+            return answer_dataset(taught, AnswerScorer(tokenizers[part], texts=args.texts), args.num_selected)
+        rows = taught.dataset.select_columns(["question", "answers", "candidates"])
+        return rows.add_column("selection", taught.selections)
+
+    taught = prepared(train, "train_dataset", training=True)
+    options: dict[str, Any] = {
+        "model": load_model(starts[part], loading),
+        "args": args,
+        "train_dataset": columns(taught),
+        "eval_dataset": columns(prepared(held_out, "eval_dataset")) if held_out is not None else None,
+        "processing_class": tokenizers[part],
+        "peft_config": get_peft_config(model),
+    }
+    if part == "selector":
+        kwargs: Any = args.policy_kwargs
+        policy = load_policy(args.policy, tokenizers[part], args.num_selected, kwargs, args.texts)
+        trainer: WarmupTrainer = SelectorWarmupTrainer(policy, **options)
+    else:
+        trainer = WarmupTrainer(**options)
+    trainer.facts = {"part": part, "start": starts[part], "dataset": script.dataset_name}
+    trainer.train(args.resume_from_checkpoint)
+    save_warm(trainer, loading.get("dtype", "float32"))
+    losses = [record["loss"] for record in trainer.state.log_history if "loss" in record]
+    results = {
+        **trainer.facts,
+        "teacher": args.teacher,
+        "seconds": round(time.monotonic() - started, 1),
+        "steps": trainer.state.global_step,
+        "seed": args.seed,
+        "loss_start": losses[0] if losses else None,
+        "loss_end": losses[-1] if losses else None,
+        "num_questions": len(taught.selections),
+        "num_shorter_than_k": sum(len(selection) < args.num_selected for selection in taught.selections),
+        "left_out": taught.left_out,
+    }
+    if trainer.is_world_process_zero():
+        path = Path(str(args.output_dir)) / "warmup_results.json"
+        write_json(path, results)
+        print(f"Model: {args.output_dir}\nResults: {path}")
+    return trainer
+
+
+def save_warm(trainer: WarmupTrainer, dtype: Any) -> None:
+    """Write the whole model, its tokenizer and its card; an adapter is kept in `adapter/` and merged."""
+    folder = Path(str(trainer.args.output_dir))
+    adapted = isinstance(trainer.model, PeftModel)
+    trainer.save_model(str(folder / "adapter") if adapted else None)
+    trainer.accelerator.wait_for_everyone()
+    if adapted and trainer.is_world_process_zero():
+        with loading_whole():
+            save_whole(folder / "adapter", folder, dtype)
+    trainer.create_model_card()
+    trainer.accelerator.wait_for_everyone()

@@ -1,0 +1,58 @@
+"""The options of a supervised warm-up."""
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from trl import SFTConfig
+
+from dro_trl.dro_config import SelectionConfig
+
+Teacher = Literal["gold", "likelihood", "retriever", "run"]
+
+UNUSED = frozenset(
+    "assistant_only_loss chat_template_path completion_only_loss dataset_kwargs dataset_num_proc dataset_text_field "
+    "eos_token eval_packing gradient_checkpointing gradient_checkpointing_kwargs max_length num_candidates packing "
+    "packing_strategy pad_token padding_free shuffle_dataset truncation_mode".split()
+)
+"""Options of `trl.SFTConfig` for texts that are yet to be tokenized, and deprecated ones: nothing here heeds them."""
+
+
+@dataclass
+class WarmupConfig(SFTConfig, SelectionConfig):
+    """Options of `dro-trl warmup`, beside those of `trl.SFTConfig` and those shared with `DROConfig`."""
+
+    _VALID_DICT_FIELDS = [*SFTConfig._VALID_DICT_FIELDS, *SelectionConfig._VALID_DICT_FIELDS]
+
+    teacher: Teacher = field(
+        default="gold",
+        metadata={
+            "help": "Whose order of the candidates is learnt: 'gold' (the gold passages, in the retriever's order), "
+            "'likelihood' (by how likely the generator finds the answer given each alone), 'retriever', or 'run' (the "
+            "order of `teacher_run`)."
+        },
+    )
+    teacher_run: str | None = field(
+        default=None, metadata={"help": "TREC run file with the order of `teacher: run`, such as a reranker's."}
+    )
+
+    # Defaults of SFTConfig that differ here, most of them to be those of DROConfig
+    bf16: bool = field(default=False, metadata={"help": "Whether to compute in bfloat16 (mixed precision)."})
+    activation_checkpointing: bool | None = field(
+        default=False, metadata={"help": "Compute activations again in the backward pass, to save memory."}
+    )
+    logging_first_step: bool = field(default=True, metadata={"help": "Log the first step, the loss at the start."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Kept off: the rows are prepared already."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.teacher not in get_args(Teacher):
+            raise ValueError(f"teacher={self.teacher!r} is unknown; use one of {str(get_args(Teacher))[1:-1]}")
+        if (self.teacher == "run") != (self.teacher_run is not None):
+            raise ValueError(
+                f"teacher={self.teacher!r} and teacher_run={self.teacher_run!r} do not go together: a run file is "
+                "needed for teacher='run', and for no other"
+            )
+        if self.remove_unused_columns:
+            raise ValueError("remove_unused_columns=True would take the columns that are trained on; leave it False")
+        self.dataset_kwargs = {"skip_prepare_dataset": True}  # The prompts are made here, and nothing is cut off.
+        self.max_length = None

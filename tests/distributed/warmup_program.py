@@ -1,0 +1,23 @@
+"""`dro-trl warmup` on a machine without an accelerator, whatever its processes were launched for."""
+
+import sys
+
+from dro_trl import cli
+from dro_trl.warmup import WarmupTrainer
+from tests.distributed.backends import backend_options, shard_everything
+
+
+def main() -> None:
+    train = WarmupTrainer.train
+
+    def train_sharded(self, *args, **kwargs):
+        """Train after the one change that no recipe makes."""
+        shard_everything(self)
+        return train(self, *args, **kwargs)
+
+    WarmupTrainer.train = train_sharded
+    cli.app(["warmup", *sys.argv[1:], *(f"--{name}={value}" for name, value in backend_options().items())])
+
+
+if __name__ == "__main__":
+    main()
