@@ -9,7 +9,21 @@ import typer
 from typer.core import TyperGroup
 
 import dro_trl
-from dro_trl.scripts import ask, compare, estimate, evaluate, gemma, index, merge, prepare, quickstart, retrieve, train
+from dro_trl.scripts import (
+    ask,
+    compare,
+    estimate,
+    evaluate,
+    gemma,
+    index,
+    merge,
+    mix,
+    prepare,
+    quickstart,
+    retrieve,
+    run,
+    train,
+)
 
 PACKAGE = __name__.partition(".")[0]
 
@@ -71,7 +85,7 @@ def options(
     """Direct Retrieval-augmented Optimization: train a passage selector and an answer generator together."""
 
 
-for command in (quickstart, index, retrieve, prepare, estimate, train, evaluate, compare, ask, merge, gemma):
+for command in (quickstart, run, index, retrieve, prepare, mix, estimate, train, evaluate, compare, ask, merge, gemma):
     # Every further option of these is a line of their recipe.
     reads_recipe = command in (estimate, train, compare)
     settings = {"allow_extra_args": True, "ignore_unknown_options": True} if reads_recipe else None

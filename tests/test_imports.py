@@ -16,6 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 PLAIN = {
     "atomic_write",
     "compressed",
+    "fingerprint",
     "lockstep",
     "types",
     "prompts",
@@ -45,6 +46,10 @@ ALLOWED = {
     "__init__": set(),
     "atomic_write": set(),
     "compressed": set(),
+    "fingerprint": {"atomic_write"},
+    "recipe_file": set(),
+    "stages": {"atomic_write", "fingerprint"},
+    "run_plan": {"recipe_file", "stages"},
     "lockstep": set(),
     "types": set(),
     "weights": {"types"},
