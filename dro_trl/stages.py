@@ -85,9 +85,7 @@ class Stage:
         before, after = dict(before), dict(after)
         old, new = before.pop("files"), after.pop("files")
         options = [before.pop("options"), after.pop("options")]
-        changed = [
-            f"{name}: what {self.sources[name]} holds has changed" for name in new if old.get(name) != new[name]
-        ]
+        changed = [f"{name}: {self.sources[name]} has changed" for name in new if old.get(name) != new[name]]
         gone = [f"{name} is no longer set" for name in old if name not in new]
         return "; ".join([*differences(*options), *differences(before, after), *changed, *gone])
 

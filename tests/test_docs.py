@@ -19,6 +19,7 @@ from markdown_it import MarkdownIt
 import dro_trl
 from dro_trl.cli import app
 from dro_trl.recipe import PARTS, UNUSED
+from dro_trl.run_plan import KEYS as RUN_KEYS
 from dro_trl.study.plan import Study
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -177,7 +178,7 @@ def test_programs_compile_and_their_imports_exist(page):
 def test_every_key_of_a_recipe_is_known(page):
     for code in code_of(page):
         if code.language == "yaml":
-            assert set(yaml.safe_load(code.text)) <= RECIPE_KEYS | STUDY_KEYS
+            assert set(yaml.safe_load(code.text)) <= RECIPE_KEYS | STUDY_KEYS | RUN_KEYS
 
 
 def test_every_recipe_has_its_row():
