@@ -17,9 +17,11 @@ from dro_trl.scripts import (
     gemma,
     index,
     merge,
+    mix,
     prepare,
     quickstart,
     retrieve,
+    run,
     train,
     warmup,
 )
@@ -84,7 +86,23 @@ def options(
     """Direct Retrieval-augmented Optimization: train a passage selector and an answer generator together."""
 
 
-for command in (quickstart, index, retrieve, prepare, estimate, warmup, train, evaluate, compare, ask, merge, gemma):
+COMMANDS = (
+    quickstart,
+    run,
+    index,
+    retrieve,
+    prepare,
+    mix,
+    estimate,
+    warmup,
+    train,
+    evaluate,
+    compare,
+    ask,
+    merge,
+    gemma,
+)
+for command in COMMANDS:
     # Every further option of these is a line of their recipe.
     reads_recipe = command in (estimate, warmup, train, compare)
     settings = {"allow_extra_args": True, "ignore_unknown_options": True} if reads_recipe else None

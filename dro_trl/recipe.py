@@ -1,9 +1,7 @@
 """Recipes: flat YAML whose keys are the fields of TRL's script and model arguments and of `DROConfig`."""
 
-import difflib
 import importlib
 import os
-import re
 import sys
 import time
 from collections.abc import Sequence, Set
@@ -12,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from datasets import Dataset
 from transformers import TrainingArguments
 from transformers.utils.import_utils import is_bitsandbytes_available
@@ -23,6 +20,7 @@ from dro_trl.data.load import load_rag_dataset
 from dro_trl.dro_config import DROConfig
 from dro_trl.dro_trainer import DROTrainer
 from dro_trl.evaluation.plots import plot_training
+from dro_trl.recipe_file import read_recipe, refuse_unknown
 from dro_trl.resuming import last_checkpoint
 from dro_trl.reward_calls import RewardFunc
 from dro_trl.rewards.likelihood import AnswerLogLikelihood
@@ -102,44 +100,6 @@ def parse_parts(arguments: Sequence[str], parts: Sequence[type[Any]], unused: Se
         if not value:
             raise ValueError(f"{name} is not set; add it to the recipe, or pass --{name}")
     return script, args, model
-
-
-class RecipeLoader(yaml.SafeLoader):
-    """Reads `3e-4` as the number that it is; YAML 1.1 wants `3.0e-4`."""
-
-
-RecipeLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
-def read_recipe(path: Path) -> dict[str, Any]:
-    """Read a recipe's lines.
-
-    Raises:
-        ValueError: If it is not YAML, or not `name: value` lines.
-        FileNotFoundError: If it does not exist.
-    """
-    try:
-        recipe = yaml.load(path.read_text(encoding="utf-8"), RecipeLoader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(recipe, dict):
-        raise ValueError(f"{path} must hold `name: value` lines, found {type(recipe).__name__}")
-    return recipe
-
-
-def refuse_unknown(names: Sequence[str] | dict[str, object], known: set[str], source: str) -> None:
-    """Refuse names that are not among the known ones.
-
-    Raises:
-        ValueError: Names the first of them, where it stands, and the known name nearest to it.
-    """
-    for name in names:
-        if name not in known:
-            nearest = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-            raise ValueError(f"{source}: unknown key {name!r}{hint}")
 
 
 def load_reward(path: str, args: DROConfig) -> RewardFunc:

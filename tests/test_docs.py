@@ -19,6 +19,7 @@ from markdown_it import MarkdownIt
 import dro_trl
 from dro_trl.cli import app
 from dro_trl.recipe import known_keys
+from dro_trl.run_plan import KEYS as RUN_KEYS
 from dro_trl.study.plan import Study
 from dro_trl.warmup import PARTS as WARMUP_PARTS
 from dro_trl.warmup import UNUSED_KEYS
@@ -184,7 +185,7 @@ def test_every_key_of_a_recipe_is_known(page):
     for code in code_of(page):
         if code.language == "yaml":
             keys = set(yaml.safe_load(code.text))
-            assert keys <= RECIPE_KEYS | STUDY_KEYS or keys <= WARMUP_KEYS
+            assert keys <= RECIPE_KEYS | STUDY_KEYS | RUN_KEYS or keys <= WARMUP_KEYS
 
 
 def test_every_recipe_has_its_row():

@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from dro_trl.atomic_write import atomic_path
-from dro_trl.recipe import RecipeLoader, known_keys, parse_recipe, read_recipe, refuse_unknown
+from dro_trl.recipe import known_keys, parse_recipe
+from dro_trl.recipe_file import RecipeLoader, read_recipe, refuse_unknown
 from dro_trl.study.plan import OWN_ORDER, START_SYSTEMS, Row, Study, plan_rows, slug
 
 SAMPLE_FIELDS = (

@@ -1,6 +1,5 @@
 """Running a study row by row, each in processes of its own, and going on where it was interrupted."""
 
-import hashlib
 import json
 import math
 import os
@@ -14,6 +13,7 @@ from typing import Any
 from transformers.trainer import TRAINER_STATE_NAME
 
 from dro_trl.atomic_write import write_json
+from dro_trl.fingerprint import differences, file_digest
 from dro_trl.recipe import parse_recipe
 from dro_trl.resuming import last_checkpoint
 from dro_trl.study.parsing import write_recipe
@@ -74,7 +74,8 @@ def describe_row(study: Study, row: Row) -> dict[str, Any]:
     """Return what a row is of: its recipe, its evaluation and digests of its data, as plain JSON."""
     recipe = {name: value for name, value in row.recipe.items() if name != "output_dir"}  # Folders may be moved.
     sources = {"dataset_name": str(recipe.get("dataset_name")), "eval_dataset_name": study.eval_dataset_name}
-    data = {name: _digest(Path(source)) for name, source in sources.items()}
+    # A folder, or a dataset on the hub, has no digest.
+    data = {name: file_digest(Path(s)) if Path(s).is_file() else None for name, s in sources.items()}
     plan = {"method": row.method, "seed": row.seed, "recipe": recipe, "evaluation": study.evaluation, "data": data}
     plain: dict[str, Any] = json.loads(json.dumps(plan, default=str))
     return plain
@@ -89,13 +90,7 @@ def check_same_row(row: Row, plan: dict[str, Any]) -> None:
     path = row.folder / PLAN_NAME
     if not path.is_file():
         return
-    saved, current = (_flat(value) for value in (json.loads(path.read_text(encoding="utf-8")), plan))
-    unset = "not set"
-    differing = [
-        f"{name} was {saved.get(name, unset)!r} and is now {current.get(name, unset)!r}"
-        for name in sorted({*saved, *current})
-        if saved.get(name, unset) != current.get(name, unset)
-    ]
+    differing = differences(json.loads(path.read_text(encoding="utf-8")), plan)
     if differing:
         raise ValueError(
             f"{row.folder} was made under another recipe: {'; '.join(differing)}. Set it back, choose another "
@@ -186,22 +181,6 @@ def _run_once(stem: Path, arguments: list[str], resumed: bool = False) -> dict[s
         write_json(record, {**used, "resumed": resumed})
     found: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
     return found
-
-
-def _digest(path: Path) -> str | None:
-    """Digest of a file, None for a folder or the name of a hub dataset."""
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested entries by dotted names; lists stay whole."""
-    flat: dict[str, Any] = {}
-    for name, entry in value.items():
-        flat |= _flat(entry, f"{prefix}{name}.") if isinstance(entry, dict) and entry else {f"{prefix}{name}": entry}
-    return flat
 
 
 def _finite(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,0 +1,28 @@
+"""`dro-trl mix`: several files of questions as one."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def main(
+    inputs: Annotated[list[Path], typer.Option("--input", help="JSONL file of rows, any number of them.")],
+    output: Annotated[Path, typer.Option("--output", help="JSONL file to write: the rows of all.")],
+    seed: Annotated[int, typer.Option("--seed", help="Of the order of the rows.")] = 0,
+) -> None:
+    """Join files of questions, their rows in a seeded random order."""
+    import random
+
+    from dro_trl.atomic_write import write_jsonl
+    from dro_trl.data.jsonl import read_json
+
+    rows = []
+    for path in inputs:
+        for number, row in read_json(path):
+            if not isinstance(row, dict):
+                raise ValueError(f"{path}, row {number}: {row if isinstance(row, ValueError) else 'no JSON object'}")
+            rows.append(row)
+    random.Random(seed).shuffle(rows)
+    write_jsonl(output, rows)
+    typer.echo(f"wrote {output}: {len(rows):,} rows of {len(inputs)} files, in random order (seed {seed})")
