@@ -5,7 +5,8 @@
 For each question every candidate is scored three times: by the retriever, by query likelihood (an untrained selector
 p(z), with K = 1), and by the likelihood of the answer given that passage alone. Prints recall@k of each order and of
 their standardised sums, and the probability of the gold passages under the selector and under the posterior
-p(z|x, y) that training moves it to, for questions whose answer stands in a candidate and for the others.
+p(z|x, y) that training moves it to, for questions whose answer stands in a candidate and for the others. Questions
+without gold passages are left out; `dro-trl retrieve --answer_as_gold` names those that hold the answer.
 """
 
 import argparse
@@ -75,7 +76,7 @@ def main() -> None:
     options = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=options.dtype).eval()
-    given = load_rag_dataset(options.dataset).to_list()[: options.limit]
+    given = [row for row in load_rag_dataset(options.dataset).to_list() if row["gold_ids"]][: options.limit]
     rows, _ = prompts.cut_passages(given, tokenizer, options.max_passage_tokens)
     found = [measure(model, tokenizer, row, options.k, options.score_temperature) for row in tqdm(rows)]
     groups = {
