@@ -75,7 +75,8 @@ def evaluate_pair(
         extra_metrics: As `extra` of `score_predictions`.
         num_selections: M, how many selections `"oracle"` draws.
         shuffle_candidates: Seed of a random order in which each question's candidates are shown; as given where None.
-        **model_kwargs: For `RAGPipeline.from_pretrained`, such as `device`, `dtype` and `num_selected`.
+        **model_kwargs: For `RAGPipeline.from_pretrained`, such as `device`, `dtype`, `num_selected` and
+            `window_size`.
 
     Returns:
         The report, and each system's predictions.

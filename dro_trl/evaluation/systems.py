@@ -50,7 +50,11 @@ def retriever_order(task: Task) -> list[Selection]:
 
 def selector_order(task: Task) -> list[Selection]:
     """Choose what the selector prefers."""
-    return [selection for selection, _ in task.pipeline.select(task.rows, task.batch_size)]
+    return _preferred(task.pipeline, task)
+
+
+def _preferred(pipeline: RAGPipeline, task: Task) -> list[Selection]:
+    return [selection for selection, _ in pipeline.select(task.rows, task.batch_size, progress=False)]
 
 
 def no_retrieval(task: Task) -> list[Selection]:
@@ -83,7 +87,8 @@ def zero_shot_ranking(task: Task) -> list[Selection]:
         )
     policy = AutoregressivePolicy(tokenizer, task.num_selected, pipeline.texts)
     ranking = RAGPipeline(pipeline.selector, pipeline.generator, policy, pipeline.tokenizer)
-    return [selection for selection, _ in ranking.select(task.rows, task.batch_size)]
+    ranking.windows = pipeline.windows
+    return _preferred(ranking, task)
 
 
 def likelihood_order(task: Task) -> list[Selection]:
@@ -104,8 +109,19 @@ def oracle(task: Task) -> list[Selection]:
 
 @torch.no_grad()
 def draw_selections(task: Task) -> list[list[Selection]]:
-    """Draw M selections a question from the selector; of equal ones the first is returned."""
+    """Draw M selections a question from the selector; of equal ones the first is returned.
+
+    Raises:
+        ValueError: If a question has more candidates than the windows by which the pipeline selects.
+    """
     policy = copy.copy(task.pipeline.policy)
+    windows = task.pipeline.windows
+    most = max((len(row["candidates"]) for row in task.rows), default=0)
+    if windows is not None and most > windows.size and not getattr(policy, "scores_alone", False):
+        raise ValueError(
+            f"'oracle' draws from all candidates at once, of which there are {most}, and not by windows of "
+            f"window_size={windows.size}; leave 'oracle' out, or window_size"
+        )
     if isinstance(policy, PlackettLucePolicy):
         policy.proposal = "policy"  # "every_passage" draws nothing, and has selections of one alone.
     device = next(task.pipeline.selector.parameters()).device

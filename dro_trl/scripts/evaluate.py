@@ -17,6 +17,13 @@ def main(
     num_selected: Annotated[
         int | None, typer.Option("--num_selected", min=1, help="K, passages to select; as in training if not given.")
     ] = None,
+    window_size: Annotated[
+        int | None, typer.Option("--window_size", min=1, help="Candidates that are read at once; all if not given.")
+    ] = None,
+    window_stride: Annotated[
+        int | None,
+        typer.Option("--window_stride", min=1, help="By how many a window moves; half of it if not given."),
+    ] = None,
     ks: Annotated[
         list[int] | None, typer.Option("--k", min=1, help="Depths of recall and nDCG; K where none.")
     ] = None,
@@ -73,6 +80,8 @@ def main(
         device=device,
         dtype=dtype,
         num_selected=num_selected,
+        window_size=window_size,
+        window_stride=window_stride,
         num_selections=num_selections,
         shuffle_candidates=shuffle_candidates,
     )
@@ -83,6 +92,8 @@ def main(
     output_dir.mkdir(parents=True, exist_ok=True)
     extra = {"model": str(model), "dataset": dataset, "seconds": round(time.monotonic() - started, 1)}
     extra |= {"shuffle_candidates": shuffle_candidates, "systems_that_read_answers": reading_answers}
+    if window_size is not None:
+        extra |= {"window_size": window_size, "window_stride": window_stride}
     if "oracle" in found:
         extra["num_selections"] = num_selections
     path = write_results(report, output_dir / "results.json", {**extra, "predictions": predictions})

@@ -59,11 +59,12 @@ def test_without_the_start_two_systems_are_left(trained_pair, tmp_path):
     data = str(trained_pair.parent / "rows.jsonl")
     options = ["--no-start", "--max_new_tokens", "1", "--output_dir", str(tmp_path)]
     options += ["--num_selected", "3", "--k", "1", "--k", "3"]
-    options += ["--metric", "rouge_l", "--metric", "map"]
+    options += ["--metric", "rouge_l", "--metric", "map", "--window_size", "4", "--window_stride", "1"]
     result = CliRunner().invoke(app, ["evaluate", "--model", str(trained_pair), "--dataset", data, *options])
     assert result.exit_code == 0, result.output
     results = json.loads((tmp_path / "results.json").read_text())
     assert list(results["systems"]) == SYSTEMS[2:]
+    assert (results["window_size"], results["window_stride"]) == (4, 1)
     assert {"recall@1", "recall@3", "map", "rouge_l"} <= results["systems"]["trained"].keys()
     assert "acc" not in results["systems"]["trained"]
     assert "ROUGE-L" in result.stdout
@@ -102,6 +103,7 @@ def test_further_systems_are_rows_of_the_same_results(trained_pair, tmp_path):
         ({"--model": "nowhere"}, "dro_config.json does not exist; give the output_dir of a DROTrainer run"),
         ({"--dataset": "nowhere.jsonl"}, "nowhere.jsonl: no such file"),
         ({"--systems": "orcale"}, "unknown system 'orcale'; did you mean 'oracle'?"),
+        ({"--window_size": "2"}, "window_size=2 leaves nothing to choose with num_selected=2"),
         ({"--metric": "bleu"}, "unknown metrics ['bleu']; expected some of map, acc, rouge_l"),
     ],
 )
