@@ -1,12 +1,15 @@
 """Running systems over the same questions."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dro_trl.evaluation.comparison import EvaluationReport, compare
 from dro_trl.evaluation.metrics import Prediction, check_extra
-from dro_trl.evaluation.systems import Task, find_systems, shuffled
+from dro_trl.evaluation.parts import Parts, describe_evaluation, go_on
+from dro_trl.evaluation.systems import System, Task, find_systems, shuffled
 from dro_trl.pipeline import RAGPipeline
 from dro_trl.types import Question, Selection
 
@@ -59,6 +62,7 @@ def evaluate_pair(
     extra_metrics: Collection[str] = (),
     num_selections: int = 16,
     shuffle_candidates: int | None = None,
+    progress_dir: str | Path | None = None,
     **model_kwargs: Any,
 ) -> tuple[EvaluationReport, dict[str, list[Prediction]]]:
     """Compare a trained pair with other systems on the same questions.
@@ -75,6 +79,8 @@ def evaluate_pair(
         extra_metrics: As `extra` of `score_predictions`.
         num_selections: M, how many selections `"oracle"` draws.
         shuffle_candidates: Seed of a random order in which each question's candidates are shown; as given where None.
+        progress_dir: Where what is finished is kept as it is found, so that the same call goes on from it after an
+            interruption; `dro_trl.evaluation.parts.discard` deletes it. Not kept where None.
         **model_kwargs: For `RAGPipeline.from_pretrained`, such as `device`, `dtype`, `num_selected` and
             `window_size`.
 
@@ -88,6 +94,11 @@ def evaluate_pair(
     found = find_systems(systems)
     if "trained" not in found:
         raise ValueError(f"systems={list(systems)} must hold 'trained', which the others are compared with")
+    if progress_dir is not None:
+        options = {"seed": seed, "batch_size": batch_size, "max_new_tokens": max_new_tokens}
+        options |= {"num_selections": num_selections, "shuffle_candidates": shuffle_candidates, **model_kwargs}
+        go_on(Path(progress_dir), describe_evaluation(Path(folder), rows, **options))
+    parts = Parts(len(rows), batch_size, None if progress_dir is None else Path(progress_dir))
     rows, ranks = shuffled(rows, shuffle_candidates)
     selections: dict[str, list[Selection]] = {}
     predictions: dict[str, list[Prediction]] = {}
@@ -99,12 +110,21 @@ def evaluate_pair(
         task = Task(pipeline, pipeline.prepare(rows), ranks, batch_size, num_selections, seed)
         for name, system in found.items():
             if system.chooser == pair:
-                selections[name] = system.choose(task)
+                selections[name] = parts.map(f"{name}: selections", partial(_choose, system, task))
             if system.generator == pair:
-                predictions[name] = predict(pipeline, task.rows, selections[name], batch_size, max_new_tokens)
+                answer = partial(_answer, selections[name], max_new_tokens)
+                predictions[name] = parts.map(f"{name}: answers", partial(answer, task))
         del pipeline, task  # Before the next pair is loaded.
     baselines = [name for name in predictions if name != "trained"]
     report = compare(
         predictions, target="trained", baselines=baselines, ks=ks or [], seed=seed, extra_metrics=extra_metrics
     )
     return report, predictions
+
+
+def _choose(system: System, task: Task, part: slice) -> list[Selection]:
+    return system.choose(replace(task, rows=task.rows[part], ranks=task.ranks[part]))
+
+
+def _answer(selections: list[Selection], max_new_tokens: int, task: Task, part: slice) -> list[Prediction]:
+    return predict(task.pipeline, task.rows[part], selections[part], task.batch_size, max_new_tokens)

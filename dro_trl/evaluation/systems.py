@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from tqdm.auto import tqdm
 
 from dro_trl.modeling import AnswerScorer
 from dro_trl.pipeline import RAGPipeline
@@ -126,8 +125,7 @@ def draw_selections(task: Task) -> list[list[Selection]]:
         policy.proposal = "policy"  # "every_passage" draws nothing, and has selections of one alone.
     device = next(task.pipeline.selector.parameters()).device
     drawn: list[list[Selection]] = []
-    starts = range(0, len(task.rows), task.batch_size)
-    for start in tqdm(starts, desc="Drawing selections", disable=len(starts) <= 1):
+    for start in range(0, len(task.rows), task.batch_size):
         rows = task.rows[start : start + task.batch_size]
         generators = [random_generator(task.seed, _ORACLE, row["question"]) for row in rows]
         inputs = policy.encode(rows).to(device)
@@ -154,8 +152,7 @@ def answer_logps(task: Task, selections: Sequence[Sequence[Selection]]) -> list[
     lengths = [sum(len(row["candidates"][i]["text"]) for i in z) for row, z in flat]
     by_length = sorted(range(len(flat)), key=lengths.__getitem__)
     found = [0.0] * len(flat)
-    starts = range(0, len(flat), task.batch_size)
-    for start in tqdm(starts, desc="Scoring answers", disable=len(starts) <= 1):
+    for start in range(0, len(flat), task.batch_size):
         batch = by_length[start : start + task.batch_size]
         # Each selection is a row of its own, of M = 1: questions differ in how many they have.
         chosen = torch.tensor([[flat[i][1]] for i in batch], device=device)

@@ -52,6 +52,10 @@ def main(
     on_bad_row: Annotated[
         str, typer.Option("--on_bad_row", "--on-bad-row", help="raise, or skip and count.")
     ] = "raise",
+    resume: Annotated[
+        bool,
+        typer.Option("--resume/--no_resume", help="Go on from what an interrupted evaluation left in the folder."),
+    ] = True,
 ) -> None:
     """Evaluate recall, MRR, nDCG, EM and F1 with paired bootstrap intervals."""
     import time
@@ -60,12 +64,16 @@ def main(
 
     from dro_trl.data.load import load_rag_dataset
     from dro_trl.evaluation.evaluator import DEFAULT_SYSTEMS, evaluate_pair
+    from dro_trl.evaluation.parts import discard
     from dro_trl.evaluation.plots import plot_comparison
     from dro_trl.evaluation.report import print_report, write_results
     from dro_trl.evaluation.systems import find_systems
 
     started = time.monotonic()
     output_dir = output_dir or model / "evaluation"
+    progress_dir = output_dir / "progress"
+    if not resume:
+        discard(progress_dir)
     found = find_systems([*(DEFAULT_SYSTEMS if start else DEFAULT_SYSTEMS[2:]), *(systems or [])])
     data = load_rag_dataset(dataset, split=split, on_bad_row=on_bad_row)  # type: ignore[arg-type]
     report, predictions = evaluate_pair(
@@ -84,6 +92,7 @@ def main(
         window_stride=window_stride,
         num_selections=num_selections,
         shuffle_candidates=shuffle_candidates,
+        progress_dir=progress_dir,
     )
     reading_answers = [name for name, system in found.items() if system.reads_answer]
     print_report(report, Console(), reading_answers)
@@ -98,4 +107,5 @@ def main(
         extra["num_selections"] = num_selections
     path = write_results(report, output_dir / "results.json", {**extra, "predictions": predictions})
     plot = plot_comparison(report, output_dir / "comparison.png")
+    discard(progress_dir)
     print(f"Results: {path}\nPlot: {plot}")  # As it is: the console would break long paths.

@@ -1,8 +1,10 @@
 """`dro-trl evaluate` on a tiny trained pair."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from typer.testing import CliRunner
@@ -13,6 +15,7 @@ from dro_trl.evaluation.evaluator import predict
 from dro_trl.evaluation.systems import SYSTEMS as FOUND
 from dro_trl.evaluation.systems import Task, shuffled
 from dro_trl.metrics import exact_match, token_f1
+from tests.tiny_models import tiny_questions
 
 SYSTEMS = ["start, retriever order", "start", "trained, retriever order", "trained"]
 
@@ -112,3 +115,45 @@ def test_mistakes_end_in_one_line(trained_pair, options, message):
     result = CliRunner().invoke(app, ["evaluate", "--no-start", *(part for pair in given.items() for part in pair)])
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def results_of(folder):
+    results = json.loads((folder / "results.json").read_text())
+    assert not (folder / "progress").exists()
+    assert results.pop("seconds") > 0
+    return results
+
+
+def test_an_evaluation_that_was_killed_goes_on_to_the_same_results(trained_pair, tmp_path, caplog):
+    rows = tiny_questions(*[4, 7, 5, 6, 9] * 8)
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = ["evaluate", "--model", str(trained_pair), "--dataset", str(tmp_path / "rows.jsonl"), "--no-start"]
+    given += ["--max_new_tokens", "2", "--batch_size", "1", "--systems", "oracle", "--num_selections", "3"]
+    assert CliRunner().invoke(app, [*given, "--output_dir", str(tmp_path / "whole")]).exit_code == 0
+    given += ["--output_dir", str(tmp_path / "killed")]
+    progress = tmp_path / "killed" / "progress"
+    process = subprocess.Popen([sys.executable, "-m", "dro_trl", *given], stderr=subprocess.DEVNULL)
+    while len(list(progress.glob("*.part.json"))) < 25:  # Of 3 systems and 10 parts, selections and answers.
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "results.json").exists()
+    before = {path.name for path in progress.glob("*.part.json")}
+    assert 25 <= len(before) < 60
+    result = CliRunner().invoke(app, given)
+    assert result.exit_code == 0, result.output
+    assert f"going on from {len(before)} parts" in caplog.text
+    assert results_of(tmp_path / "killed") == results_of(tmp_path / "whole")
+
+
+def test_no_resume_begins_anew(trained_pair, tmp_path):
+    data = str(trained_pair.parent / "rows.jsonl")
+    given = ["evaluate", "--model", str(trained_pair), "--dataset", data, "--no-start", "--output_dir", str(tmp_path)]
+    assert CliRunner().invoke(app, [*given, "--max_new_tokens", "1"]).exit_code == 0
+    expected = results_of(tmp_path)
+    wrong = tmp_path / "progress" / "trained-selections.000000.part.json"
+    wrong.parent.mkdir()
+    wrong.write_text(json.dumps([[0, 0]] * 5))
+    assert CliRunner().invoke(app, [*given, "--max_new_tokens", "1", "--no_resume"]).exit_code == 0
+    assert results_of(tmp_path) == expected
