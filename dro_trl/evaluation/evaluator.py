@@ -8,7 +8,7 @@ from typing import Any
 
 from dro_trl.evaluation.comparison import EvaluationReport, compare
 from dro_trl.evaluation.metrics import Prediction, check_extra
-from dro_trl.evaluation.parts import Parts, describe_evaluation, go_on
+from dro_trl.evaluation.parts import Parts, describe_evaluation, go_on, launched_processes
 from dro_trl.evaluation.systems import System, Task, find_systems, shuffled
 from dro_trl.pipeline import RAGPipeline
 from dro_trl.types import Question, Selection
@@ -65,7 +65,7 @@ def evaluate_pair(
     progress_dir: str | Path | None = None,
     **model_kwargs: Any,
 ) -> tuple[EvaluationReport, dict[str, list[Prediction]]]:
-    """Compare a trained pair with other systems on the same questions.
+    """Compare a trained pair with other systems on the same questions, which the launched processes share.
 
     Args:
         folder: What `DROTrainer` saved.
@@ -85,7 +85,7 @@ def evaluate_pair(
             `window_size`.
 
     Returns:
-        The report, and each system's predictions.
+        The report, and each system's predictions, on every process.
 
     Raises:
         ValueError: If a system or an extra metric is unknown, or `"trained"` is not among the systems.
@@ -94,11 +94,15 @@ def evaluate_pair(
     found = find_systems(systems)
     if "trained" not in found:
         raise ValueError(f"systems={list(systems)} must hold 'trained', which the others are compared with")
-    if progress_dir is not None:
-        options = {"seed": seed, "batch_size": batch_size, "max_new_tokens": max_new_tokens}
+    processes = launched_processes(model_kwargs.get("device", "cpu"))
+    kept = None if progress_dir is None else Path(progress_dir)
+    if kept is not None and processes.is_main_process:
+        options: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "max_new_tokens": max_new_tokens}
         options |= {"num_selections": num_selections, "shuffle_candidates": shuffle_candidates, **model_kwargs}
-        go_on(Path(progress_dir), describe_evaluation(Path(folder), rows, **options))
-    parts = Parts(len(rows), batch_size, None if progress_dir is None else Path(progress_dir))
+        go_on(kept, describe_evaluation(Path(folder), rows, **options))
+    if model_kwargs.get("device") == "cuda" and processes.num_processes > 1:
+        model_kwargs["device"] = processes.device
+    parts = Parts(len(rows), batch_size, processes, kept)
     rows, ranks = shuffled(rows, shuffle_candidates)
     selections: dict[str, list[Selection]] = {}
     predictions: dict[str, list[Prediction]] = {}

@@ -1,14 +1,22 @@
-"""Questions in parts: what is found for one is kept until the evaluation is finished, so that a killed one goes on."""
+"""Questions in parts, which processes share.
+
+What is found for a part is kept until the evaluation is finished, so that a killed one goes on. Parts do not depend on
+the number of processes, and each is read by one of them, so the results do not depend on it either.
+"""
 
 import hashlib
 import json
 import logging
 import re
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 
 from dro_trl.atomic_write import write_json
@@ -29,10 +37,12 @@ class Parts:
     Args:
         num_rows: How many questions there are.
         batch_size: Questions in a batch.
+        processes: Those that share the parts.
         folder: Where parts are kept; nowhere if None.
     """
 
-    def __init__(self, num_rows: int, batch_size: int, folder: Path | None = None) -> None:
+    def __init__(self, num_rows: int, batch_size: int, processes: PartialState, folder: Path | None = None) -> None:
+        self._processes = processes
         size = BATCHES * batch_size
         self._parts = [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
         self._folder = folder
@@ -44,15 +54,25 @@ class Parts:
             name: What is found, for the progress bar and the files.
             find: Finds a JSON value for each question of a part; what it returns may depend on the part alone.
         """
-        found = self._kept(name)
+        # The first process says what is kept: the others may begin a moment later, when there is more already.
+        found: dict[int, list[Any]] = broadcast_object_list([self._kept(name)])[0]
         missing = [part for part in self._parts if part.start not in found]
-        with tqdm(desc=name, total=sum(part.stop - part.start for part in missing), disable=not missing) as bar:
-            for part in missing:
-                found[part.start] = find(part)
-                if self._folder is not None:
-                    write_json(self._folder / _file_name(name, part), found[part.start])
-                bar.update(part.stop - part.start)
+        with self._processes.split_between_processes(missing) as own:
+            found |= dict(gather_object(self._find(name, own, find)))
         return [value for part in self._parts for value in found[part.start]]
+
+    def _find(
+        self, name: str, parts: Sequence[slice], find: Callable[[slice], list[Any]]
+    ) -> list[tuple[int, list[Any]]]:
+        found = []
+        total = sum(part.stop - part.start for part in parts)
+        with tqdm(desc=name, total=total, disable=not parts or not self._processes.is_main_process) as bar:
+            for part in parts:
+                found.append((part.start, find(part)))
+                if self._folder is not None:
+                    write_json(self._folder / _file_name(name, part), found[-1][1])
+                bar.update(part.stop - part.start)
+        return found
 
     def _kept(self, name: str) -> dict[int, list[Any]]:
         if self._folder is None:
@@ -63,6 +83,16 @@ class Parts:
 
 def _file_name(name: str, part: slice) -> str:
     return f"{re.sub(r'[^a-z]+', '-', name)}.{part.start:06}{PART_SUFFIX}"
+
+
+def launched_processes(device: str | torch.device = "cpu") -> PartialState:
+    """Return the processes that the program was launched on, one where it was started without `accelerate launch`.
+
+    Args:
+        device: Where the models run.
+    """
+    # A process that is done waits for the others for as long as their last part takes.
+    return PartialState(cpu=torch.device(device).type == "cpu", timeout=timedelta(days=1))
 
 
 def go_on(folder: Path, run: dict[str, Any]) -> None:

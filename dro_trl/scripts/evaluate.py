@@ -64,7 +64,7 @@ def main(
 
     from dro_trl.data.load import load_rag_dataset
     from dro_trl.evaluation.evaluator import DEFAULT_SYSTEMS, evaluate_pair
-    from dro_trl.evaluation.parts import discard
+    from dro_trl.evaluation.parts import discard, launched_processes
     from dro_trl.evaluation.plots import plot_comparison
     from dro_trl.evaluation.report import print_report, write_results
     from dro_trl.evaluation.systems import find_systems
@@ -72,7 +72,8 @@ def main(
     started = time.monotonic()
     output_dir = output_dir or model / "evaluation"
     progress_dir = output_dir / "progress"
-    if not resume:
+    processes = launched_processes(device)
+    if not resume and processes.is_main_process:
         discard(progress_dir)
     found = find_systems([*(DEFAULT_SYSTEMS if start else DEFAULT_SYSTEMS[2:]), *(systems or [])])
     data = load_rag_dataset(dataset, split=split, on_bad_row=on_bad_row)  # type: ignore[arg-type]
@@ -94,6 +95,8 @@ def main(
         shuffle_candidates=shuffle_candidates,
         progress_dir=progress_dir,
     )
+    if not processes.is_main_process:
+        return
     reading_answers = [name for name, system in found.items() if system.reads_answer]
     print_report(report, Console(), reading_answers)
     if shuffle_candidates is not None:

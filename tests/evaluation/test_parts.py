@@ -5,9 +5,15 @@ import logging
 import shutil
 
 import pytest
+from accelerate import PartialState
 
-from dro_trl.evaluation.parts import Parts, describe_evaluation, discard, go_on
+from dro_trl.evaluation import parts as parts_module
+from dro_trl.evaluation.parts import describe_evaluation, discard, go_on
 from tests.tiny_models import tiny_questions
+
+
+def Parts(num_rows, batch_size, folder):
+    return parts_module.Parts(num_rows, batch_size, PartialState(cpu=True), folder)
 
 
 class Squares:

@@ -11,10 +11,11 @@ from typer.testing import CliRunner
 
 from dro_trl import RAGPipeline
 from dro_trl.cli import app
-from dro_trl.evaluation.evaluator import predict
+from dro_trl.evaluation.evaluator import evaluate_pair, predict
 from dro_trl.evaluation.systems import SYSTEMS as FOUND
 from dro_trl.evaluation.systems import Task, shuffled
 from dro_trl.metrics import exact_match, token_f1
+from tests.distributed.launching import launch
 from tests.tiny_models import tiny_questions
 
 SYSTEMS = ["start, retriever order", "start", "trained, retriever order", "trained"]
@@ -124,13 +125,21 @@ def results_of(folder):
     return results
 
 
-def test_an_evaluation_that_was_killed_goes_on_to_the_same_results(trained_pair, tmp_path, caplog):
+@pytest.fixture(scope="module")
+def whole_evaluation(trained_pair, tmp_path_factory):
+    """The arguments of an evaluation in many parts, and its results where one process is left alone."""
+    folder = tmp_path_factory.mktemp("whole")
     rows = tiny_questions(*[4, 7, 5, 6, 9] * 8)
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    given = ["evaluate", "--model", str(trained_pair), "--dataset", str(tmp_path / "rows.jsonl"), "--no-start"]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = ["evaluate", "--model", str(trained_pair), "--dataset", str(folder / "rows.jsonl"), "--no-start"]
     given += ["--max_new_tokens", "2", "--batch_size", "1", "--systems", "oracle", "--num_selections", "3"]
-    assert CliRunner().invoke(app, [*given, "--output_dir", str(tmp_path / "whole")]).exit_code == 0
-    given += ["--output_dir", str(tmp_path / "killed")]
+    assert CliRunner().invoke(app, [*given, "--output_dir", str(folder)]).exit_code == 0
+    return given, results_of(folder)
+
+
+def test_an_evaluation_that_was_killed_goes_on_to_the_same_results(whole_evaluation, tmp_path, caplog):
+    given, whole = whole_evaluation
+    given = [*given, "--output_dir", str(tmp_path / "killed")]
     progress = tmp_path / "killed" / "progress"
     process = subprocess.Popen([sys.executable, "-m", "dro_trl", *given], stderr=subprocess.DEVNULL)
     while len(list(progress.glob("*.part.json"))) < 25:  # Of 3 systems and 10 parts, selections and answers.
@@ -144,7 +153,25 @@ def test_an_evaluation_that_was_killed_goes_on_to_the_same_results(trained_pair,
     result = CliRunner().invoke(app, given)
     assert result.exit_code == 0, result.output
     assert f"going on from {len(before)} parts" in caplog.text
-    assert results_of(tmp_path / "killed") == results_of(tmp_path / "whole")
+    assert results_of(tmp_path / "killed") == whole
+
+
+def test_two_processes_share_the_questions_and_end_with_the_same_results(whole_evaluation, tmp_path):
+    given, whole = whole_evaluation
+    given = [*given, "--output_dir", str(tmp_path)]
+    _, output = launch(
+        "cpu_2proc", "tests.distributed.evaluate_program", *given, environment={"SHARES": str(tmp_path / "share")}
+    )
+    assert results_of(tmp_path) == whole
+    assert [(tmp_path / f"share{rank}").read_text() for rank in (0, 1)] == ["60", "60"]  # Of 3 systems, 40 questions.
+    assert output.count("Results: ") == 1
+
+
+def test_the_batch_size_does_not_matter(trained_pair):
+    rows = tiny_questions(4, 7, 5, 6, 9, 4, 8, 5, 12, 4, 6)
+    found = [evaluate_pair(trained_pair, rows, FOUND, batch_size=size, max_new_tokens=4) for size in (1, 3, 8)]
+    assert found[0] == found[1] == found[2]
+    assert list(found[0][1]) == list(FOUND)
 
 
 def test_no_resume_begins_anew(trained_pair, tmp_path):
