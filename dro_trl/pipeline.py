@@ -1,9 +1,10 @@
 """Using a trained pair: retrieve, select, answer."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from rich.console import Console
@@ -16,10 +17,14 @@ from dro_trl.checkpointing import MODELS, read_config
 from dro_trl.generation import generate_answers
 from dro_trl.loading import load_model, load_tokenizer
 from dro_trl.policies.base import SelectionPolicy, check_candidates, load_policy
+from dro_trl.policies.plackett_luce import PlackettLucePolicy
+from dro_trl.policies.sliding_windows import Scored, SlidingWindows, select_by_scores, select_by_windows
 from dro_trl.prompts import DEFAULT, PromptTexts, Tokenizer
 from dro_trl.retrieval.base import Retriever
 from dro_trl.shared_base import load_shared
 from dro_trl.types import Passage, Question, Selection
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -46,6 +51,13 @@ class RAGPipeline:
         num_candidates: N, how many it is asked for.
         max_passage_tokens: Passages are cut to this many tokens, as in training; not cut where None.
         texts: The words of the generator's prompt; the policy has its own.
+        window_size: How many candidates the selector reads at once, for lists longer than its prompt can hold; all of
+            them where None. Windows move from the end of the list to its beginning, and the best of each move up.
+        window_stride: By how many candidates a window moves, at most `window_size` - K; half of `window_size` where
+            None. Policies that score each passage alone select as if there were no windows.
+
+    Raises:
+        ValueError: If a window would leave out candidates that were selected in the one before.
     """
 
     def __init__(
@@ -58,7 +70,10 @@ class RAGPipeline:
         num_candidates: int = 20,
         max_passage_tokens: int | None = None,
         texts: PromptTexts = DEFAULT,
+        window_size: int | None = None,
+        window_stride: int | None = None,
     ) -> None:
+        self.windows = SlidingWindows.make(window_size, window_stride, policy.num_selected)
         self.selector = selector.eval()
         self.generator = generator.eval()
         self.policy = policy
@@ -77,6 +92,8 @@ class RAGPipeline:
         device: str | torch.device = "cpu",
         policy: SelectionPolicy | None = None,
         num_selected: int | None = None,
+        window_size: int | None = None,
+        window_stride: int | None = None,
         **model_kwargs: Any,
     ) -> "RAGPipeline":
         """Load what `DROTrainer` saved.
@@ -88,15 +105,19 @@ class RAGPipeline:
             device: Where the models go.
             policy: Needed where the pair was trained with a policy object instead of the option `policy`.
             num_selected: K; what the pair was trained with where None.
+            window_size: As in `RAGPipeline`, as is `window_stride`.
+            window_stride: By how many candidates a window moves.
             **model_kwargs: For `from_pretrained` of both models; `dtype` is float32 unless given.
 
         Raises:
             FileNotFoundError: If the folder is not one that `DROTrainer` wrote.
-            ValueError: If the pair was trained with a policy object, and none is given; or if both a policy and K are.
+            ValueError: If the pair was trained with a policy object, and none is given; if both a policy and K are; or
+                if K, the windows and their stride do not go together.
         """
         folder = Path(folder)
         paths = {name: str(folder / name) for name in MODELS}
-        pipeline = cls._load(read_config(folder), paths, device, policy, num_selected, model_kwargs)
+        windows = (window_size, window_stride)
+        pipeline = cls._load(read_config(folder), paths, device, policy, num_selected, windows, model_kwargs)
         pipeline.retriever = retriever
         pipeline.num_candidates = num_candidates or pipeline.num_candidates
         return pipeline
@@ -108,6 +129,8 @@ class RAGPipeline:
         device: str | torch.device = "cpu",
         policy: SelectionPolicy | None = None,
         num_selected: int | None = None,
+        window_size: int | None = None,
+        window_stride: int | None = None,
         **model_kwargs: Any,
     ) -> "RAGPipeline":
         """Load the pair that a trained one started from, as a baseline; arguments as in `from_pretrained`.
@@ -119,7 +142,7 @@ class RAGPipeline:
         if not all(config["start"].values()):
             raise ValueError(f"{folder} was trained from models in memory, so its start cannot be loaded (--no-start)")
         paths = {name: str(path) for name, path in config["start"].items()}
-        return cls._load(config, paths, device, policy, num_selected, model_kwargs)
+        return cls._load(config, paths, device, policy, num_selected, (window_size, window_stride), model_kwargs)
 
     @classmethod
     def _load(
@@ -129,6 +152,7 @@ class RAGPipeline:
         device: str | torch.device,
         policy: SelectionPolicy | None,
         num_selected: int | None,
+        windows: tuple[int | None, int | None],
         model_kwargs: dict[str, Any],
     ) -> "RAGPipeline":
         if policy is None and config["policy"] is None:
@@ -160,6 +184,8 @@ class RAGPipeline:
             num_candidates=config["num_candidates"],
             max_passage_tokens=config["max_passage_tokens"],
             texts=texts,
+            window_size=windows[0],
+            window_stride=windows[1],
         )
 
     def __call__(self, question: str) -> RAGOutput:
@@ -230,20 +256,50 @@ class RAGPipeline:
         )
 
     @torch.no_grad()
-    def select(self, rows: Sequence[Question], batch_size: int = 8) -> list[tuple[Selection, list[float]]]:
-        """Return the selector's preferred selection for each row, with a score for each passage in it."""
+    def select(self, rows: Sequence[Question], batch_size: int = 8, progress: bool = True) -> list[Scored]:
+        """Return the selector's preferred selection for each row, with a score for each passage in it.
+
+        Args:
+            rows: As `prepare` returns them.
+            batch_size: Questions, or windows of them, in a batch; the result does not depend on it.
+            progress: Whether to show a bar, where there are several batches.
+        """
+        in_batches = partial(self._in_batches, batch_size=batch_size, progress=progress)
+        if self.windows is None:
+            return in_batches(self._best, rows)
+        if isinstance(self.policy, PlackettLucePolicy) and self.policy.scores_alone:
+            return select_by_scores(partial(in_batches, self._item_scores), rows, self.windows, self.policy)
+        return select_by_windows(partial(in_batches, self._best), rows, self.windows)
+
+    def _in_batches(
+        self,
+        read: Callable[[Sequence[Question]], Iterable[T]],
+        rows: Sequence[Question],
+        batch_size: int,
+        progress: bool,
+    ) -> list[T]:
+        """Read rows in batches of like length, and return what was read off each in their order."""
         lengths = [sum(len(passage["text"]) for passage in row["candidates"]) for row in rows]
         by_length = sorted(range(len(rows)), key=lengths.__getitem__)
-        chosen: dict[int, tuple[Selection, list[float]]] = {}
-        device = next(self.selector.parameters()).device
-        for start in tqdm(range(0, len(rows), batch_size), desc="Selecting", disable=len(rows) <= batch_size):
+        starts = range(0, len(rows), batch_size)
+        found: dict[int, T] = {}
+        for start in tqdm(starts, desc="Selecting", disable=not progress or len(starts) <= 1):
             batch = by_length[start : start + batch_size]
-            inputs = self.policy.encode([rows[i] for i in batch]).to(device)
-            selections, scores = self.policy.best(self.selector, inputs)
-            chosen.update(zip(batch, zip(selections.tolist(), scores.tolist(), strict=True), strict=True))
-        return [chosen[i] for i in range(len(rows))]
+            found.update(zip(batch, read([rows[i] for i in batch]), strict=True))
+        return [found[i] for i in range(len(rows))]
 
-    def _first(self, rows: Sequence[Question]) -> list[tuple[Selection, list[float]]]:
+    def _best(self, rows: Sequence[Question]) -> Iterable[Scored]:
+        inputs = self.policy.encode(rows).to(next(self.selector.parameters()).device)
+        selections, scores = self.policy.best(self.selector, inputs)
+        return zip(selections.tolist(), scores.tolist(), strict=True)
+
+    def _item_scores(self, rows: Sequence[Question]) -> Iterable[list[float]]:
+        policy: Any = self.policy
+        inputs = policy.encode(rows).to(next(self.selector.parameters()).device)
+        scores = policy.item_scores(self.selector, replace(inputs, prior=torch.zeros_like(inputs.prior)))
+        return (row[:size] for row, size in zip(scores.tolist(), inputs.sizes, strict=True))
+
+    def _first(self, rows: Sequence[Question]) -> list[Scored]:
         k = self.policy.num_selected
         return [(list(range(k)), [passage["score"] for passage in row["candidates"][:k]]) for row in rows]
 

@@ -162,7 +162,8 @@ def likelihood_order(
     alone = [[[i] for i in range(len(rows[number]["candidates"]))] for number in mine]
     scorer = AnswerScorer(tokenizer, texts=args.texts)
     size = args.per_device_eval_batch_size
-    scores = score_answers(model.eval(), scorer, [rows[number] for number in mine], alone, size)  # type: ignore[misc]
+    asked = [rows[number] for number in mine]
+    scores = score_answers(model.eval(), scorer, asked, alone, size, progress=state.is_main_process)  # type: ignore[misc]
     found: dict[int, list[float]] = dict(gather_object(list(zip(mine, scores, strict=True))))
     ranked = [
         sorted(

@@ -68,7 +68,7 @@ ALLOWED = {
     "data": PLAIN | {"retrieval.base"},
     "policies": PLAIN,
     "rewards": PLAIN,
-    "evaluation": PLAIN | {"pipeline", "policies", "modeling", "rewards.likelihood", "sampler"},
+    "evaluation": PLAIN | {"pipeline", "checkpointing", "policies", "modeling", "rewards.likelihood", "sampler"},
     "modeling": PLAIN | {"policies.base", "value_head"},
     "value_head": {"shared_base"},
     "objectives": PLAIN | {"dro_config"},

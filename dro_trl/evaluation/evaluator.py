@@ -1,12 +1,15 @@
 """Running systems over the same questions."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dro_trl.evaluation.comparison import EvaluationReport, compare
 from dro_trl.evaluation.metrics import Prediction, check_extra
-from dro_trl.evaluation.systems import Task, find_systems, shuffled
+from dro_trl.evaluation.parts import Parts, describe_evaluation, go_on, launched_processes
+from dro_trl.evaluation.systems import System, Task, find_systems, shuffled
 from dro_trl.pipeline import RAGPipeline
 from dro_trl.types import Question, Selection
 
@@ -59,9 +62,10 @@ def evaluate_pair(
     extra_metrics: Collection[str] = (),
     num_selections: int = 16,
     shuffle_candidates: int | None = None,
+    progress_dir: str | Path | None = None,
     **model_kwargs: Any,
 ) -> tuple[EvaluationReport, dict[str, list[Prediction]]]:
-    """Compare a trained pair with other systems on the same questions.
+    """Compare a trained pair with other systems on the same questions, which the launched processes share.
 
     Args:
         folder: What `DROTrainer` saved.
@@ -75,10 +79,13 @@ def evaluate_pair(
         extra_metrics: As `extra` of `score_predictions`.
         num_selections: M, how many selections `"oracle"` draws.
         shuffle_candidates: Seed of a random order in which each question's candidates are shown; as given where None.
-        **model_kwargs: For `RAGPipeline.from_pretrained`, such as `device`, `dtype` and `num_selected`.
+        progress_dir: Where what is finished is kept as it is found, so that the same call goes on from it after an
+            interruption; `dro_trl.evaluation.parts.discard` deletes it. Not kept where None.
+        **model_kwargs: For `RAGPipeline.from_pretrained`, such as `device`, `dtype`, `num_selected` and
+            `window_size`.
 
     Returns:
-        The report, and each system's predictions.
+        The report, and each system's predictions, on every process.
 
     Raises:
         ValueError: If a system or an extra metric is unknown, or `"trained"` is not among the systems.
@@ -87,6 +94,15 @@ def evaluate_pair(
     found = find_systems(systems)
     if "trained" not in found:
         raise ValueError(f"systems={list(systems)} must hold 'trained', which the others are compared with")
+    processes = launched_processes(model_kwargs.get("device", "cpu"))
+    kept = None if progress_dir is None else Path(progress_dir)
+    if kept is not None and processes.is_main_process:
+        options: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "max_new_tokens": max_new_tokens}
+        options |= {"num_selections": num_selections, "shuffle_candidates": shuffle_candidates, **model_kwargs}
+        go_on(kept, describe_evaluation(Path(folder), rows, **options))
+    if model_kwargs.get("device") == "cuda" and processes.num_processes > 1:
+        model_kwargs["device"] = processes.device
+    parts = Parts(len(rows), batch_size, processes, kept)
     rows, ranks = shuffled(rows, shuffle_candidates)
     selections: dict[str, list[Selection]] = {}
     predictions: dict[str, list[Prediction]] = {}
@@ -98,12 +114,21 @@ def evaluate_pair(
         task = Task(pipeline, pipeline.prepare(rows), ranks, batch_size, num_selections, seed)
         for name, system in found.items():
             if system.chooser == pair:
-                selections[name] = system.choose(task)
+                selections[name] = parts.map(f"{name}: selections", partial(_choose, system, task))
             if system.generator == pair:
-                predictions[name] = predict(pipeline, task.rows, selections[name], batch_size, max_new_tokens)
+                answer = partial(_answer, selections[name], max_new_tokens)
+                predictions[name] = parts.map(f"{name}: answers", partial(answer, task))
         del pipeline, task  # Before the next pair is loaded.
     baselines = [name for name in predictions if name != "trained"]
     report = compare(
         predictions, target="trained", baselines=baselines, ks=ks or [], seed=seed, extra_metrics=extra_metrics
     )
     return report, predictions
+
+
+def _choose(system: System, task: Task, part: slice) -> list[Selection]:
+    return system.choose(replace(task, rows=task.rows[part], ranks=task.ranks[part]))
+
+
+def _answer(selections: list[Selection], max_new_tokens: int, task: Task, part: slice) -> list[Prediction]:
+    return predict(task.pipeline, task.rows[part], selections[part], task.batch_size, max_new_tokens)

@@ -50,7 +50,11 @@ def retriever_order(task: Task) -> list[Selection]:
 
 def selector_order(task: Task) -> list[Selection]:
     """Choose what the selector prefers."""
-    return [selection for selection, _ in task.pipeline.select(task.rows, task.batch_size)]
+    return _preferred(task.pipeline, task)
+
+
+def _preferred(pipeline: RAGPipeline, task: Task) -> list[Selection]:
+    return [selection for selection, _ in pipeline.select(task.rows, task.batch_size, progress=False)]
 
 
 def no_retrieval(task: Task) -> list[Selection]:
@@ -83,7 +87,8 @@ def zero_shot_ranking(task: Task) -> list[Selection]:
         )
     policy = AutoregressivePolicy(tokenizer, task.num_selected, pipeline.texts)
     ranking = RAGPipeline(pipeline.selector, pipeline.generator, policy, pipeline.tokenizer)
-    return [selection for selection, _ in ranking.select(task.rows, task.batch_size)]
+    ranking.windows = pipeline.windows
+    return _preferred(ranking, task)
 
 
 def likelihood_order(task: Task) -> list[Selection]:
@@ -104,14 +109,24 @@ def oracle(task: Task) -> list[Selection]:
 
 @torch.no_grad()
 def draw_selections(task: Task) -> list[list[Selection]]:
-    """Draw M selections a question from the selector; of equal ones the first is returned."""
+    """Draw M selections a question from the selector; of equal ones the first is returned.
+
+    Raises:
+        ValueError: If a question has more candidates than the windows by which the pipeline selects.
+    """
     policy = copy.copy(task.pipeline.policy)
+    windows = task.pipeline.windows
+    most = max((len(row["candidates"]) for row in task.rows), default=0)
+    if windows is not None and most > windows.size and not getattr(policy, "scores_alone", False):
+        raise ValueError(
+            f"'oracle' draws from all candidates at once, of which there are {most}, and not by windows of "
+            f"window_size={windows.size}; leave 'oracle' out, or window_size"
+        )
     if isinstance(policy, PlackettLucePolicy):
         policy.proposal = "policy"  # "every_passage" draws nothing, and has selections of one alone.
     device = next(task.pipeline.selector.parameters()).device
     drawn: list[list[Selection]] = []
-    starts = range(0, len(task.rows), task.batch_size)
-    for start in tqdm(starts, desc="Drawing selections", disable=len(starts) <= 1):
+    for start in range(0, len(task.rows), task.batch_size):
         rows = task.rows[start : start + task.batch_size]
         generators = [random_generator(task.seed, _ORACLE, row["question"]) for row in rows]
         inputs = policy.encode(rows).to(device)
@@ -142,6 +157,7 @@ def score_answers(
     rows: Sequence[Question],
     selections: Sequence[Sequence[Selection]],
     batch_size: int,
+    progress: bool = False,
 ) -> list[list[float]]:
     """Score selections as `answer_logps` does, by a generator alone.
 
@@ -151,6 +167,7 @@ def score_answers(
         rows: Questions with candidates.
         selections: For each row, any number of selections, all of equally many passages.
         batch_size: Prompts scored at once.
+        progress: Whether to show a progress bar.
     """
     device = next(generator.parameters()).device
     flat = [(row, z) for row, drawn in zip(rows, selections, strict=True) for z in drawn]
@@ -158,7 +175,7 @@ def score_answers(
     by_length = sorted(range(len(flat)), key=lengths.__getitem__)
     found = [0.0] * len(flat)
     starts = range(0, len(flat), batch_size)
-    for start in tqdm(starts, desc="Scoring answers", disable=len(starts) <= 1):
+    for start in tqdm(starts, desc="Scoring answers", disable=not progress):
         batch = by_length[start : start + batch_size]
         # Each selection is a row of its own, of M = 1: questions differ in how many they have.
         chosen = torch.tensor([[flat[i][1]] for i in batch], device=device)

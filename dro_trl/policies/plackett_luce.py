@@ -186,6 +186,11 @@ class PlackettLucePolicy:
         elif item_score != "query_likelihood":
             self.token_ids = torch.tensor([self._token(texts.useful, f" {word}") for word in (texts.yes, texts.no)])
 
+    @property
+    def scores_alone(self) -> bool:
+        """Whether an item's score, but for the retriever's prior, does not depend on the other candidates."""
+        return self.item_score in ("pointwise", "query_likelihood")
+
     def _token(self, stem: str, text: str) -> int:
         ids = prompts.continuation_ids(self.tokenizer, stem, text)
         if len(ids) != 1:
@@ -217,7 +222,7 @@ class PlackettLucePolicy:
         )
         sizes = torch.tensor([len(row["candidates"]) for row in rows])
         item_mask = torch.arange(int(sizes.max())) < sizes[:, None]
-        return ScoringInputs(batch, item_mask, pad_sequence([self._prior(row) for row in rows], batch_first=True))
+        return ScoringInputs(batch, item_mask, pad_sequence([self.prior(row) for row in rows], batch_first=True))
 
     def _rendered(self, row: Question) -> tuple[str, list[tuple[int, int]]]:
         text, spans = prompts.scoring_prompt(row["question"], row["candidates"], self.texts)
@@ -253,13 +258,15 @@ class PlackettLucePolicy:
         if len(candidates) > len(IDENTIFIERS):
             raise ValueError(
                 f"question {row['question']!r} has {len(candidates)} candidates, but item_score='identifier' has "
-                f"{len(IDENTIFIERS)} letters; use another item_score or fewer candidates"
+                f"{len(IDENTIFIERS)} letters; use another item_score or fewer candidates, or select by windows "
+                "(window_size of RAGPipeline, `dro-trl evaluate` and `dro-trl ask`)"
             )
         text = prompts.ranking_prompt(row["question"], candidates, IDENTIFIERS[: len(candidates)], self.texts)
         ids = prompts.encode(self.tokenizer, prompts.render(self.tokenizer, text, lead=self.texts.choice))
         return _scored_at_the_end(ids[:1], [ids[1:]])
 
-    def _prior(self, row: Question) -> Tensor:
+    def prior(self, row: Question) -> Tensor:
+        """Return what the retriever's scores add to the item scores of a row, (N,) float32."""
         scores = torch.tensor([passage["score"] for passage in row["candidates"]], dtype=torch.float32)
         if self.retriever_prior == 0:
             return torch.zeros_like(scores)

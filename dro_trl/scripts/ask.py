@@ -18,6 +18,13 @@ def main(
     num_selected: Annotated[
         int | None, typer.Option("--num_selected", min=1, help="K, passages to select; as in training if not given.")
     ] = None,
+    window_size: Annotated[
+        int | None, typer.Option("--window_size", min=1, help="Candidates that are read at once; all if not given.")
+    ] = None,
+    window_stride: Annotated[
+        int | None,
+        typer.Option("--window_stride", min=1, help="By how many a window moves; half of it if not given."),
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="Where the models run.")] = "cpu",
     dtype: Annotated[str, typer.Option("--dtype", help="Of the weights: float32, bfloat16, …")] = "float32",
 ) -> None:
@@ -34,6 +41,8 @@ def main(
             retriever=retriever,
             num_candidates=num_candidates,
             num_selected=num_selected,
+            window_size=window_size,
+            window_stride=window_stride,
             device=device,
             dtype=dtype,
         )

@@ -17,6 +17,13 @@ def main(
     num_selected: Annotated[
         int | None, typer.Option("--num_selected", min=1, help="K, passages to select; as in training if not given.")
     ] = None,
+    window_size: Annotated[
+        int | None, typer.Option("--window_size", min=1, help="Candidates that are read at once; all if not given.")
+    ] = None,
+    window_stride: Annotated[
+        int | None,
+        typer.Option("--window_stride", min=1, help="By how many a window moves; half of it if not given."),
+    ] = None,
     ks: Annotated[
         list[int] | None, typer.Option("--k", min=1, help="Depths of recall and nDCG; K where none.")
     ] = None,
@@ -45,6 +52,10 @@ def main(
     on_bad_row: Annotated[
         str, typer.Option("--on_bad_row", "--on-bad-row", help="raise, or skip and count.")
     ] = "raise",
+    resume: Annotated[
+        bool,
+        typer.Option("--resume/--no_resume", help="Go on from what an interrupted evaluation left in the folder."),
+    ] = True,
 ) -> None:
     """Evaluate recall, MRR, nDCG, EM and F1 with paired bootstrap intervals."""
     import time
@@ -53,12 +64,17 @@ def main(
 
     from dro_trl.data.load import load_rag_dataset
     from dro_trl.evaluation.evaluator import DEFAULT_SYSTEMS, evaluate_pair
+    from dro_trl.evaluation.parts import discard, launched_processes
     from dro_trl.evaluation.plots import plot_comparison
     from dro_trl.evaluation.report import print_report, write_results
     from dro_trl.evaluation.systems import find_systems
 
     started = time.monotonic()
     output_dir = output_dir or model / "evaluation"
+    progress_dir = output_dir / "progress"
+    processes = launched_processes(device)
+    if not resume and processes.is_main_process:
+        discard(progress_dir)
     found = find_systems([*(DEFAULT_SYSTEMS if start else DEFAULT_SYSTEMS[2:]), *(systems or [])])
     data = load_rag_dataset(dataset, split=split, on_bad_row=on_bad_row)  # type: ignore[arg-type]
     report, predictions = evaluate_pair(
@@ -73,9 +89,14 @@ def main(
         device=device,
         dtype=dtype,
         num_selected=num_selected,
+        window_size=window_size,
+        window_stride=window_stride,
         num_selections=num_selections,
         shuffle_candidates=shuffle_candidates,
+        progress_dir=progress_dir,
     )
+    if not processes.is_main_process:
+        return
     reading_answers = [name for name, system in found.items() if system.reads_answer]
     print_report(report, Console(), reading_answers)
     if shuffle_candidates is not None:
@@ -83,8 +104,11 @@ def main(
     output_dir.mkdir(parents=True, exist_ok=True)
     extra = {"model": str(model), "dataset": dataset, "seconds": round(time.monotonic() - started, 1)}
     extra |= {"shuffle_candidates": shuffle_candidates, "systems_that_read_answers": reading_answers}
+    if window_size is not None:
+        extra |= {"window_size": window_size, "window_stride": window_stride}
     if "oracle" in found:
         extra["num_selections"] = num_selections
     path = write_results(report, output_dir / "results.json", {**extra, "predictions": predictions})
     plot = plot_comparison(report, output_dir / "comparison.png")
+    discard(progress_dir)
     print(f"Results: {path}\nPlot: {plot}")  # As it is: the console would break long paths.

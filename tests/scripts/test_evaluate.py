@@ -1,18 +1,22 @@
 """`dro-trl evaluate` on a tiny trained pair."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from typer.testing import CliRunner
 
 from dro_trl import RAGPipeline
 from dro_trl.cli import app
-from dro_trl.evaluation.evaluator import predict
+from dro_trl.evaluation.evaluator import evaluate_pair, predict
 from dro_trl.evaluation.systems import SYSTEMS as FOUND
 from dro_trl.evaluation.systems import Task, shuffled
 from dro_trl.metrics import exact_match, token_f1
+from tests.distributed.launching import launch
+from tests.tiny_models import tiny_questions
 
 SYSTEMS = ["start, retriever order", "start", "trained, retriever order", "trained"]
 
@@ -59,11 +63,12 @@ def test_without_the_start_two_systems_are_left(trained_pair, tmp_path):
     data = str(trained_pair.parent / "rows.jsonl")
     options = ["--no-start", "--max_new_tokens", "1", "--output_dir", str(tmp_path)]
     options += ["--num_selected", "3", "--k", "1", "--k", "3"]
-    options += ["--metric", "rouge_l", "--metric", "map"]
+    options += ["--metric", "rouge_l", "--metric", "map", "--window_size", "4", "--window_stride", "1"]
     result = CliRunner().invoke(app, ["evaluate", "--model", str(trained_pair), "--dataset", data, *options])
     assert result.exit_code == 0, result.output
     results = json.loads((tmp_path / "results.json").read_text())
     assert list(results["systems"]) == SYSTEMS[2:]
+    assert (results["window_size"], results["window_stride"]) == (4, 1)
     assert {"recall@1", "recall@3", "map", "rouge_l"} <= results["systems"]["trained"].keys()
     assert "acc" not in results["systems"]["trained"]
     assert "ROUGE-L" in result.stdout
@@ -102,6 +107,7 @@ def test_further_systems_are_rows_of_the_same_results(trained_pair, tmp_path):
         ({"--model": "nowhere"}, "dro_config.json does not exist; give the output_dir of a DROTrainer run"),
         ({"--dataset": "nowhere.jsonl"}, "nowhere.jsonl: no such file"),
         ({"--systems": "orcale"}, "unknown system 'orcale'; did you mean 'oracle'?"),
+        ({"--window_size": "2"}, "window_size=2 leaves nothing to choose with num_selected=2"),
         ({"--metric": "bleu"}, "unknown metrics ['bleu']; expected some of success, map, acc, rouge_l"),
     ],
 )
@@ -110,3 +116,71 @@ def test_mistakes_end_in_one_line(trained_pair, options, message):
     result = CliRunner().invoke(app, ["evaluate", "--no-start", *(part for pair in given.items() for part in pair)])
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def results_of(folder):
+    results = json.loads((folder / "results.json").read_text())
+    assert not (folder / "progress").exists()
+    assert results.pop("seconds") > 0
+    return results
+
+
+@pytest.fixture(scope="module")
+def whole_evaluation(trained_pair, tmp_path_factory):
+    """The arguments of an evaluation in many parts, and its results where one process is left alone."""
+    folder = tmp_path_factory.mktemp("whole")
+    rows = tiny_questions(*[4, 7, 5, 6, 9] * 8)
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = ["evaluate", "--model", str(trained_pair), "--dataset", str(folder / "rows.jsonl"), "--no-start"]
+    given += ["--max_new_tokens", "2", "--batch_size", "1", "--systems", "oracle", "--num_selections", "3"]
+    assert CliRunner().invoke(app, [*given, "--output_dir", str(folder)]).exit_code == 0
+    return given, results_of(folder)
+
+
+def test_an_evaluation_that_was_killed_goes_on_to_the_same_results(whole_evaluation, tmp_path, caplog):
+    given, whole = whole_evaluation
+    given = [*given, "--output_dir", str(tmp_path / "killed")]
+    progress = tmp_path / "killed" / "progress"
+    process = subprocess.Popen([sys.executable, "-m", "dro_trl", *given], stderr=subprocess.DEVNULL)
+    while len(list(progress.glob("*.part.json"))) < 25:  # Of 3 systems and 10 parts, selections and answers.
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "results.json").exists()
+    before = {path.name for path in progress.glob("*.part.json")}
+    assert 25 <= len(before) < 60
+    result = CliRunner().invoke(app, given)
+    assert result.exit_code == 0, result.output
+    assert f"going on from {len(before)} parts" in caplog.text
+    assert results_of(tmp_path / "killed") == whole
+
+
+def test_two_processes_share_the_questions_and_end_with_the_same_results(whole_evaluation, tmp_path):
+    given, whole = whole_evaluation
+    given = [*given, "--output_dir", str(tmp_path)]
+    _, output = launch(
+        "cpu_2proc", "tests.distributed.evaluate_program", *given, environment={"SHARES": str(tmp_path / "share")}
+    )
+    assert results_of(tmp_path) == whole
+    assert [(tmp_path / f"share{rank}").read_text() for rank in (0, 1)] == ["60", "60"]  # Of 3 systems, 40 questions.
+    assert output.count("Results: ") == 1
+
+
+def test_the_batch_size_does_not_matter(trained_pair):
+    rows = tiny_questions(4, 7, 5, 6, 9, 4, 8, 5, 12, 4, 6)
+    found = [evaluate_pair(trained_pair, rows, FOUND, batch_size=size, max_new_tokens=4) for size in (1, 3, 8)]
+    assert found[0] == found[1] == found[2]
+    assert list(found[0][1]) == list(FOUND)
+
+
+def test_no_resume_begins_anew(trained_pair, tmp_path):
+    data = str(trained_pair.parent / "rows.jsonl")
+    given = ["evaluate", "--model", str(trained_pair), "--dataset", data, "--no-start", "--output_dir", str(tmp_path)]
+    assert CliRunner().invoke(app, [*given, "--max_new_tokens", "1"]).exit_code == 0
+    expected = results_of(tmp_path)
+    wrong = tmp_path / "progress" / "trained-selections.000000.part.json"
+    wrong.parent.mkdir()
+    wrong.write_text(json.dumps([[0, 0]] * 5))
+    assert CliRunner().invoke(app, [*given, "--max_new_tokens", "1", "--no_resume"]).exit_code == 0
+    assert results_of(tmp_path) == expected

@@ -1,0 +1,154 @@
+"""Questions in parts, which processes share.
+
+What is found for a part is kept until the evaluation is finished, so that a killed one goes on. Parts do not depend on
+the number of processes, and each is read by one of them, so the results do not depend on it either.
+"""
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+from tqdm.auto import tqdm
+
+from dro_trl.atomic_write import write_json
+from dro_trl.checkpointing import CONFIG_NAME, MODELS, read_config
+from dro_trl.types import Question
+
+logger = logging.getLogger(__name__)
+
+BATCHES = 4
+"""How many batches of questions are a part."""
+RUN_NAME = "run.json"
+PART_SUFFIX = ".part.json"
+
+
+class Parts:
+    """All questions of an evaluation, part by part.
+
+    Args:
+        num_rows: How many questions there are.
+        batch_size: Questions in a batch.
+        processes: Those that share the parts.
+        folder: Where parts are kept; nowhere if None.
+    """
+
+    def __init__(self, num_rows: int, batch_size: int, processes: PartialState, folder: Path | None = None) -> None:
+        self._processes = processes
+        size = BATCHES * batch_size
+        self._parts = [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
+        self._folder = folder
+
+    def map(self, name: str, find: Callable[[slice], list[Any]]) -> list[Any]:
+        """Return what is found for all questions; what is kept already is not found again.
+
+        Args:
+            name: What is found, for the progress bar and the files.
+            find: Finds a JSON value for each question of a part; what it returns may depend on the part alone.
+        """
+        # The first process says what is kept: the others may begin a moment later, when there is more already.
+        found: dict[int, list[Any]] = broadcast_object_list([self._kept(name)])[0]
+        missing = [part for part in self._parts if part.start not in found]
+        with self._processes.split_between_processes(missing) as own:
+            found |= dict(gather_object(self._find(name, own, find)))
+        return [value for part in self._parts for value in found[part.start]]
+
+    def _find(
+        self, name: str, parts: Sequence[slice], find: Callable[[slice], list[Any]]
+    ) -> list[tuple[int, list[Any]]]:
+        found = []
+        total = sum(part.stop - part.start for part in parts)
+        with tqdm(desc=name, total=total, disable=not parts or not self._processes.is_main_process) as bar:
+            for part in parts:
+                found.append((part.start, find(part)))
+                if self._folder is not None:
+                    write_json(self._folder / _file_name(name, part), found[-1][1])
+                bar.update(part.stop - part.start)
+        return found
+
+    def _kept(self, name: str) -> dict[int, list[Any]]:
+        if self._folder is None:
+            return {}
+        paths = {part.start: self._folder / _file_name(name, part) for part in self._parts}
+        return {start: json.loads(path.read_text("utf-8")) for start, path in paths.items() if path.is_file()}
+
+
+def _file_name(name: str, part: slice) -> str:
+    return f"{re.sub(r'[^a-z]+', '-', name)}.{part.start:06}{PART_SUFFIX}"
+
+
+def launched_processes(device: str | torch.device = "cpu") -> PartialState:
+    """Return the processes that the program was launched on, one where it was started without `accelerate launch`.
+
+    Args:
+        device: Where the models run.
+    """
+    # A process that is done waits for the others for as long as their last part takes.
+    return PartialState(cpu=torch.device(device).type == "cpu", timeout=timedelta(days=1))
+
+
+def go_on(folder: Path, run: dict[str, Any]) -> None:
+    """Leave the parts of an interrupted evaluation where they are if it was the same, else begin anew, and say which.
+
+    Args:
+        folder: Where parts are kept.
+        run: What `describe_evaluation` returned.
+    """
+    path = folder / RUN_NAME
+    if path.is_file():
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        differing = [name for name in sorted({*saved, *run}) if saved.get(name) != run.get(name)]
+        if not differing:
+            logger.warning(f"going on from {len(list(folder.glob('*' + PART_SUFFIX)))} parts that {folder} holds")
+            return
+        said = "; ".join(f"{name} was {saved.get(name)!r} and is now {run.get(name)!r}" for name in differing)
+        logger.warning(f"{folder} holds parts of another evaluation; beginning anew, since {said}")
+    discard(folder)
+    write_json(path, run)
+
+
+def discard(folder: Path) -> None:
+    """Delete the parts that a folder holds, and the folder where it holds nothing else."""
+    (folder / RUN_NAME).unlink(missing_ok=True)  # First, since without it no part is taken for one of another run.
+    for path in [*folder.glob(f"*{PART_SUFFIX}"), *folder.glob(f".*{PART_SUFFIX}.*"), *folder.glob(f".{RUN_NAME}.*")]:
+        path.unlink()
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def describe_evaluation(folder: Path, rows: Sequence[Question], **options: Any) -> dict[str, Any]:
+    """Return what decides the outcome of an evaluation, as plain JSON: contents by their digests.
+
+    Args:
+        folder: What `DROTrainer` saved.
+        rows: The questions.
+        **options: What else is in play.
+    """
+    starts = {path: Path(path) for path in read_config(folder)["start"].values() if path}
+    described = {
+        **options,
+        "model": _digest([folder / CONFIG_NAME, *(folder / name for name in MODELS)]),
+        "start": {path: _digest([start]) if start.is_dir() else None for path, start in starts.items()},
+        "questions": hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()[:16],
+        "versions": {name: version(name) for name in ("dro-trl", "torch", "transformers", "peft")},
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(described, sort_keys=True, default=str))
+    return plain
+
+
+def _digest(paths: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        for file in sorted(found for found in [path, *path.rglob("*")] if found.is_file()):
+            with file.open("rb") as opened:
+                content = hashlib.file_digest(opened, "sha256").hexdigest()
+            digest.update(f"{file.relative_to(path.parent)} {content}\n".encode())
+    return digest.hexdigest()[:16]

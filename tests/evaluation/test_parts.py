@@ -1,0 +1,93 @@
+"""Parts that are kept are not found again; an evaluation that is another one begins anew."""
+
+import json
+import logging
+import shutil
+
+import pytest
+from accelerate import PartialState
+
+from dro_trl.evaluation import parts as parts_module
+from dro_trl.evaluation.parts import describe_evaluation, discard, go_on
+from tests.tiny_models import tiny_questions
+
+
+def Parts(num_rows, batch_size, folder):
+    return parts_module.Parts(num_rows, batch_size, PartialState(cpu=True), folder)
+
+
+class Squares:
+    """Finds the square of each row's number, and remembers the parts it was asked for."""
+
+    def __init__(self, until=1000):
+        self.asked = []
+        self.until = until
+
+    def __call__(self, part):
+        if part.start >= self.until:
+            raise KeyboardInterrupt
+        self.asked.append((part.start, part.stop))
+        return [n * n for n in range(part.start, part.stop)]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_is_kept_is_not_found_again(tmp_path, kept):
+    folder = tmp_path / "progress" if kept else None
+    first, second = Squares(until=16), Squares()
+    with pytest.raises(KeyboardInterrupt):
+        Parts(21, 2, folder).map("a: selections", first)
+    assert first.asked == [(0, 8), (8, 16)]
+    parts = Parts(21, 2, folder)
+    assert parts.map("a: selections", second) == [n * n for n in range(21)]
+    assert second.asked == ([(16, 21)] if kept else [(0, 8), (8, 16), (16, 21)])
+    other = Squares()
+    assert parts.map("a: answers", other) == parts.map("b: selections", other)
+    assert len(other.asked) == 6  # Under another name nothing is kept yet.
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """A folder like that of a trained pair, as far as digests go."""
+    for name in ("selector", "generator", "start"):
+        (tmp_path / "pair" / name).mkdir(parents=True)
+        (tmp_path / "pair" / name / "model.safetensors").write_text(name)
+    config = {"start": {"selector": str(tmp_path / "pair" / "start"), "generator": "some/hub-name"}}
+    (tmp_path / "pair" / "dro_config.json").write_text(json.dumps(config))
+    return tmp_path / "pair"
+
+
+CHANGES = {
+    "questions": lambda pair: (tiny_questions(4, 6), {"seed": 0}),
+    "seed": lambda pair: (tiny_questions(4, 5), {"seed": 1}),
+    "model": lambda pair: (pair / "generator" / "model.safetensors").write_text("other") and None,
+    "start": lambda pair: (pair / "start" / "model.safetensors").write_text("other") and None,
+}
+
+
+@pytest.mark.parametrize("changed", CHANGES)
+def test_another_evaluation_begins_anew_and_says_why(tmp_path, pair, caplog, changed):
+    caplog.set_level(logging.WARNING)
+    folder = tmp_path / "progress"
+    given = tiny_questions(4, 5), {"seed": 0}
+    go_on(folder, describe_evaluation(pair, given[0], **given[1]))
+    assert not caplog.messages
+    Parts(2, 1, folder).map("a", Squares())
+    shutil.copytree(pair, tmp_path / "moved")
+    go_on(folder, describe_evaluation(tmp_path / "moved", given[0], **given[1]))
+    assert caplog.messages == [f"going on from 1 parts that {folder} holds"]
+    rows, options = CHANGES[changed](pair) or given
+    go_on(folder, describe_evaluation(pair, rows, **options))
+    assert f"{folder} holds parts of another evaluation; beginning anew, since {changed} was " in caplog.messages[1]
+    assert ";" not in caplog.messages[1].partition("since")[2]
+    again = Squares()
+    Parts(2, 1, folder).map("a", again)
+    assert again.asked == [(0, 2)]
+
+
+def test_only_what_was_kept_is_deleted(tmp_path):
+    (tmp_path / "notes.json").write_text("{}")
+    Parts(2, 1, tmp_path).map("a", Squares())
+    (tmp_path / ".a.000000.part.json.x1").write_text("[")  # Of a process that was killed as it wrote.
+    discard(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.json"]
+    discard(tmp_path / "nothing")
