@@ -163,7 +163,7 @@ def likelihood_order(
     scorer = AnswerScorer(tokenizer, texts=args.texts)
     size = args.per_device_eval_batch_size
     asked = [rows[number] for number in mine]
-    scores = score_answers(model.eval(), scorer, asked, alone, size, progress=state.is_main_process)  # type: ignore[misc]
+    scores = score_answers(model.eval(), scorer, asked, alone, size, progress=state.is_main_process)  # type: ignore[arg-type]
     found: dict[int, list[float]] = dict(gather_object(list(zip(mine, scores, strict=True))))
     ranked = [
         sorted(
