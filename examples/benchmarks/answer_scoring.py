@@ -1,0 +1,100 @@
+"""Time and peak memory of scoring answers, against one forward pass with all logits for each selection.
+
+    python examples/benchmarks/answer_scoring.py
+
+A Qwen2 of 25M random weights in float32, one question of N = 20 passages of 100 tokens, M = 16 selections of K = 5.
+The plain way is a Hugging Face model as it comes: for each selection a forward pass, its logits at every position,
+their log-softmax and the answer's tokens in it. `--backward` adds the gradient of the mean, as in training. Figures
+are of the second step in a fresh process: the increase of resident memory, and the time; medians over `--rounds`,
+in which the two ways take turns. Of the M selections `--num_distinct` differ; the product scores equal ones once.
+"""
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from small_models import QWEN2_25M, PeakMemory, in_fresh_process, questions, random_model, word_tokenizer
+
+from dro_trl import prompts
+from dro_trl.atomic_write import write_json
+from dro_trl.modeling import AnswerScorer
+from dro_trl.types import Question, Selection
+
+N, K, M = 20, 5, 16
+WAYS = ("plain", "dro-trl")
+
+
+def plain_logps(model: torch.nn.Module, row: Question, selections: list[Selection]) -> torch.Tensor:
+    """Return log p(y|x, d_z) of each selection, one forward pass each, from the logits at all positions."""
+    tokenizer, found = word_tokenizer(), []
+    answer = prompts.answer_ids(tokenizer, row["answers"][0])
+    for selection in selections:
+        text = prompts.generator_prompt(row["question"], [row["candidates"][i] for i in selection])
+        ids = torch.tensor([prompts.encode(tokenizer, prompts.render(tokenizer, text)) + answer])
+        logps = model(input_ids=ids, use_cache=False).logits.float().log_softmax(-1)[0, :-1]
+        found.append(logps.gather(-1, ids[0, 1:, None])[-len(answer) :].sum())
+    return torch.stack(found)
+
+
+def measure(way: str, num_distinct: int, passage_tokens: int, backward: bool) -> dict[str, float | list[float]]:
+    """Score twice, and return what the second time took, and found."""
+    torch.set_num_threads(1)
+    row = questions(1, N, passage_tokens)[0]
+    generator = torch.Generator().manual_seed(0)
+    distinct = [torch.randperm(N, generator=generator)[:K].tolist() for _ in range(num_distinct)]
+    selections = [distinct[i % num_distinct] for i in range(M)]
+    model = random_model("qwen2", **QWEN2_25M).train()
+    scorer = AnswerScorer(word_tokenizer())
+    torch.set_grad_enabled(backward)
+    for _ in range(2):
+        model.zero_grad()
+        memory, start = PeakMemory(), time.perf_counter()
+        if way == "plain":
+            logps = plain_logps(model, row, selections)
+        else:
+            tokens, mask = scorer.logps(model, [row], torch.tensor([selections]))
+            logps = (tokens * mask).sum(-1)[0, :, 0]
+        if backward:
+            logps.mean().backward()
+        seconds, peak = time.perf_counter() - start, memory.mib()
+    return {"seconds": seconds, "peak_mib": peak, "logps": logps.tolist()}
+
+
+def main() -> None:
+    """Measure, print, and write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--num_distinct", type=int, nargs="+", default=[16, 8])
+    parser.add_argument("--passage_tokens", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--backward", action="store_true")
+    parser.add_argument("--output", type=Path, default=Path("answer_scoring.json"))
+    options = parser.parse_args()
+    table = Table("distinct selections", "", *WAYS, "ratio", title=f"M = {M}, {options.rounds} rounds, median (range)")
+    rows = []
+    for num in options.num_distinct:
+        runs: dict[str, list[dict]] = {way: [] for way in WAYS}
+        for _ in range(options.rounds):
+            for way in WAYS:
+                runs[way].append(in_fresh_process(measure, way, num, options.passage_tokens, options.backward))
+        torch.testing.assert_close(*(torch.tensor(runs[way][0]["logps"]) for way in WAYS), atol=1e-3, rtol=1e-4)
+        for name, label, digits in (("seconds", "seconds", 2), ("peak_mib", "peak (MiB)", 0)):
+            found = {way: [run[name] for run in runs[way]] for way in WAYS}
+            medians = {way: statistics.median(values) for way, values in found.items()}
+            shown = [
+                f"{medians[way]:.{digits}f} ({min(found[way]):.{digits}f}–{max(found[way]):.{digits}f})"
+                for way in WAYS
+            ]
+            ratio = medians["plain"] / medians["dro-trl"]
+            table.add_row(str(num), label, *shown, f"{ratio:.2f}")
+            rows.append({"num_distinct": num, "measure": name, **found, "ratio": ratio})
+    Console().print(table)
+    write_json(options.output, {**vars(options), "output": str(options.output), "num_selections": M, "rows": rows})
+    print(f"Results: {options.output}")
+
+
+if __name__ == "__main__":
+    main()
