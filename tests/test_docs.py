@@ -19,10 +19,10 @@ from markdown_it import MarkdownIt
 import dro_trl
 from dro_trl.cli import app
 from dro_trl.recipe import known_keys
-from dro_trl.run_plan import KEYS as RUN_KEYS
+from dro_trl.stages.plan import KEYS as RUN_KEYS
 from dro_trl.study.plan import Study
-from dro_trl.warmup import PARTS as WARMUP_PARTS
-from dro_trl.warmup import UNUSED_KEYS
+from dro_trl.warmup.training import PARTS as WARMUP_PARTS
+from dro_trl.warmup.training import UNUSED_KEYS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -51,8 +51,7 @@ ALLOWED = {
     "compressed": set(),
     "fingerprint": {"atomic_write"},
     "recipe_file": set(),
-    "stages": {"atomic_write", "fingerprint"},
-    "run_plan": {"recipe_file", "stages"},
+    "stages": {"atomic_write", "fingerprint", "recipe_file"},  # what `dro-trl run` does, without torch
     "lockstep": set(),
     "types": set(),
     "weights": {"types"},
@@ -84,9 +83,7 @@ ALLOWED = {
     "pipeline": BELOW_TRAINER | {"retrieval.base"},
     "estimate_recipe": {"estimate", "model_shapes", "reading_lengths", "dro_config", "recipe"},
     "recipe": {""},  # what `dro-trl train` does, for `scripts` and programs to call
-    "warmup_config": {"dro_config"},
-    "teachers": BELOW_TRAINER | {"evaluation", "training_data", "warmup_config", "retrieval.run_file"},
-    "warmup": BELOW_TRAINER | {"teachers", "warmup_config", "recipe", "resumable_trainer"},
+    "warmup": BELOW_TRAINER | {"evaluation", "training_data", "retrieval.run_file", "recipe", "resumable_trainer"},
     "study": {""},  # what `dro-trl compare` does, likewise
     "scripts": {""},
     "cli": {"scripts"},

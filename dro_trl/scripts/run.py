@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dro_trl.fingerprint import Digests
-    from dro_trl.stages import Stage
+    from dro_trl.stages.stage import Stage
 
 
 def main(
@@ -24,9 +24,9 @@ def main(
     """Prepare, index, retrieve, warm up, train and evaluate; what is done and has not changed is not done again."""
     from dro_trl.cli import app
     from dro_trl.fingerprint import Digests
-    from dro_trl.run_plan import SECTIONS, plan_run
     from dro_trl.scripts.index import cleaning_up_when_terminated
-    from dro_trl.stages import locked
+    from dro_trl.stages.plan import SECTIONS, plan_run
+    from dro_trl.stages.stage import locked
 
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     stages = plan_run(recipe, commands, output_dir)
@@ -81,7 +81,7 @@ def show_plan(stages: "list[Stage]", reasons: dict[str, str | None]) -> None:
 def run_or_skip(stage: "Stage", digests: "Digests", lock: int, forced: bool) -> dict[str, Any]:
     """Run a stage unless what it made would be made again; return its row of the report."""
     from dro_trl.fingerprint import RECORD_NAME
-    from dro_trl.stages import read_record
+    from dro_trl.stages.stage import read_record
 
     inputs = stage.inputs(digests)
     reason = "asked for by --redo" if forced else stage.reason_to_run(inputs, digests)
@@ -143,7 +143,7 @@ def find_mistake(command: str, recipe: dict[str, Any], launch: list[str] | None)
 
     from dro_trl.recipe import parse_recipe
     from dro_trl.recipe_file import refuse_unknown
-    from dro_trl.warmup import parse_warmup
+    from dro_trl.warmup.training import parse_warmup
 
     parse = {"train": parse_recipe, "warmup": parse_warmup}[command]
     with tempfile.TemporaryDirectory() as folder:

@@ -10,7 +10,7 @@ def main(
     part: Annotated[Literal["selector", "generator"], typer.Argument(help="Which model to warm up.")],
 ) -> None:
     """Warm up a selector or a generator: --config recipe.yaml, and --NAME VALUE for any field of it."""
-    from dro_trl.warmup import parse_warmup, run_warmup
+    from dro_trl.warmup.training import parse_warmup, run_warmup
 
     trainer = run_warmup(part, *parse_warmup(context.args))
     trainer.accelerator.end_training()

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.distributed.launching import launch
-from tests.test_warmup import LORA, recipe_of, two_golds
+from tests.warmup.test_training import LORA, recipe_of, two_golds
 
 LINES = {"teacher": "gold", "num_train_epochs": 2, "optim": "sgd", "max_grad_norm": 0.0}
 

@@ -3,7 +3,7 @@
 import sys
 
 from dro_trl import cli
-from dro_trl.warmup import WarmupTrainer
+from dro_trl.warmup.training import WarmupTrainer
 from tests.distributed.backends import backend_options, shard_everything
 
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from dro_trl.atomic_write import write_jsonl
 from dro_trl.cli import app
 from dro_trl.scripts import run as script
-from dro_trl.stages import Stage, locked
+from dro_trl.stages.stage import Stage, locked
 from tests.training import changed, save_start
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,13 +11,14 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from dro_trl import AutoregressivePolicy, PlackettLucePolicy, teachers
+from dro_trl import AutoregressivePolicy, PlackettLucePolicy
 from dro_trl.loading import load_tokenizer
 from dro_trl.modeling import AnswerScorer
 from dro_trl.prompts import PromptTexts
 from dro_trl.recipe import parse_recipe, run_recipe
-from dro_trl.warmup import SelectorWarmupTrainer, parse_warmup, run_warmup
-from dro_trl.warmup_config import WarmupConfig
+from dro_trl.warmup import teachers
+from dro_trl.warmup.config import WarmupConfig
+from dro_trl.warmup.training import SelectorWarmupTrainer, parse_warmup, run_warmup
 from tests.tiny_models import all_selections, tiny_model, tiny_questions, tiny_tokenizer
 from tests.training import changed, save_start, write_recipe
 
@@ -110,7 +111,8 @@ def test_the_loss_is_minus_the_enumerated_log_probability(tmp_path, make):
     batch = trainer.data_collator(trainer.train_dataset.to_list())
     loss = trainer.compute_loss(trainer.model, batch)
     assert float(loss.detach()) == pytest.approx(-sum(expected) / 3, rel=1e-5)
-    assert sum(read) == 3  # Each question's prompt is computed once.
+    # Each question's prompt is computed once: one row, or with query likelihood one for each of its candidates.
+    assert sum(read) == (4 + 4 + 5 if isinstance(policy, StrictPolicy) else 3)
     loss.backward()
     assert trainer.model.lm_head.weight.grad.abs().sum() > 0
     if isinstance(policy, StrictPolicy):
@@ -220,7 +222,7 @@ def test_resuming_is_exact_and_asks_no_teacher_again(tmp_path, part, monkeypatch
     assert [len(one) for one in ranked] == [4, 5, 4, 6, 5]
     (tmp_path / "out" / "checkpoint-6" / "trainer_state.json").unlink()
 
-    def refuse(*args):
+    def refuse(*args, **kwargs):
         raise AssertionError("asked again")
 
     monkeypatch.setattr(teachers, "score_answers", refuse)
@@ -275,7 +277,7 @@ def test_options_are_those_of_dro_and_of_trl(tmp_path):
     assert Path(args.output_dir) == tmp_path / "out"
 
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "warmup").glob("*.yaml")), ids=lambda path: path.name)

@@ -19,7 +19,7 @@ from dro_trl.resuming import describe_run
 from dro_trl.retrieval.run_file import read_run
 from dro_trl.training_data import prepare_dataset
 from dro_trl.types import Selection
-from dro_trl.warmup_config import WarmupConfig
+from dro_trl.warmup.config import WarmupConfig
 
 logger = logging.getLogger(__name__)
 

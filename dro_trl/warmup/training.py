@@ -29,9 +29,9 @@ from dro_trl.recipe import (
 )
 from dro_trl.resumable_trainer import ResumableTrainer
 from dro_trl.resuming import begin_checkpoint
-from dro_trl.teachers import RETRIEVED, TaughtRows, teach
-from dro_trl.warmup_config import UNUSED as UNUSED_IN_WARMUP
-from dro_trl.warmup_config import WarmupConfig
+from dro_trl.warmup.config import UNUSED as UNUSED_IN_WARMUP
+from dro_trl.warmup.config import WarmupConfig
+from dro_trl.warmup.teachers import RETRIEVED, TaughtRows, teach
 
 Part = Literal["selector", "generator"]
 PARTS = (DROScriptArguments, WarmupConfig, ModelConfig)

@@ -6,7 +6,7 @@ import yaml
 
 from dro_trl.atomic_write import write_jsonl
 from dro_trl.cli import app
-from dro_trl.run_plan import plan_run
+from dro_trl.stages.plan import plan_run
 
 COMMANDS = typer.main.get_command(app).commands
 TRAIN = {"num_selected": 2, "learning_rate": 0.01}

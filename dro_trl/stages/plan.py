@@ -9,7 +9,7 @@ from typing import Any
 from typer.exceptions import TyperException
 
 from dro_trl.recipe_file import read_recipe, refuse_unknown
-from dro_trl.stages import Stage
+from dro_trl.stages.stage import Stage
 
 SECTIONS = ("prepare", "index", "retrieve", "warmup", "train", "evaluate")
 KEYS = {"output_dir", "model_name_or_path", *SECTIONS}
