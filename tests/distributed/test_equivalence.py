@@ -77,10 +77,14 @@ def test_two_processes_train_as_one(alone, together, case):
     expected, found = history(one), history(two)
     assert len(found) == len(expected) >= 10
     for first, second in zip(expected, found, strict=True):
-        names = [name for name in first if not any(word in name for word in ("runtime", "per_second"))]
+        left_out = ("runtime", "per_second", "num_tokens")
+        names = [name for name in first if not any(word in name for word in left_out)]
         assert {name: second[name] for name in names} == pytest.approx(
             {name: first[name] for name in names}, rel=1e-5, abs=1e-4
         )
+        # Padding is read as well, and smaller batches have less of it; where a model is sharded, a process with fewer
+        # passes to make keeps the others company.
+        assert 0 < second.get("num_tokens", 1) <= 2 * first.get("num_tokens", 1)
 
     before, after = load_file(one / "weights.safetensors"), load_file(two / "weights.safetensors")
     assert before.keys() == after.keys()
