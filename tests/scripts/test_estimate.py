@@ -48,7 +48,12 @@ def test_stated_lengths_and_known_sizes(tmp_path):
     recipe = write_recipe(tmp_path, dataset_name="owner/questions", model_name_or_path="Qwen/Qwen2.5-0.5B-Instruct")
     given = ["--passage_tokens", "100", "--question_tokens", "10", "--answer_tokens", "4", "--num_questions", "50"]
     found, _ = estimate(tmp_path, "--config", recipe, *given)
-    assert found["lengths"]["mean"] == {"selector": 2082, "selector_kept": 20, "generator": 226, "answer": 4}
+    lengths = {"selector": 2082, "selector_rows": 1, "selector_kept": 20, "generator": 226, "answer": 4}
+    assert found["lengths"]["mean"] == lengths
+    separate = ("--policy_kwargs", '{"item_score": "query_likelihood"}')
+    in_rows, _ = estimate(tmp_path, "--config", recipe, *given, *separate)
+    lengths |= {"selector": 113, "selector_rows": 20, "selector_kept": 200}
+    assert in_rows["lengths"]["mean"] == lengths
     assert found["models"]["selector"]["parameters"] == 494_032_768
     assert found["time"]["steps"] == 25
     written, _ = estimate(tmp_path, "--config", recipe, *given, "--policy", "dro_trl.AutoregressivePolicy")
