@@ -84,6 +84,7 @@ def test_two_processes_train_as_one(alone, together, case):
         )
         # Padding is read as well, and smaller batches have less of it; where a model is sharded, a process with fewer
         # passes to make keeps the others company.
+        assert ("num_tokens" in second) == ("num_tokens" in first) == ("reward" in first)
         assert 0 < second.get("num_tokens", 1) <= 2 * first.get("num_tokens", 1)
 
     before, after = load_file(one / "weights.safetensors"), load_file(two / "weights.safetensors")
