@@ -128,7 +128,7 @@ def prebuilt_folder(cache: Path, name: str) -> Path:
 
 INPUTS: dict[str, Callable[[Path], object]] = {
     **dict.fromkeys(("corpus.jsonl", "wiki_pool_corpus.jsonl", "CORPUS", "FILE"), lines(PASSAGES)),
-    **dict.fromkeys(("train.jsonl", "dev.jsonl", "rows.jsonl", "nq.heldout.jsonl"), lines(questions())),
+    **dict.fromkeys(("train.jsonl", "dev.jsonl", "nq.heldout.jsonl"), lines(questions())),
     "nq_open_dev.jsonl": lines(questions()),
     "psgs_w100.tsv.gz": passages_in_columns,
     "other.run.txt": run_file,
@@ -193,5 +193,3 @@ def provide_repository(folder: Path) -> None:
         study = yaml.safe_load(path.read_text(encoding="utf-8"))
         study |= {"seeds": study["seeds"][:1], "methods": dict(list(study["methods"].items())[:2])}
         path.write_text(yaml.safe_dump(study, sort_keys=False), encoding="utf-8")
-    with (folder / "recipes" / "accelerate" / "cpu_2proc.yaml").open("a") as file:
-        file.write("main_process_port: 0\n")  # Any free one: other tests may hold the usual one.

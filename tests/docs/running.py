@@ -42,9 +42,16 @@ NOT_RUN = {
     ),
     "accelerate launch --config_file recipes/accelerate/cpu_2proc.yaml -m dro_trl evaluate --model runs/mine "
     "--dataset dev.jsonl": "two processes; tests/scripts/test_evaluate.py launches them",
+    "accelerate launch --config_file recipes/accelerate/cpu_2proc.yaml -m dro_trl train "
+    "--config RECIPE.yaml --resume": "two processes; tests/distributed launches them, and test_killed.py resumes them",
     "python examples/benchmarks/estimate_against_measured.py": (
         "takes an hour; tests/scripts/test_estimate.py runs two of its configurations"
     ),
+    "OMP_NUM_THREADS=1 python examples/benchmarks/step_against_trl.py --num_selections 16 --steps 2 --rounds 2": (
+        "takes ten minutes, since its models are as large as the figures need; no test runs it"
+    ),
+    "python examples/benchmarks/answer_scoring.py --rounds 1": "takes a minute, for the same reason; no test runs it",
+    "python examples/benchmarks/answer_scoring.py --rounds 1 --backward": "takes minutes, likewise; no test runs it",
 }
 """Commands that cannot be run here, each with the reason."""
 
@@ -59,18 +66,6 @@ WITH_MORE = {
         "ten minutes: its models and questions are as large as the figures need",
     ),
     "python examples/benchmarks/index_speed.py --num_passages 200000": ("--num_passages 300", "minutes"),
-    "OMP_NUM_THREADS=1 python examples/benchmarks/step_against_trl.py --num_selections 16 --steps 2 --rounds 2": (
-        "--num_selections 2 --rounds 1 --passage_tokens 2",
-        "ten minutes: its models and questions are as large as the figures need",
-    ),
-    "python examples/benchmarks/answer_scoring.py --rounds 1": (
-        "--num_distinct 2 --passage_tokens 5",
-        "a minute: its models and questions are as large as the figures need",
-    ),
-    "python examples/benchmarks/answer_scoring.py --rounds 1 --backward": (
-        "--num_distinct 2 --passage_tokens 5",
-        "minutes: its models and questions are as large as the figures need",
-    ),
     "python examples/gradient_variance.py": ("--problems 2 --draws 50", "minutes: its sizes are options"),
 }
 """Commands that are run with further options, each with them and the reason."""
@@ -111,7 +106,7 @@ def run_program(path: str, arguments: list[str], patch: pytest.MonkeyPatch) -> N
 
 
 def run_process(command: list[str]) -> None:
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=240)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600)
     assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout[-5000:]}"
 
 
