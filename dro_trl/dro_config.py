@@ -185,7 +185,14 @@ class DROConfig(SelectionConfig):
         for name in ("temperature", "reward_temperature", "epsilon", "cliprange_value"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
-        for name in ("entropy_coef", "kl_coef", "generator_loss_coef", "generator_learning_rate", "vf_coef", "policy_learning_rate"):
+        for name in (
+            "entropy_coef",
+            "kl_coef",
+            "generator_loss_coef",
+            "generator_learning_rate",
+            "vf_coef",
+            "policy_learning_rate",
+        ):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
         for name, values in (

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from dro_trl import prompts
+from dro_trl.chosen_logps import chosen_logps
 from dro_trl.policies.base import SelectionLogps, SelectionSample, check_candidates
 from dro_trl.policies.score_weights import ScoreWeights
 from dro_trl.prompts import DEFAULT, PromptTexts, Tokenizer
-from dro_trl.chosen_logps import chosen_logps
 from dro_trl.shared_prompt import SharedPromptBatch, kept_logits, pack
 from dro_trl.types import Question
 
@@ -143,7 +143,7 @@ def _standardised(row: Question) -> Tensor:
 
 
 def _question_scores(logits: Tensor, batch: SharedPromptBatch, reads_answer: bool) -> list[Tensor]:
-    """log p(question | passage) and, where read, minus the entropy after it, in nats, both (B, N) float32."""
+    """The log p(question | passage) and, where read, minus the entropy after it, in nats, both (B, N) float32."""
     asked, parts = batch.target_mask, []
     zeros = torch.zeros_like(batch.targets, dtype=torch.float32)
     if reads_answer:  # The last of each item's targets.
@@ -320,7 +320,7 @@ class PlackettLucePolicy:
             else:
                 zeros = torch.zeros_like(inputs.prior)
                 parts = [zeros.masked_scatter(inputs.item_mask, found[:, 0] - found[:, 1])]
-        scores = self.score_weights([parts[0], inputs.prior, *parts[1:]])
+        scores: Tensor = self.score_weights([parts[0], inputs.prior, *parts[1:]])
         return scores.masked_fill(~inputs.item_mask, float("-inf"))
 
     def sample(

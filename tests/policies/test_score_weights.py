@@ -49,12 +49,14 @@ def test_the_gradient_of_the_weights_is_the_exact_one():
     """All 12 selections of 2 of 4: the gradient of log sum_z p(z) r(z) in the three weights, against differences."""
     tokenizer = tiny_tokenizer()
     model, rows = tiny_model("llama", tokenizer), tiny_questions(4)
-    policy = policy_of(tokenizer, score_temperature=8.0, retriever_prior=0.5, answer_confidence=1.0, learn_weights=True)
+    policy = policy_of(
+        tokenizer, score_temperature=8.0, retriever_prior=0.5, answer_confidence=1.0, learn_weights=True
+    )
     weight, inputs = policy.score_weights.weight, policy.encode(rows)
     selections = torch.tensor([[[i, j] for i in range(4) for j in range(4) if i != j]])
     rewards = torch.randn(1, 12, generator=torch.Generator().manual_seed(0)) * 3
     logps, _ = plackett_luce_logps(policy.item_scores(model, inputs), selections)
-    assert float(logps.exp().sum()) == pytest.approx(1.0, abs=1e-5)
+    assert logps.exp().sum().item() == pytest.approx(1.0, abs=1e-5)
     log_ratios = logps.detach() + torch.log(torch.tensor(12.0))  # Each is taken once: q(z) = 1/12.
     loss = dro_loss(logps, importance_weights(log_importance(log_ratios, rewards)), control_variate(log_ratios))
     (found,) = torch.autograd.grad(-loss, weight)
@@ -91,7 +93,11 @@ def test_weights_are_learnt_logged_saved_and_loaded(tmp_path, peft_config):
         assert len(set(seen)) == 3
     learnt = json.loads((tmp_path / "pair/dro_config.json").read_text())["learnt_policy_kwargs"]
     assert learnt == pytest.approx(
-        {"score_temperature": 1 / float(weight[0]), "retriever_prior": float(weight[1]), "answer_confidence": float(weight[2])}
+        {
+            "score_temperature": 1 / float(weight[0]),
+            "retriever_prior": float(weight[1]),
+            "answer_confidence": float(weight[2]),
+        }
     )
     assert "learnt_policy_kwargs" in (tmp_path / "pair/README.md").read_text()
     loaded = RAGPipeline.from_pretrained(tmp_path / "pair")
@@ -105,7 +111,9 @@ def test_weights_are_learnt_logged_saved_and_loaded(tmp_path, peft_config):
 
 def test_the_rate_of_the_weights_is_their_own(tmp_path):
     """The model stays as it is at a learning rate of 0, and the weights do not decay."""
-    trainer = make_trainer(tmp_path, policy_kwargs=LEARNT, learning_rate=0.0, policy_learning_rate=0.1, weight_decay=0.5)
+    trainer = make_trainer(
+        tmp_path, policy_kwargs=LEARNT, learning_rate=0.0, policy_learning_rate=0.1, weight_decay=0.5
+    )
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     trainer.train()
     moved = {name for name, value in trainer.model.state_dict().items() if not torch.equal(value, before[name])}
