@@ -140,6 +140,9 @@ class DROConfig(SelectionConfig):
     generator_learning_rate: float | None = field(
         default=None, metadata={"help": "Initial learning rate of the generator; the selector's where not set."}
     )
+    policy_learning_rate: float = field(
+        default=1e-2, metadata={"help": "Initial learning rate of the policy's own weights (`learn_weights`)."}
+    )
     generator_loss_coef: float = field(default=1.0, metadata={"help": "Lambda, weight of the generator's term."})
     control_variate: bool = field(
         default=True, metadata={"help": "Subtract rho / sum(rho) from the weights in the selector's term."}
@@ -182,7 +185,14 @@ class DROConfig(SelectionConfig):
         for name in ("temperature", "reward_temperature", "epsilon", "cliprange_value"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
-        for name in ("entropy_coef", "kl_coef", "generator_loss_coef", "generator_learning_rate", "vf_coef"):
+        for name in (
+            "entropy_coef",
+            "kl_coef",
+            "generator_loss_coef",
+            "generator_learning_rate",
+            "vf_coef",
+            "policy_learning_rate",
+        ):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
         for name, values in (

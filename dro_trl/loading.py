@@ -167,6 +167,12 @@ def make_pair(
         )
     elif getattr(policy, "texts", args.texts) != args.texts:
         raise ValueError(f"policy.texts and prompt_texts={args.prompt_texts} differ; give both the same")
+    weights = getattr(policy, "score_weights", None)
+    if weights is not None and weights.weight.requires_grad and not args.train_selector:
+        raise ValueError(
+            "learn_weights=True and train_selector=False: the policy's weights are learnt with the selector; set "
+            "train_selector to True (learning_rate=0 leaves the model itself as it is), or learn_weights to False"
+        )
     if getattr(policy, "proposal", "policy") == "every_passage":
         _check_every_passage(args)
     reference: nn.Module | None = None

@@ -118,6 +118,10 @@ class SelectorGenerator(nn.Module):
         self.reference = reference.requires_grad_(False) if reference is not None else None
         self.value_head = value_head
         self.policy = policy
+        self.score_weights: nn.Module | None = None
+        weights = getattr(policy, "score_weights", None)
+        if weights is not None and _is_trained(weights):
+            self.score_weights = weights
         self.scorer = scorer
         self.config: Any = selector.config
 
@@ -128,7 +132,7 @@ class SelectorGenerator(nn.Module):
 
     def base_models(self) -> list[Any]:
         """Return the models without their adapters; one where both are adapters of it."""
-        children: Any = [child for child in self.children() if child is not self.value_head]
+        children: Any = [c for c in self.children() if c is not self.value_head and c is not self.score_weights]
         return [child.get_base_model() if hasattr(child, "get_base_model") else child for child in children]
 
     @property
@@ -238,7 +242,12 @@ def _is_trained(model: nn.Module) -> bool:
 
 
 def parameter_groups(
-    module: nn.Module, selector_lr: float, generator_lr: float, weight_decay: float, decayed: Collection[str]
+    module: nn.Module,
+    selector_lr: float,
+    generator_lr: float,
+    policy_lr: float,
+    weight_decay: float,
+    decayed: Collection[str],
 ) -> list[dict[str, Any]]:
     """Return an optimizer's parameter groups: those of each model, with and without weight decay.
 
@@ -246,19 +255,15 @@ def parameter_groups(
         module: A `SelectorGenerator`, wrapped or not.
         selector_lr: Learning rate of the selector.
         generator_lr: Learning rate of the generator.
+        policy_lr: Learning rate of the policy's weights, which do not decay.
         weight_decay: Of the parameters in `decayed`.
         decayed: Names of the parameters that decay.
     """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            of_generator = "generator" in name.split(".")  # Of the model's own name, or of its adapter's.
-            groups.setdefault((of_generator, name in decayed), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": generator_lr if of_generator else selector_lr,
-            "weight_decay": weight_decay if decays else 0.0,
-        }
-        for (of_generator, decays), parameters in groups.items()
-    ]
+            parts = name.split(".")  # The module's own name, or its adapter's, says whose it is.
+            lr = policy_lr if "score_weights" in parts else generator_lr if "generator" in parts else selector_lr
+            decay = weight_decay if name in decayed and "score_weights" not in parts else 0.0
+            groups.setdefault((lr, decay), []).append(parameter)
+    return [{"params": group, "lr": lr, "weight_decay": decay} for (lr, decay), group in groups.items()]

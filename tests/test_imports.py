@@ -74,6 +74,7 @@ ALLOWED = {
     "dro_config": {"types", "prompts"},
     "starter_model": set(),
     **dict.fromkeys(TRAINER_PARTS, PLAIN | {"modeling", "dro_config", "objectives", "policies.base", "value_head"}),
+    "checkpointing": PLAIN | {"modeling", "policies.score_weights"},
     # `DROTrainer(retriever=...)` runs the step that attaches candidates, and every dataset is checked before training.
     "training_data": PLAIN | {"dro_config", "sampler", "retrieval.base", "data.attach", "data.schema"},
     "resumable_trainer": {"resuming"},

@@ -210,7 +210,7 @@ def test_parameter_groups():
     """Each trained parameter once, at its model's rate, with weight decay where it is named."""
     pair = make_pair(selector=with_adapter())
     decayed = {name for name, _ in pair.named_parameters() if name.endswith("weight") and "norm" not in name}
-    groups = parameter_groups(pair, 1e-3, 1e-4, 0.1, decayed)
+    groups = parameter_groups(pair, 1e-3, 1e-4, 1e-2, 0.1, decayed)
     names = {id(parameter): name for name, parameter in pair.named_parameters()}
     seen = [names[id(parameter)] for group in groups for parameter in group["params"]]
     assert sorted(seen) == sorted(name for name, parameter in pair.named_parameters() if parameter.requires_grad)
