@@ -17,9 +17,9 @@ def test_systems_and_gains(tmp_path, monkeypatch, capsys):
         row["gold_ids"] = [] if gold is None else [row["candidates"][gold]["id"]]
     (tmp_path / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     output, reverse = tmp_path / "out.json", '{"retriever_prior": -1000.0}'
-    arguments = ["--model", "pair", "--dataset", "dev.jsonl", "-k", "2", "--untrained", reverse, "--output", str(output)]
+    arguments = ["--model", "pair", "--dataset", "dev.jsonl", "-k", "2", "--untrained", reverse]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["selection_recall.py", *arguments])
+    monkeypatch.setattr(sys, "argv", ["selection_recall.py", *arguments, "--output", str(output)])
     selection_recall.main()
     found = json.loads(output.read_text())
     means = {(row["system"], row["metric"]): row["mean"] for row in found["rows"]}
