@@ -38,6 +38,13 @@ CASES = {
     "one base, two adapters": {"shared_base": True, "lora": True, "activation_checkpointing": True, "kl_coef": 0.1},
     "ppo, off-policy, kl": {**AUTOREGRESSIVE, "loss_type": "ppo", "num_iterations": 2, "kl_coef": 0.1},
     "one question": {"questions": [5], **SGD},
+    "answers scored in several passes": {**SGD, "scoring_token_budget": 150},
+    "the same, off-policy, lora, checkpointing": {
+        "lora": True,
+        "scoring_token_budget": 150,
+        "num_iterations": 2,
+        "activation_checkpointing": True,
+    },
 }
 
 
