@@ -148,7 +148,8 @@ def describe_run(
 def readings(run: Run, lengths: QuestionLengths, rows: int) -> tuple[Reading, Reading]:
     """Return what the selector and the generator read of a micro-batch of so many questions.
 
-    Identical selections are scored once; here all M of them differ, as far as there are so many.
+    Identical selections are scored once, and common beginnings read once; here all M of them differ, as far as there
+    are so many, from the first passage on.
     """
     args = run.args
     possible = math.perm(max(args.num_candidates, args.num_selected), args.num_selected)

@@ -42,7 +42,9 @@ class SelectorGeneratorOutput(ModelOutput):
 
 
 class AnswerScorer:
-    """Turns questions and selections into what the generator is scored on. Identical selections are scored once.
+    """Turns questions and selections into what the generator is scored on.
+
+    Identical selections are scored once, and what the prompts of several begin with alike is read once.
 
     Args:
         tokenizer: The generator's tokenizer.

@@ -20,7 +20,7 @@ TOKEN_COST = 8
 """What the matrices of a layer cost a token, in pairs of tokens that attention compares, over the hidden size: 4 in
 Gemma 3 270M, 7 in Llama 3.2 1B, 9 to 10 in Qwen2.5."""
 SHORTEST = 0.75
-"""A pass ends before a row of less than this share of its longest one, which would be padding for the most part."""
+"""A pass ends before a row of less than this share of its longest one, a quarter or more of which would be padding."""
 
 
 class TokenBudget:
@@ -55,8 +55,8 @@ class TokenBudget:
             Log-probabilities in float32 nats, 0 where padded, and a bool mask, False where padded, both (B, A, T).
 
         Raises:
-            RuntimeError: If memory runs out with one row in a pass, or where the model is sharded: the other processes
-                wait for a pass that they make together, and could not be told to begin again.
+            RuntimeError: If memory runs out with one prompt in each pass, or where the model is sharded: the other
+                processes wait for a pass that they make together, and could not be told to begin again.
         """
         before = self.tokens
         config: Any = model.config.get_text_config()  # type: ignore[union-attr, operator]
@@ -73,11 +73,11 @@ class TokenBudget:
                 if not should_reduce_batch_size(error):
                     raise
                 read = max(map(tokens_in, passes))
-                fewer = divided(read // 2)
-                if is_sharded(model) or max(map(tokens_in, fewer)) == read:
+                if is_sharded(model) or len(passes) == len(divided(1)):
                     error.add_note(f"{read} tokens were read in one pass; set scoring_token_budget to fewer")
                     raise
-                self.tokens, passes = read // 2, fewer
+                self.tokens = min(read, self.tokens or read) // 2
+                passes = divided(self.tokens)
             else:
                 break
             clear_device_cache(garbage_collection=True)  # Here the error, which held on to the pass, is gone.

@@ -152,12 +152,15 @@ def test_without_memory_the_budget_is_halved(gradient, caplog):
     assert "set scoring_token_budget=44 " in record.message
 
 
-def test_a_row_that_does_not_fit_is_an_error():
-    model, rows = tiny_model("llama", tiny_tokenizer()), random_rows(40, 10)
+@pytest.mark.parametrize("num_answers", [1, 3])
+def test_a_row_that_does_not_fit_is_an_error(num_answers):
+    """Two rows of one prompt each, which no budget divides further."""
+    model, (prompts, rests) = tiny_model("llama", tiny_tokenizer()), random_rows(40, 40)
     run_out_of_memory(model, 40)
     with pytest.raises(RuntimeError, match="can't allocate memory") as error:
-        TokenBudget().answer_logps(model, *rows, CPU)
-    assert error.value.__notes__ == ["44 tokens were read in one pass; set scoring_token_budget to fewer"]
+        TokenBudget().answer_logps(model, prompts, [row * num_answers for row in rests], CPU)
+    read = 40 + 4 * num_answers
+    assert error.value.__notes__ == [f"{read} tokens were read in one pass; set scoring_token_budget to fewer"]
 
 
 def test_other_errors_are_not_caught():
