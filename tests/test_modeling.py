@@ -83,7 +83,7 @@ def test_the_same_first_passages_are_read_once(kind, chat, monkeypatch):
     torch.testing.assert_close(logps[0, :, 0], naive, atol=1e-4, rtol=0)
     assert [rows for (rows, _), _ in forwards] == [1, 1]
     lengths = [len(AnswerScorer(tokenizer).prompt_ids(row, z)) + naive.shape[1] for z in selections]
-    assert sum(length for (_, length), _ in forwards) < 0.75 * sum(lengths)
+    assert sum(length for (_, length), _ in forwards) < 0.8 * sum(lengths)
     coefficients = torch.randn(naive.shape, generator=torch.Generator().manual_seed(1))
     found, wanted = (gradients(model, (coefficients * values).sum()) for values in (logps[0, :, 0], naive))
     assert largest_difference(wanted, found) <= 1e-4
