@@ -108,6 +108,14 @@ class DROConfig(SelectionConfig):
     likelihood_aliases: Literal["first", "best", "marginal"] = field(
         default="first", metadata={"help": "Over an answer's aliases: 'first', 'best' or 'marginal'."}
     )
+    scoring_token_budget: int | None = field(
+        default=None,
+        metadata={
+            "help": "Most tokens, padding included, that the generator reads in one forward pass to score answers. "
+            "Selections beyond that go through passes of their own, whose activations are made again in the backward "
+            "pass, not kept. All go through one where not set; half of them, and so on, where memory runs out."
+        },
+    )
     steps_per_estimation: int = field(
         default=1,
         metadata={
@@ -182,6 +190,8 @@ class DROConfig(SelectionConfig):
         ):
             if getattr(self, name) < low:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {low}")
+        if self.scoring_token_budget is not None and self.scoring_token_budget < 1:
+            raise ValueError(f"scoring_token_budget={self.scoring_token_budget} must be at least 1, or unset")
         for name in ("temperature", "reward_temperature", "epsilon", "cliprange_value"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")

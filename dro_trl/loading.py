@@ -186,7 +186,7 @@ def make_pair(
         parts = share_base(models["selector"], peft_config, trained)
     else:
         parts = {name: prepare_model(model, trained[name], peft_config) for name, model in models.items()}
-    scorer = AnswerScorer(tokenizers["generator"], all_aliases, args.texts)
+    scorer = AnswerScorer(tokenizers["generator"], all_aliases, args.texts, args.scoring_token_budget)
     value_head = None
     if args.loss_type == "ppo" and args.train_selector:
         hidden_size = models["selector"].config.get_text_config().hidden_size

@@ -14,7 +14,7 @@ from dro_trl import prompts
 from dro_trl.policies.base import SelectionPolicy, SelectionSample
 from dro_trl.prompts import DEFAULT, PromptTexts, Tokenizer
 from dro_trl.shared_base import AdapterView, recomputing_contexts
-from dro_trl.shared_prompt import pack, token_logps
+from dro_trl.token_budget import TokenBudget
 from dro_trl.types import Question, Selection
 from dro_trl.value_head import ValueHead
 
@@ -42,18 +42,28 @@ class SelectorGeneratorOutput(ModelOutput):
 
 
 class AnswerScorer:
-    """Turns questions and selections into what the generator is scored on. Identical selections are scored once.
+    """Turns questions and selections into what the generator is scored on.
+
+    Identical selections are scored once, and what the prompts of several begin with alike is read once.
 
     Args:
         tokenizer: The generator's tokenizer.
         all_aliases: Score every alias of the answer, not the first alone.
         texts: The words of the prompt.
+        token_budget: As `DROConfig.scoring_token_budget`.
     """
 
-    def __init__(self, tokenizer: Tokenizer, all_aliases: bool = False, texts: PromptTexts = DEFAULT) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        all_aliases: bool = False,
+        texts: PromptTexts = DEFAULT,
+        token_budget: int | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
         self.all_aliases = all_aliases
         self.texts = texts
+        self.budget = TokenBudget(token_budget)
 
     def logps(self, model: nn.Module, rows: Sequence[Question], selections: Tensor) -> tuple[Tensor, Tensor]:
         """Return the token log-probabilities of each selection's answers and their mask, both (B, M, A, T)."""
@@ -67,10 +77,9 @@ class AnswerScorer:
             for selection in distinct:
                 prompt_ids.append(self.prompt_ids(row, selection))
                 answers.append(alias_ids)
-        batch = pack(prompt_ids, answers).to(selections.device)
-        logps = token_logps(model, batch)
+        logps, mask = self.budget.answer_logps(model, prompt_ids, answers, selections.device)
         where = torch.tensor(index, device=logps.device)
-        return logps[where], batch.target_mask[where]
+        return logps[where], mask[where]
 
     def prompt_ids(self, row: Question, selection: Sequence[int]) -> list[int]:
         """Return the tokens of the prompt with the selected passages."""

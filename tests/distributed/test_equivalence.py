@@ -49,6 +49,13 @@ CASES = {
         },
     },
     "one question": {"questions": [5], **SGD},
+    "answers scored in several passes": {**SGD, "scoring_token_budget": 150},
+    "the same, off-policy, lora, checkpointing": {
+        "lora": True,
+        "scoring_token_budget": 150,
+        "num_iterations": 2,
+        "activation_checkpointing": True,
+    },
 }
 
 
