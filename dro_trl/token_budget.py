@@ -126,7 +126,7 @@ def _logps_of_passes(
     for number in range(count):
         # Where the model is sharded, a process with fewer passes makes its last one again, for nothing.
         rows = passes[min(number, len(passes) - 1)]
-        batch = pack(*zip(*((row.prompt, row.rests, row.scored) for row in rows), strict=True)).to(device)
+        batch = pack([r.prompt for r in rows], [r.rests for r in rows], [r.scored for r in rows]).to(device)
         kept = keep_activations or number == count - 1 or not torch.is_grad_enabled()
         found.append((token_logps if kept else made_again)(model, batch))
     return found
