@@ -41,7 +41,7 @@ from dro_trl.evaluation.plots import COLOURS, STYLE, save_figure
 BASE = {"num_candidates": 20, "num_selections": 4, "passage_tokens": 100, "num_processes": 1}
 VALUES = {
     "num_candidates": [5, 10, 20, 40],
-    "num_selections": [1, 4, 8, 16],
+    "num_selections": [2, 4, 8, 16],
     "passage_tokens": [50, 100, 200],
     "num_processes": [1, 2],
 }
@@ -59,8 +59,8 @@ Point = dict[str, int]
 
 
 def points() -> list[Point]:
-    """Return every combination that is measured, the one in the middle once."""
-    found: list[Point] = []
+    """Return every combination that is measured, the one in the middle first, and once."""
+    found: list[Point] = [BASE]
     for variable, values in VALUES.items():
         found += [point for value in values if (point := {**BASE, variable: value}) not in found]
     return found
@@ -73,7 +73,7 @@ def train(point: Point, steps: int, shape: Mapping[str, Any] = QWEN2_25M) -> dic
     rows = Dataset.from_list(
         questions(steps * point["num_processes"], point["num_candidates"], point["passage_tokens"])
     )
-    options = {"num_selections": point["num_selections"], "ddp_backend": "gloo"}
+    options = {"num_selections": point["num_selections"]}
     with tempfile.TemporaryDirectory() as folder:
         make_trainer(rows, folder, TINY, max_steps=1, **options).train()
         peak = PeakMemory()

@@ -120,11 +120,22 @@ def _length(policy: Any, text: str) -> int:
     return len(prompts.encode(policy.tokenizer, text))
 
 
+def sizes_of(shape: ModelShape) -> dict[str, int]:
+    """Return what each kind of operations is in proportion to."""
+    return {
+        "layers": shape.layers * shape.layer_weights,
+        "attention": shape.layers * shape.queries,
+        "logits": shape.head_weights,
+    }
+
+
 def floor_operations(shape: ModelShape, reads: Reads) -> Counter[str]:
     """Return the fewest operations of a forward and a backward pass, by kind."""
-    forward = {
-        "layers": 2 * shape.layers * shape.layer_weights * reads.tokens,
-        "attention": 4 * shape.layers * shape.queries * reads.pairs,
-        "logits": 2 * shape.head_weights * reads.kept,
-    }
-    return Counter({kind: 3 * number for kind, number in forward.items()})
+    forward = {"layers": 2 * reads.tokens, "attention": 4 * reads.pairs, "logits": 2 * reads.kept}
+    return Counter({kind: 3 * forward[kind] * size for kind, size in sizes_of(shape).items()})
+
+
+def at_size(operations: Counter[str], shape: ModelShape, other: ModelShape) -> Counter[str]:
+    """Return what a step's operations would be on a model of another size that reads the same tokens."""
+    before, after = sizes_of(shape), sizes_of(other)
+    return Counter({kind: number * after[kind] // before[kind] for kind, number in operations.items()})

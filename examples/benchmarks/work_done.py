@@ -21,20 +21,22 @@ and one of the weights), of the selector over its prompt and of the generator ov
 *tokens* are those of the prompt, each once, and of its continuations as far as something is predicted after them;
 *pairs* those of a token and one that it may see, so that what a mask hides costs nothing; *kept* the positions at
 which a logit counts. Above it are attention over hidden pairs, scores computed again in the backward pass of
-attention, padding, and any pass without gradient, such as that in which the autoregressive policy draws.
+attention, padding, and any pass without gradient, such as that in which the autoregressive policy draws. The same
+counts give the ratio of larger models: layers grow with their weights, attention with its width, logits with V.
 """
 
 import argparse
 import statistics
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from time import process_time
 from typing import Any
 
 import torch
 from datasets import Dataset
-from operations import counting, floor_operations, generator_reads, selector_reads
+from operations import at_size, counting, floor_operations, generator_reads, selector_reads
 from rich.console import Console
 from rich.table import Table
 from selector_memory import POLICIES, selector_step
@@ -43,10 +45,12 @@ from small_runs import NUM_SELECTED, StepTimes, make_trainer
 from transformers import TrainerCallback
 
 from dro_trl.atomic_write import write_json
-from dro_trl.model_shapes import describe_model
+from dro_trl.estimate import ModelShape
+from dro_trl.model_shapes import describe_model, load_config
 from dro_trl.policies.base import load_policy
 from dro_trl.types import Question
 
+LARGER = ("qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-7b")
 KINDS = ("layers", "attention", "logits")
 
 
@@ -91,7 +95,7 @@ def step_rates_and_operations(
 
     Returns:
         Operations `done`, and those of the `floor` of each model, by kind; and of each timed step the `seconds`, the
-        `product_rate` beside it, and the `rate` over that.
+        `product_rate` beside it, and the `rate` over that. `shape` is that of either model.
     """
     path, kwargs = POLICIES[policy]
     products, times, counted = Products(product_size), StepTimes(process_time), CountedStep()
@@ -108,6 +112,7 @@ def step_rates_and_operations(
     timed = slice(1, -1)
     total = counted.found.total()
     return {
+        "shape": shape,
         "done": counted.found,
         "floor": {
             "selector": floor_operations(shape, selector_reads(pair.policy, row, drawn)),
@@ -159,22 +164,31 @@ def measure(
     of_selector = selector_operations(policy, rows[:1], num_selections, sizes)
     done = {"selector": of_selector, "generator": found["done"] - of_selector}
     seconds = selector_seconds(policy, rows[:1], steps, sizes)
-    floor = found["floor"]
+    floor, shape = found["floor"], found["shape"]
+    larger = {name: describe_model(load_config(name), None, trained=True, checkpointing=False)[0] for name in LARGER}
     return {
         **found,
+        "shape": asdict(shape),
         "policy": policy,
         "done": done,
-        "over_floor": {
-            **{name: done[name].total() / floor[name].total() for name in done},
-            "both": found["done"].total() / sum(kinds.total() for kinds in floor.values()),
-        },
+        "over_floor": over_floor(done, floor, shape, shape),
+        "over_floor_at": {name: over_floor(done, floor, shape, other) for name, other in larger.items()},
         "selector_seconds": seconds,
         "m16_over_m1": statistics.median(seconds["16"]) / statistics.median(seconds["1"]),
     }
 
 
+def over_floor(done: dict[str, Any], floor: dict[str, Any], shape: ModelShape, other: ModelShape) -> dict[str, float]:
+    """Return the ratio of each model and of both, on models of another size that read the same tokens."""
+    totals = [{name: at_size(found, shape, other).total() for name, found in parts.items()} for parts in (done, floor)]
+    return {
+        **{name: totals[0][name] / totals[1][name] for name in done},
+        "both": sum(totals[0].values()) / sum(totals[1].values()),
+    }
+
+
 def tables(results: Sequence[dict[str, Any]]) -> list[Table]:
-    """Return the figures of all policies, and where their operations go."""
+    """Return the figures of all policies, where their operations go, and what they would be on larger models."""
     figures = Table("policy", "seconds a step", "rate", "over the floor", "selector", "generator", "M = 16 over M = 1")
     where = Table("policy", "model", "GFLOP of", "done", "floor", "ratio")
     for row in results:
@@ -187,7 +201,11 @@ def tables(results: Sequence[dict[str, Any]]) -> list[Table]:
                 floor = row["floor"][name][kind]
                 shown = (f"{done[kind] / 1e9:.1f}", f"{floor / 1e9:.1f}", f"{done[kind] / floor:.2f}")
                 where.add_row(row["policy"], name, kind, *shown)
-    return [figures, where]
+    computed = Table("policy", *LARGER, title="over the floor on larger models, computed: both (selector)")
+    for row in results:
+        at = (f"{over['both']:.2f} ({over['selector']:.2f})" for over in row["over_floor_at"].values())
+        computed.add_row(row["policy"], *at)
+    return [figures, where, computed]
 
 
 def main() -> None:

@@ -1,9 +1,11 @@
 """What the benchmark of work done counts, against values worked by hand."""
 
+from collections import Counter
+
 import pytest
 import torch
 import work_done
-from operations import Reads, counting, floor_operations
+from operations import Reads, at_size, counting, floor_operations
 from small_models import VOCABULARY, random_model
 
 from dro_trl.model_shapes import describe_model
@@ -44,6 +46,18 @@ def test_operations_of_a_pass(causal, pairs):
     assert done["attention"] == (2 + 5) * 2 * LAYERS * HIDDEN * pairs
 
 
+def test_operations_at_another_size():
+    """Twice as wide: four times the weights, twice the attention and the logits; twice as deep: no more logits."""
+    shape, wide, deep = (
+        describe_model(random_model("qwen2", **{**TINY, **sizes}).config, None, trained=True, checkpointing=False)[0]
+        for sizes in ({}, {"hidden_size": 2 * HIDDEN, "intermediate_size": 96}, {"num_hidden_layers": 2 * LAYERS})
+    )
+    found = Counter(layers=100, attention=10, logits=7)
+    assert at_size(found, shape, shape) == found
+    assert at_size(found, shape, wide) == Counter(layers=400, attention=20, logits=14)
+    assert at_size(found, shape, deep) == Counter(layers=200, attention=20, logits=7)
+
+
 @pytest.fixture(scope="module", params=list(work_done.POLICIES))
 def found(request):
     return work_done.measure(request.param, 1, M, N, passage_tokens=10, sizes=TINY, product_size=16)
@@ -69,6 +83,6 @@ def test_a_step_over_its_floor(found):
 def test_what_is_written_down_of_it(found):
     assert [len(found[name]) for name in ("seconds", "rate", "product_rate")] == [1, 1, 1]
     assert found["selector_seconds"].keys() == {"1", "16"}
-    figures, where = work_done.tables([found])
-    assert figures.row_count == 1
+    figures, where, computed = work_done.tables([found])
+    assert figures.row_count == computed.row_count == 1
     assert where.row_count == 2 * len(work_done.KINDS)
