@@ -11,7 +11,8 @@ passages of 100 tokens, K = 5, M = 4. For each policy, in a fresh process:
   counts little.
 - *over the floor*: the operations of a step over the fewest that it could do. torch's FlopCounterMode counts those
   that are done, with the CPU's attention, which it does not know, by formulas of `operations.py`.
-- *M = 16 over M = 1*: the time of a step of the selector alone; the two take turns, median over the steps.
+- *M = 16 over M = 1*: the time of a step of the selector alone, where the two take turns, medians over the steps; and
+  its operations.
 
 The floor is three times a forward pass (one for the forward pass, two for the backward pass: a gradient of the inputs
 and one of the weights), of the selector over its prompt and of the generator over each distinct (selection, answer):
@@ -163,6 +164,7 @@ def measure(
     found = step_rates_and_operations(policy, rows, num_selections, sizes, product_size)
     of_selector = selector_operations(policy, rows[:1], num_selections, sizes)
     done = {"selector": of_selector, "generator": found["done"] - of_selector}
+    one, many = (selector_operations(policy, rows[:1], num, sizes) for num in (1, 16))
     seconds = selector_seconds(policy, rows[:1], steps, sizes)
     floor, shape = found["floor"], found["shape"]
     larger = {name: describe_model(load_config(name), None, trained=True, checkpointing=False)[0] for name in LARGER}
@@ -174,7 +176,10 @@ def measure(
         "over_floor": over_floor(done, floor, shape, shape),
         "over_floor_at": {name: over_floor(done, floor, shape, other) for name, other in larger.items()},
         "selector_seconds": seconds,
-        "m16_over_m1": statistics.median(seconds["16"]) / statistics.median(seconds["1"]),
+        "m16_over_m1": {
+            "seconds": statistics.median(seconds["16"]) / statistics.median(seconds["1"]),
+            "operations": many.total() / one.total(),
+        },
     }
 
 
@@ -189,13 +194,15 @@ def over_floor(done: dict[str, Any], floor: dict[str, Any], shape: ModelShape, o
 
 def tables(results: Sequence[dict[str, Any]]) -> list[Table]:
     """Return the figures of all policies, where their operations go, and what they would be on larger models."""
-    figures = Table("policy", "seconds a step", "rate", "over the floor", "selector", "generator", "M = 16 over M = 1")
+    ratios = ("over the floor", "selector", "generator", "M = 16 over M = 1", "operations")
+    figures = Table("policy", "seconds a step", "rate", *ratios)
     where = Table("policy", "model", "GFLOP of", "done", "floor", "ratio")
     for row in results:
         over = (f"{row['over_floor'][name]:.2f}" for name in ("both", "selector", "generator"))
         rate = f"{statistics.median(row['rate']):.2f} ({min(row['rate']):.2f}–{max(row['rate']):.2f})"
         seconds = f"{statistics.median(row['seconds']):.2f}"
-        figures.add_row(row["policy"], seconds, rate, *over, f"{row['m16_over_m1']:.2f}")
+        times = (f"{row['m16_over_m1'][name]:.2f}" for name in ("seconds", "operations"))
+        figures.add_row(row["policy"], seconds, rate, *over, *times)
         for name, done in row["done"].items():
             for kind in KINDS:
                 floor = row["floor"][name][kind]

@@ -83,6 +83,8 @@ def test_a_step_over_its_floor(found):
 def test_what_is_written_down_of_it(found):
     assert [len(found[name]) for name in ("seconds", "rate", "product_rate")] == [1, 1, 1]
     assert found["selector_seconds"].keys() == {"1", "16"}
+    if found["policy"] != "autoregressive":  # Which writes sixteen selections, and reads them again to be trained.
+        assert found["m16_over_m1"]["operations"] == 1
     figures, where, computed = work_done.tables([found])
     assert figures.row_count == computed.row_count == 1
     assert where.row_count == 2 * len(work_done.KINDS)
