@@ -219,6 +219,12 @@ class DROConfig(SelectionConfig):
             raise ValueError("num_selections=1 gives the selector no signal (its only weight is 1); use at least 2")
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns=True would take the columns that rewards read; leave it False")
+        if self.use_liger_kernel:
+            raise ValueError(
+                "use_liger_kernel=True would change nothing, since transformers applies those kernels to a single "
+                "model and not to a pair; leave it False, or call liger-kernel's own function for the model's type "
+                "before the models are loaded"
+            )
 
     @property
     def on_policy(self) -> bool:

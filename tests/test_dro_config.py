@@ -31,6 +31,7 @@ def config(tmp_path, **kwargs):
         ("likelihood_aliases", "all", "'first', 'best', 'marginal'"),
         ("num_selections", 1, "at least 2"),
         ("remove_unused_columns", True, "leave it False"),
+        ("use_liger_kernel", True, "leave it False"),
     ],
 )
 def test_an_error_names_option_value_and_fix(tmp_path, option, value, fix):
