@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dro_trl.atomic_write import write_json
 from dro_trl.modeling import SelectorGenerator
+from dro_trl.policies.score_weights import learnt_kwargs, learnt_weight
 from dro_trl.prompts import Tokenizer
 from dro_trl.shared_base import AdapterView
 
@@ -22,6 +23,7 @@ CONFIG_NAME = "dro_config.json"
 CONFIG_FIELDS = (
     "policy",
     "policy_kwargs",
+    "learnt_policy_kwargs",
     "prompt_texts",
     "num_selected",
     "num_candidates",
@@ -61,6 +63,14 @@ def save_models(
         )
 
 
+def read_learnt(pair: SelectorGenerator, state_dict: dict[str, Tensor] | None) -> dict[str, float] | None:
+    """Return the arguments of the policy that were learnt, None where none are; `state_dict` as in `save_models`."""
+    if pair.score_weights is None:
+        return None
+    gathered = pair.state_dict() if state_dict is None else state_dict
+    return learnt_kwargs(gathered["score_weights.weight"])
+
+
 def copy_pair(folder: Path, output: Path) -> None:
     """Copy what makes a pair, and its model card, out of a checkpoint."""
     for name in MODELS:
@@ -77,6 +87,9 @@ def load_models(pair: SelectorGenerator, folder: Path) -> None:
     """
     if pair.value_head is not None:
         pair.value_head.load_state_dict(load_file(folder / VALUE_HEAD_NAME))
+    if pair.score_weights is not None:
+        weight = learnt_weight(read_config(folder)["learnt_policy_kwargs"])
+        pair.score_weights.load_state_dict({"weight": weight})
     for name in MODELS:
         model: Any = getattr(pair, name)
         source = folder / name

@@ -108,6 +108,14 @@ class DROConfig(SelectionConfig):
     likelihood_aliases: Literal["first", "best", "marginal"] = field(
         default="first", metadata={"help": "Over an answer's aliases: 'first', 'best' or 'marginal'."}
     )
+    scoring_token_budget: int | None = field(
+        default=None,
+        metadata={
+            "help": "Most tokens, padding included, that the generator reads in one forward pass to score answers. "
+            "Selections beyond that go through passes of their own, whose activations are made again in the backward "
+            "pass, not kept. All go through one where not set; half of them, and so on, where memory runs out."
+        },
+    )
     steps_per_estimation: int = field(
         default=1,
         metadata={
@@ -139,6 +147,9 @@ class DROConfig(SelectionConfig):
     cliprange_value: float = field(default=0.2, metadata={"help": "Clipping of the value in 'ppo'."})
     generator_learning_rate: float | None = field(
         default=None, metadata={"help": "Initial learning rate of the generator; the selector's where not set."}
+    )
+    policy_learning_rate: float = field(
+        default=1e-2, metadata={"help": "Initial learning rate of the policy's own weights (`learn_weights`)."}
     )
     generator_loss_coef: float = field(default=1.0, metadata={"help": "Lambda, weight of the generator's term."})
     control_variate: bool = field(
@@ -179,10 +190,19 @@ class DROConfig(SelectionConfig):
         ):
             if getattr(self, name) < low:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {low}")
+        if self.scoring_token_budget is not None and self.scoring_token_budget < 1:
+            raise ValueError(f"scoring_token_budget={self.scoring_token_budget} must be at least 1, or unset")
         for name in ("temperature", "reward_temperature", "epsilon", "cliprange_value"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
-        for name in ("entropy_coef", "kl_coef", "generator_loss_coef", "generator_learning_rate", "vf_coef"):
+        for name in (
+            "entropy_coef",
+            "kl_coef",
+            "generator_loss_coef",
+            "generator_learning_rate",
+            "vf_coef",
+            "policy_learning_rate",
+        ):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
         for name, values in (
@@ -199,6 +219,12 @@ class DROConfig(SelectionConfig):
             raise ValueError("num_selections=1 gives the selector no signal (its only weight is 1); use at least 2")
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns=True would take the columns that rewards read; leave it False")
+        if self.use_liger_kernel:
+            raise ValueError(
+                "use_liger_kernel=True would change nothing, since transformers applies those kernels to a single "
+                "model and not to a pair; leave it False, or call liger-kernel's own function for the model's type "
+                "before the models are loaded"
+            )
 
     @property
     def on_policy(self) -> bool:

@@ -256,7 +256,7 @@ class DROTrainer(PairTrainer):
         weight = self.weights(scored)
         loss = self.loss(output, scored, weight)
         step = step_metrics(rows, output, scored, objectives.log_importance(scored, self.args))
-        self._record({"loss": loss.detach().expand(len(rewards)), **step})
+        self._record({"loss": loss.detach().expand(len(rewards)), **step, **self._learnt_metrics()})
         if self.model.training:
             self._watch(rows, output, rewards, weight, step)
         return (loss, {"loss": loss.detach()}) if return_outputs else loss
@@ -292,7 +292,8 @@ class DROTrainer(PairTrainer):
             cls, kwargs = self.get_optimizer_cls_and_kwargs(args, module)  # type: ignore[arg-type]
             decayed = self.get_decay_parameter_names(module)
             generator_lr = args.learning_rate if args.generator_learning_rate is None else args.generator_learning_rate
-            groups = parameter_groups(module, args.learning_rate, generator_lr, args.weight_decay, decayed)
+            rates = args.learning_rate, generator_lr, args.policy_learning_rate
+            groups = parameter_groups(module, *rates, args.weight_decay, decayed)
             self.optimizer = cls(groups, **kwargs)
         return self.optimizer
 
@@ -300,6 +301,10 @@ class DROTrainer(PairTrainer):
 
     def _record(self, values: dict[str, Tensor]) -> None:
         self._means["train" if self.model.training else "eval"].add(values)
+
+    def _learnt_metrics(self) -> dict[str, Tensor]:
+        weights = self.accelerator.unwrap_model(self.model).score_weights
+        return weights.metrics() if weights is not None else {}
 
     def _watch(
         self,

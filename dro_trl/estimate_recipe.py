@@ -148,7 +148,8 @@ def describe_run(
 def readings(run: Run, lengths: QuestionLengths, rows: int) -> tuple[Reading, Reading]:
     """Return what the selector and the generator read of a micro-batch of so many questions.
 
-    Identical selections are scored once; here all M of them differ, as far as there are so many.
+    Identical selections are scored once, and common beginnings read once; here all M of them differ, as far as there
+    are so many, from the first passage on.
     """
     args = run.args
     possible = math.perm(max(args.num_candidates, args.num_selected), args.num_selected)
@@ -162,6 +163,12 @@ def readings(run: Run, lengths: QuestionLengths, rows: int) -> tuple[Reading, Re
         token_logps=kwargs.get("item_score") == "query_likelihood" and not run.autoregressive,
     )
     return selector, Reading(prompts, lengths.generator, prompts * lengths.answer)
+
+
+def in_one_pass(reading: Reading, budget: int | None) -> Reading:
+    """Return what of a reading goes through one forward pass: as many rows as a budget of tokens has room for."""
+    rows = reading.rows if budget is None else min(reading.rows, max(1, budget // reading.length))
+    return replace(reading, rows=rows, kept=reading.kept * rows / reading.rows)
 
 
 def model_step(run: Run, role: Role, reading: Reading) -> ModelStep:
@@ -207,11 +214,10 @@ def estimate_memory(run: Run, rows: int | None = None) -> dict[str, Any]:
     if backend.offload_optimizer:
         host |= {"optimizer": state["optimizer"], "gradients": state["gradients"]}
         state |= {"optimizer": 0.0, "gradients": 0.0}
+    selector, generator = readings(run, run.lengths.longest, rows or args.per_device_train_batch_size)
     parts = [
-        model_step(run, role, reading)
-        for role, reading in zip(
-            roles, readings(run, run.lengths.longest, rows or args.per_device_train_batch_size), strict=True
-        )
+        model_step(run, run.selector, selector),
+        model_step(run, run.generator, in_one_pass(generator, args.scoring_token_budget)),
     ]
     if backend.offload_optimizer:
         parts = [replace(part, gradients=0.0, head_gradient=0.0) for part in parts]
@@ -240,6 +246,10 @@ def question_flops(run: Run) -> dict[str, float]:
     once = {name: sum(formulas.forward_flops(role.shape, reading)) for name, (role, reading) in read.items()}
     if not args.on_policy:  # Sampled and scored ahead, once for each question that is trained on num_iterations times.
         flops["estimation"] = (once["selector"] + once["generator"]) / args.num_iterations
+    batch = readings(run, run.lengths.mean, args.per_device_train_batch_size)[1]
+    again = 1 - in_one_pass(batch, args.scoring_token_budget).rows / batch.rows
+    if again and args.train_generator:  # All passes but one are made again in the backward pass.
+        flops["recomputation"] = again * once["generator"]
     if run.autoregressive:  # The prompt once more, and every choice in a forward pass of its own.
         flops["drawing"] = once["selector"] / (1 if args.on_policy else args.num_iterations)
     if args.kl_coef > 0 and args.train_selector:

@@ -167,6 +167,12 @@ def make_pair(
         )
     elif getattr(policy, "texts", args.texts) != args.texts:
         raise ValueError(f"policy.texts and prompt_texts={args.prompt_texts} differ; give both the same")
+    weights = getattr(policy, "score_weights", None)
+    if weights is not None and weights.weight.requires_grad and not args.train_selector:
+        raise ValueError(
+            "learn_weights=True and train_selector=False: the policy's weights are learnt with the selector; set "
+            "train_selector to True (learning_rate=0 leaves the model itself as it is), or learn_weights to False"
+        )
     if getattr(policy, "proposal", "policy") == "every_passage":
         _check_every_passage(args)
     reference: nn.Module | None = None
@@ -180,7 +186,7 @@ def make_pair(
         parts = share_base(models["selector"], peft_config, trained)
     else:
         parts = {name: prepare_model(model, trained[name], peft_config) for name, model in models.items()}
-    scorer = AnswerScorer(tokenizers["generator"], all_aliases, args.texts)
+    scorer = AnswerScorer(tokenizers["generator"], all_aliases, args.texts, args.scoring_token_budget)
     value_head = None
     if args.loss_type == "ppo" and args.train_selector:
         hidden_size = models["selector"].config.get_text_config().hidden_size

@@ -17,6 +17,7 @@ CITATION = """@article{shi2025direct,
 OPTIONS = (
     "policy",
     "policy_kwargs",
+    "learnt_policy_kwargs",
     "num_selected",
     "num_selections",
     "max_passage_tokens",

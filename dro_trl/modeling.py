@@ -14,7 +14,7 @@ from dro_trl import prompts
 from dro_trl.policies.base import SelectionPolicy, SelectionSample
 from dro_trl.prompts import DEFAULT, PromptTexts, Tokenizer
 from dro_trl.shared_base import AdapterView, recomputing_contexts
-from dro_trl.shared_prompt import pack, token_logps
+from dro_trl.token_budget import TokenBudget
 from dro_trl.types import Question, Selection
 from dro_trl.value_head import ValueHead
 
@@ -42,18 +42,28 @@ class SelectorGeneratorOutput(ModelOutput):
 
 
 class AnswerScorer:
-    """Turns questions and selections into what the generator is scored on. Identical selections are scored once.
+    """Turns questions and selections into what the generator is scored on.
+
+    Identical selections are scored once, and what the prompts of several begin with alike is read once.
 
     Args:
         tokenizer: The generator's tokenizer.
         all_aliases: Score every alias of the answer, not the first alone.
         texts: The words of the prompt.
+        token_budget: As `DROConfig.scoring_token_budget`.
     """
 
-    def __init__(self, tokenizer: Tokenizer, all_aliases: bool = False, texts: PromptTexts = DEFAULT) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        all_aliases: bool = False,
+        texts: PromptTexts = DEFAULT,
+        token_budget: int | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
         self.all_aliases = all_aliases
         self.texts = texts
+        self.budget = TokenBudget(token_budget)
 
     def logps(self, model: nn.Module, rows: Sequence[Question], selections: Tensor) -> tuple[Tensor, Tensor]:
         """Return the token log-probabilities of each selection's answers and their mask, both (B, M, A, T)."""
@@ -67,10 +77,9 @@ class AnswerScorer:
             for selection in distinct:
                 prompt_ids.append(self.prompt_ids(row, selection))
                 answers.append(alias_ids)
-        batch = pack(prompt_ids, answers).to(selections.device)
-        logps = token_logps(model, batch)
+        logps, mask = self.budget.answer_logps(model, prompt_ids, answers, selections.device)
         where = torch.tensor(index, device=logps.device)
-        return logps[where], batch.target_mask[where]
+        return logps[where], mask[where]
 
     def prompt_ids(self, row: Question, selection: Sequence[int]) -> list[int]:
         """Return the tokens of the prompt with the selected passages."""
@@ -118,6 +127,10 @@ class SelectorGenerator(nn.Module):
         self.reference = reference.requires_grad_(False) if reference is not None else None
         self.value_head = value_head
         self.policy = policy
+        self.score_weights: nn.Module | None = None
+        weights = getattr(policy, "score_weights", None)
+        if weights is not None and _is_trained(weights):
+            self.score_weights = weights
         self.scorer = scorer
         self.config: Any = selector.config
 
@@ -128,7 +141,7 @@ class SelectorGenerator(nn.Module):
 
     def base_models(self) -> list[Any]:
         """Return the models without their adapters; one where both are adapters of it."""
-        children: Any = [child for child in self.children() if child is not self.value_head]
+        children: Any = [c for c in self.children() if c is not self.value_head and c is not self.score_weights]
         return [child.get_base_model() if hasattr(child, "get_base_model") else child for child in children]
 
     @property
@@ -238,7 +251,12 @@ def _is_trained(model: nn.Module) -> bool:
 
 
 def parameter_groups(
-    module: nn.Module, selector_lr: float, generator_lr: float, weight_decay: float, decayed: Collection[str]
+    module: nn.Module,
+    selector_lr: float,
+    generator_lr: float,
+    policy_lr: float,
+    weight_decay: float,
+    decayed: Collection[str],
 ) -> list[dict[str, Any]]:
     """Return an optimizer's parameter groups: those of each model, with and without weight decay.
 
@@ -246,19 +264,15 @@ def parameter_groups(
         module: A `SelectorGenerator`, wrapped or not.
         selector_lr: Learning rate of the selector.
         generator_lr: Learning rate of the generator.
+        policy_lr: Learning rate of the policy's weights, which do not decay.
         weight_decay: Of the parameters in `decayed`.
         decayed: Names of the parameters that decay.
     """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            of_generator = "generator" in name.split(".")  # Of the model's own name, or of its adapter's.
-            groups.setdefault((of_generator, name in decayed), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": generator_lr if of_generator else selector_lr,
-            "weight_decay": weight_decay if decays else 0.0,
-        }
-        for (of_generator, decays), parameters in groups.items()
-    ]
+            parts = name.split(".")  # The module's own name, or its adapter's, says whose it is.
+            lr = policy_lr if "score_weights" in parts else generator_lr if "generator" in parts else selector_lr
+            decay = weight_decay if name in decayed and "score_weights" not in parts else 0.0
+            groups.setdefault((lr, decay), []).append(parameter)
+    return [{"params": group, "lr": lr, "weight_decay": decay} for (lr, decay), group in groups.items()]

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dro_trl.checkpointing import copy_pair, load_models, save_models, write_config
+from dro_trl.checkpointing import copy_pair, load_models, read_learnt, save_models, write_config
 from dro_trl.model_card import write_model_card
 from dro_trl.prompts import Tokenizer
 from dro_trl.resumable_trainer import ResumableTrainer
@@ -19,17 +19,22 @@ class PairTrainer(ResumableTrainer):
     """Of `selector` and `generator`."""
     _policy_path: str | None
     _start: dict[str, Any]
+    _learnt: dict[str, float] | None = None
+    """What was learnt of the policy's arguments when the pair was last saved."""
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if not self.args.should_save:
             return
         folder = Path(output_dir or str(self.args.output_dir))
         begin_checkpoint(folder)
-        save_models(self.accelerator.unwrap_model(self.model), folder, self.tokenizers, state_dict)
+        pair = self.accelerator.unwrap_model(self.model)
+        save_models(pair, folder, self.tokenizers, state_dict)
+        self._learnt = read_learnt(pair, state_dict)
         self._describe_pair(folder)
 
     def _describe_pair(self, folder: Path) -> None:
         options = {**vars(self.args), "policy": self._policy_path, "start": self._start}
+        options["learnt_policy_kwargs"] = self._learnt
         write_config(folder, options)
         write_model_card(folder, options, self.state.log_history, getattr(self, "hub_model_id", None))
 

@@ -141,6 +141,7 @@ class RAGPipeline:
         config = read_config(Path(folder))
         if not all(config["start"].values()):
             raise ValueError(f"{folder} was trained from models in memory, so its start cannot be loaded (--no-start)")
+        config["learnt_policy_kwargs"] = None
         paths = {name: str(path) for name, path in config["start"].items()}
         return cls._load(config, paths, device, policy, num_selected, (window_size, window_stride), model_kwargs)
 
@@ -173,7 +174,7 @@ class RAGPipeline:
             config["policy"],
             tokenizers["selector"],
             num_selected or config["num_selected"],
-            config["policy_kwargs"],
+            {**(config["policy_kwargs"] or {}), **(config["learnt_policy_kwargs"] or {})},
             texts,
         )
         return cls(

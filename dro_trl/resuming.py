@@ -22,8 +22,8 @@ RUN_NAME = "run.json"
 ALLOWED = (
     "dataloader_ debug disable_tqdm do_ eval_ greater_is_better hub_ include_ label_names load_best log_ logging_ "
     "max_steps metric_for_best num_selections_to_print num_train_epochs output_dir past_index per_device_eval "
-    "prediction_loss_only project push_to_hub report_to resume_from restore_callback run_name save_ skip_memory "
-    "torch_empty trackio use_cpu use_liger"
+    "prediction_loss_only project push_to_hub report_to resume_from restore_callback run_name save_ "
+    "scoring_token_budget skip_memory torch_empty trackio use_cpu use_liger"
 ).split()
 """Beginnings of the names of options that may change when a run is taken up again."""
 

@@ -18,6 +18,9 @@ from dro_trl.chosen_logps import chosen_logps
 PADDING = -1
 """Segment of a padding token; the prompt is segment 0, continuation c is segment c + 1."""
 
+_TAKE_A_MASK = ("sdpa", "eager")
+_MASKED_LAYERS = {"full_attention", "sliding_attention"}
+
 
 @dataclass
 class SharedPromptBatch:
@@ -176,6 +179,13 @@ def token_logps(model: nn.Module, batch: SharedPromptBatch) -> Tensor:
     return torch.zeros_like(batch.targets, dtype=logps.dtype).masked_scatter(batch.target_mask, logps)
 
 
+def takes_block_mask(model: nn.Module) -> bool:
+    """Whether `attention_mask` can be built for a model."""
+    config: Any = model.config.get_text_config()  # type: ignore[union-attr, operator]
+    layer_types = set(getattr(config, "layer_types", None) or ())
+    return config._attn_implementation in _TAKE_A_MASK and layer_types <= _MASKED_LAYERS
+
+
 def attention_mask(
     model: nn.Module, query_segments: Tensor, query_positions: Tensor, key_segments: Tensor, key_positions: Tensor
 ) -> Tensor | dict[str, Tensor]:
@@ -193,7 +203,7 @@ def attention_mask(
     """
     config: Any = model.config.get_text_config()  # type: ignore[union-attr, operator]
     implementation = config._attn_implementation
-    if implementation not in ("sdpa", "eager"):
+    if implementation not in _TAKE_A_MASK:
         raise ValueError(
             f"attn_implementation={implementation!r} of {config.model_type} takes no block mask, which sharing one "
             "prompt between several continuations needs; load the model with attn_implementation='sdpa', or use the "
@@ -206,8 +216,7 @@ def attention_mask(
         (query_segments[:, :, None] == PADDING) & (key_segments[:, None, :] == PADDING)
     )
     layer_types = set(getattr(config, "layer_types", None) or ())
-    unknown = layer_types - {"full_attention", "sliding_attention"}
-    if unknown:
+    if unknown := layer_types - _MASKED_LAYERS:
         raise ValueError(f"{config.model_type} has layers of type {sorted(unknown)}, which take no block mask")
     window = getattr(config, "sliding_window", None)
     if layer_types == {"full_attention"} or window is None:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 class TokenCounter:
     """Counts what models read while training, padding included: a prompt that selections share counts once.
 
+    A pass that is made again in the backward pass, as `scoring_token_budget` has it, counts again.
+
     Args:
         models: Causal LMs; one that is given twice is counted once.
     """

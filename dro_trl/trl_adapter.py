@@ -21,6 +21,7 @@ from dro_trl.policies.autoregressive import AutoregressivePolicy
 from dro_trl.prompts import DEFAULT, PromptTexts, Tokenizer
 from dro_trl.retrieval.base import Retriever
 from dro_trl.reward_calls import RewardFunc, call_reward, names_parameter, reward_name
+from dro_trl.token_budget import pad_answers
 from dro_trl.training_data import prepare_dataset
 from dro_trl.types import Question, Selection
 
@@ -173,14 +174,11 @@ class SelectionReward:
         for start in range(0, len(distinct), self.batch_size):
             _, rows, drawn = zip(*list(distinct.values())[start : start + self.batch_size], strict=True)
             parts.append(scorer.logps(self.generator, rows, torch.tensor(drawn, device=device)[:, None]))
-        shape = [max(logps.shape[dim] for logps, _ in parts) for dim in (2, 3)]
-        logps, mask = (torch.cat([_padded(part[:, 0], shape) for part in both]) for both in zip(*parts, strict=True))
+        shape = (max(logps.shape[2] for logps, _ in parts), max(logps.shape[3] for logps, _ in parts))
+        logps, mask = (
+            torch.cat([pad_answers(part[:, 0], shape) for part in both]) for both in zip(*parts, strict=True)
+        )
         return logps[index], mask[index]
-
-
-def _padded(values: Tensor, shape: Sequence[int]) -> Tensor:
-    aliases, tokens = shape
-    return nn.functional.pad(values, (0, tokens - values.shape[-1], 0, aliases - values.shape[-2]))
 
 
 def conversational(reward_func: RewardFunc) -> RewardFunc:

@@ -3,21 +3,25 @@
     python examples/selection_recall.py --model runs/mine --dataset data/dev.top20.jsonl -k 5
 
 Prints success@1, recall@k and MRR and, with 95 % paired bootstrap intervals over questions, what the trained selector
-gains; writes selection_recall.json. *every candidate* is what a selector of these candidates can reach.
+gains; writes selection_recall.json. *every candidate* is what a selector of these candidates can reach. `--untrained
+'{"item_score": "query_likelihood"}'` adds the start with another policy, any number of times.
 """
 
 import argparse
+import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from dro_trl import RAGPipeline
+from dro_trl import PlackettLucePolicy, RAGPipeline
 from dro_trl.atomic_write import write_json
 from dro_trl.data.load import load_rag_dataset
 from dro_trl.evaluation.comparison import mean_interval
 from dro_trl.evaluation.metrics import Prediction, Scores, score_predictions
+from dro_trl.loading import load_tokenizer
 from dro_trl.types import Question, Selection
 
 
@@ -47,13 +51,21 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--limit", type=int, help="the first LIMIT questions")
     parser.add_argument("-k", type=int, default=5)
+    parser.add_argument("--untrained", action="append", default=[], help="arguments of a PlackettLucePolicy, as JSON")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("selection_recall.json"))
     options = parser.parse_args()
     rows = [row for row in load_rag_dataset(options.dataset).to_list()[: options.limit] if row["gold_ids"]]
     scores = {"retriever's order": score(rows, [list(range(options.k)) for _ in rows], options.k)}
-    for name, load in (("start", RAGPipeline.from_start), ("trained", RAGPipeline.from_pretrained)):
-        pipeline = load(options.model, dtype=options.dtype, num_selected=options.k)
+    tokenizer = load_tokenizer(str(Path(options.model) / "selector"))
+    start = partial(RAGPipeline.from_start, options.model, dtype=options.dtype)
+    loads = {"start": partial(start, num_selected=options.k)}
+    for kwargs in options.untrained:
+        policy = PlackettLucePolicy(tokenizer, options.k, **json.loads(kwargs))
+        loads[f"untrained, {kwargs}"] = partial(start, policy=policy)
+    loads["trained"] = partial(RAGPipeline.from_pretrained, options.model, dtype=options.dtype, num_selected=options.k)
+    for name, load in loads.items():
+        pipeline = load()
         selected = [selection for selection, _ in pipeline.select(pipeline.prepare(rows), 4)]
         scores[name] = score(rows, selected, options.k)
         del pipeline

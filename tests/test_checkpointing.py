@@ -119,6 +119,7 @@ def test_the_selection_options_are_saved_and_read(tmp_path):
     assert read_config(tmp_path / "out") == {
         **kwargs,
         "policy": "dro_trl.PlackettLucePolicy",
+        "learnt_policy_kwargs": None,
         "num_selected": 2,
         "shared_base": False,
         "start": {"selector": start, "generator": start},

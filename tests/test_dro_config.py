@@ -20,6 +20,7 @@ def config(tmp_path, **kwargs):
         ("num_iterations", -1, "at least 1"),
         ("num_selections_to_print", 0, "at least 1"),
         ("max_passage_tokens", 0, "at least 1, or unset"),
+        ("scoring_token_budget", 0, "at least 1, or unset"),
         ("temperature", 0.0, "positive"),
         ("reward_temperature", -1.0, "positive"),
         ("entropy_coef", -0.1, "not be negative"),
@@ -30,6 +31,7 @@ def config(tmp_path, **kwargs):
         ("likelihood_aliases", "all", "'first', 'best', 'marginal'"),
         ("num_selections", 1, "at least 2"),
         ("remove_unused_columns", True, "leave it False"),
+        ("use_liger_kernel", True, "leave it False"),
     ],
 )
 def test_an_error_names_option_value_and_fix(tmp_path, option, value, fix):

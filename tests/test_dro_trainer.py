@@ -540,7 +540,7 @@ def test_weights_must_match_the_rewards(tmp_path):
     ("path", "kwargs"),
     [
         (AUTOREGRESSIVE, None),
-        ("dro_trl.PlackettLucePolicy", {"item_score": "identifier", "retriever_prior": 0.3}),
+        ("dro_trl.PlackettLucePolicy", {"item_score": "identifier", "proposal": "policy"}),
     ],
 )
 def test_policies_by_their_dotted_path(tmp_path, path, kwargs):

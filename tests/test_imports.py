@@ -25,7 +25,9 @@ PLAIN = {
     "losses",
     "metrics",
     "shared_base",
+    "shared_prefixes",
     "shared_prompt",
+    "token_budget",
 }
 """The files at the bottom, which anything above may import."""
 TRAINER_PARTS = {
@@ -59,6 +61,8 @@ ALLOWED = {
     "metrics": {"types"},
     "shared_base": set(),
     "shared_prompt": {"chosen_logps"},
+    "shared_prefixes": set(),
+    "token_budget": {"lockstep", "shared_prefixes", "shared_prompt"},
     "estimate": set(),  # formulas alone
     "model_shapes": {"estimate"},
     "reading_lengths": BELOW_TRAINER | {"data"},
@@ -74,6 +78,7 @@ ALLOWED = {
     "dro_config": {"types", "prompts"},
     "starter_model": set(),
     **dict.fromkeys(TRAINER_PARTS, PLAIN | {"modeling", "dro_config", "objectives", "policies.base", "value_head"}),
+    "checkpointing": PLAIN | {"modeling", "policies.score_weights"},
     # `DROTrainer(retriever=...)` runs the step that attaches candidates, and every dataset is checked before training.
     "training_data": PLAIN | {"dro_config", "sampler", "retrieval.base", "data.attach", "data.schema"},
     "resumable_trainer": {"resuming"},

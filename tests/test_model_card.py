@@ -10,6 +10,7 @@ from tests.training import make_trainer
 TRAINING = {
     "policy": "dro_trl.PlackettLucePolicy",
     "policy_kwargs": {"retriever_prior": 0.5},
+    "learnt_policy_kwargs": None,
     "num_selected": 2,
     "num_selections": 4,
     "max_passage_tokens": None,

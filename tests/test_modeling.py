@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
-from dro_trl import prompts
+from dro_trl import prompts, token_budget
 from dro_trl.modeling import AnswerScorer, SelectorGenerator, parameter_groups
 from dro_trl.policies.autoregressive import AutoregressivePolicy
 from dro_trl.policies.plackett_luce import PlackettLucePolicy
@@ -34,17 +34,25 @@ def naive_answer_logps(model, tokenizer, row, selection: list[int], alias: str) 
     return logits.log_softmax(-1).gather(-1, torch.tensor(answer)[:, None])[:, 0]
 
 
+@pytest.mark.parametrize("token_budget", [None, 200, 1])
 @pytest.mark.parametrize("all_aliases", [False, True])
 @pytest.mark.parametrize(
     ("kind", "split_digits", "chat"),
     [("llama", True, False), ("gemma3", False, False), ("mistral", True, True), ("qwen2", False, True)],
 )
-def test_answer_scores_equal_plain_passes(kind, split_digits, chat, all_aliases):
-    """Values and gradients, for aliases of different numbers and lengths, one with a number in it."""
+def test_answer_scores_equal_plain_passes(kind, split_digits, chat, all_aliases, token_budget):
+    """Values and gradients, for aliases of different numbers and lengths, one with a number in it.
+
+    All five prompts in one pass (in two where one question has several aliases, and so a block mask), in two
+    or three passes, or each in its own.
+    """
     tokenizer = tiny_tokenizer(split_digits, chat)
     model, rows = tiny_model(kind, tokenizer), tiny_questions(3, 5)
     rows[0]["answers"] = ["Ada 12"]
-    logps, mask = AnswerScorer(tokenizer, all_aliases).logps(model, rows, SELECTIONS)
+    forwards = record_forwards(model)
+    logps, mask = AnswerScorer(tokenizer, all_aliases, token_budget=token_budget).logps(model, rows, SELECTIONS)
+    assert len(forwards) in {None: (1 + all_aliases,), 200: (2, 3), 1: (5,)}[token_budget]
+    assert all(rows == 1 or rows * length <= (token_budget or 10**9) for (rows, length), _ in forwards)
     assert logps.shape[:3] == (2, 4, 2 if all_aliases else 1)
     naive = torch.zeros_like(logps)
     for b, row in enumerate(rows):
@@ -57,6 +65,27 @@ def test_answer_scores_equal_plain_passes(kind, split_digits, chat, all_aliases)
     assert not mask[0, :, 1:].any(), "the first question has one alias"
     coefficients = torch.randn(logps.shape, generator=torch.Generator().manual_seed(1))
     found, wanted = (gradients(model, (coefficients * values).sum()) for values in (logps, naive))
+    assert largest_difference(wanted, found) <= 1e-4
+
+
+@pytest.mark.parametrize(("kind", "chat"), [("llama", False), ("qwen2", True), ("gemma3", False), ("gemma3", True)])
+def test_the_same_first_passages_are_read_once(kind, chat, monkeypatch):
+    """Three selections begin with passage 0: one row, and one for the fourth; the result is that of plain passes."""
+    monkeypatch.setattr(token_budget, "TOKEN_COST", 100)  # As if these tiny layers were larger.
+    tokenizer = tiny_tokenizer(chat=chat)
+    model, (row,) = tiny_model(kind, tokenizer), tiny_questions(5)
+    for number, passage in enumerate(row["candidates"]):
+        passage["text"] += f" It is number {number}." * 4
+    selections = [[0, 1], [0, 2], [3, 1], [0, 4]]
+    naive = torch.stack([naive_answer_logps(model, tokenizer, row, z, row["answers"][0]) for z in selections])
+    forwards = record_forwards(model)
+    logps, _ = AnswerScorer(tokenizer).logps(model, [row], torch.tensor([selections]))
+    torch.testing.assert_close(logps[0, :, 0], naive, atol=1e-4, rtol=0)
+    assert [rows for (rows, _), _ in forwards] == [1, 1]
+    lengths = [len(AnswerScorer(tokenizer).prompt_ids(row, z)) + naive.shape[1] for z in selections]
+    assert sum(length for (_, length), _ in forwards) < 0.8 * sum(lengths)
+    coefficients = torch.randn(naive.shape, generator=torch.Generator().manual_seed(1))
+    found, wanted = (gradients(model, (coefficients * values).sum()) for values in (logps[0, :, 0], naive))
     assert largest_difference(wanted, found) <= 1e-4
 
 
@@ -210,7 +239,7 @@ def test_parameter_groups():
     """Each trained parameter once, at its model's rate, with weight decay where it is named."""
     pair = make_pair(selector=with_adapter())
     decayed = {name for name, _ in pair.named_parameters() if name.endswith("weight") and "norm" not in name}
-    groups = parameter_groups(pair, 1e-3, 1e-4, 0.1, decayed)
+    groups = parameter_groups(pair, 1e-3, 1e-4, 1e-2, 0.1, decayed)
     names = {id(parameter): name for name, parameter in pair.named_parameters()}
     seen = [names[id(parameter)] for group in groups for parameter in group["params"]]
     assert sorted(seen) == sorted(name for name, parameter in pair.named_parameters() if parameter.requires_grad)

@@ -31,8 +31,16 @@ def history(trainer):
         WINDOW,
         {**WINDOW, "peft_config": LORA, "kl_coef": 0.1, "optim": "sgd"},
         {**WINDOW, "loss_type": "ppo"},
+        {"peft_config": LORA, "policy_kwargs": {"learn_weights": True}},
     ],
-    ids=["on-policy lora", "on-policy full", "in a window full", "in a window lora", "in a window with values"],
+    ids=[
+        "on-policy lora",
+        "on-policy full",
+        "in a window full",
+        "in a window lora",
+        "in a window with values",
+        "weights learnt",
+    ],
 )
 def test_resuming_is_exact(tmp_path, kwargs):
     """Six steps at once, and three and three: the checkpoint lies within an epoch, a window and a logging interval."""

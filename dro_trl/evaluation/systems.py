@@ -171,12 +171,11 @@ def score_answers(
     """
     device = next(generator.parameters()).device
     flat = [(row, z) for row, drawn in zip(rows, selections, strict=True) for z in drawn]
-    lengths = [sum(len(row["candidates"][i]["text"]) for i in z) for row, z in flat]
-    by_length = sorted(range(len(flat)), key=lengths.__getitem__)
+    order = _scoring_order(rows, selections)
     found = [0.0] * len(flat)
     starts = range(0, len(flat), batch_size)
     for start in tqdm(starts, desc="Scoring answers", disable=not progress):
-        batch = by_length[start : start + batch_size]
+        batch = order[start : start + batch_size]
         # Each selection is a row of its own, of M = 1: questions differ in how many they have.
         chosen = torch.tensor([[flat[i][1]] for i in batch], device=device)
         logps, mask = scorer.logps(generator, [flat[i][0] for i in batch], chosen)
@@ -185,6 +184,19 @@ def score_answers(
             found[i] = value
     scores = iter(found)
     return [[next(scores) for _ in drawn] for drawn in selections]
+
+
+def _scoring_order(rows: Sequence[Question], selections: Sequence[Sequence[Selection]]) -> list[int]:
+    """The numbers of all selections, those of like length together.
+
+    Selections of several passages may begin alike, and stay with the others of their question.
+    """
+    places: list[tuple[Any, ...]] = []
+    for number, (row, drawn) in enumerate(zip(rows, selections, strict=True)):
+        lengths = [sum(len(row["candidates"][i]["text"]) for i in z) for z in drawn]
+        together = any(len(z) > 1 for z in drawn)
+        places += [(max(lengths) if together else length, number, z) for length, z in zip(lengths, drawn, strict=True)]
+    return sorted(range(len(places)), key=places.__getitem__)
 
 
 def shuffled(rows: Sequence[Question], seed: int | None) -> tuple[Sequence[Question], list[list[int]]]:

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from dro_trl import prompts
+from dro_trl.chosen_logps import chosen_logps
 from dro_trl.policies.base import SelectionLogps, SelectionSample, check_candidates
+from dro_trl.policies.score_weights import ScoreWeights
 from dro_trl.prompts import DEFAULT, PromptTexts, Tokenizer
-from dro_trl.shared_prompt import SharedPromptBatch, kept_logits, pack, token_logps
+from dro_trl.shared_prompt import SharedPromptBatch, kept_logits, pack
 from dro_trl.types import Question
 
 IDENTIFIERS = string.ascii_uppercase + string.ascii_lowercase
@@ -100,7 +102,7 @@ class ScoringInputs:
     item_mask: Tensor
     """(B, N) bool: False where a row has fewer than N candidates."""
     prior: Tensor
-    """(B, N) float32, added to the item scores."""
+    """(B, N) float32, the retriever's scores, standardised within each row."""
 
     @property
     def sizes(self) -> list[int]:
@@ -134,6 +136,25 @@ def _scored_at_the_end(shared: list[int], continuations: list[list[int]]) -> _En
     return _Encoded(shared, [[*ids, ANY_TOKEN] for ids in continuations], flags)
 
 
+def _standardised(row: Question) -> Tensor:
+    """The retriever's scores of a row's candidates, of mean 0 and standard deviation 1, (N,) float32."""
+    scores = torch.tensor([passage["score"] for passage in row["candidates"]], dtype=torch.float32)
+    return (scores - scores.mean()) / scores.std(correction=0).clamp(min=1e-6)
+
+
+def _question_scores(logits: Tensor, batch: SharedPromptBatch, reads_answer: bool) -> list[Tensor]:
+    """The log p(question | passage) and, where read, minus the entropy after it, in nats, both (B, N) float32."""
+    asked, parts = batch.target_mask, []
+    zeros = torch.zeros_like(batch.targets, dtype=torch.float32)
+    if reads_answer:  # The last of each item's targets.
+        last = asked & ~nn.functional.pad(asked[..., 1:], (0, 1))
+        log_probs = logits[batch.sources[last]].float().log_softmax(-1)
+        parts = [zeros.masked_scatter(last, (log_probs.exp() * log_probs).sum(-1)).sum(-1)]
+        asked = asked & ~last
+    logps = chosen_logps(logits, batch.sources[asked], batch.targets[asked])
+    return [zeros.masked_scatter(asked, logps).sum(-1), *parts]
+
+
 class PlackettLucePolicy:
     """Draws K passages without replacement, in proportion to the exponential of their item scores.
 
@@ -149,6 +170,11 @@ class PlackettLucePolicy:
         retriever_prior: Weight of the retriever's own score, standardised within the row, added to each item score.
         score_temperature: What the model's score is divided by before the prior is added. At 1 the first choice under
             `"query_likelihood"` follows p(passage | question), which is often near certain.
+        answer_confidence: Weight of the selector's confidence in an answer, added to each item score: minus the
+            entropy, in nats, of the token that it would begin the answer with after the passage and the question. With
+            `"query_likelihood"`, which reads both, and costs a few tokens more then; not read where None.
+        learn_weights: Whether `score_temperature` (as its inverse), `retriever_prior` and `answer_confidence` are
+            where training starts, at a rate of their own (`policy_learning_rate`), and not where it stays.
         proposal: What selections are drawn from for training. `"policy"`: from the policy itself. `"every_passage"`,
             for K = 1 and M >= N: nothing is drawn, each passage is a selection, so that DRO's gradient is exact (as in
             RAG-Sequence, Lewis et al., 2020). More can be selected afterwards. For `loss_type="dro"` without entropy
@@ -165,13 +191,20 @@ class PlackettLucePolicy:
         item_score: ItemScore = "pointwise",
         retriever_prior: float = 0.0,
         score_temperature: float = 1.0,
+        answer_confidence: float | None = None,
+        learn_weights: bool = False,
         proposal: Proposal = "policy",
         texts: PromptTexts = DEFAULT,
     ) -> None:
         if item_score not in get_args(ItemScore):
             raise ValueError(f"item_score={item_score!r} is unknown; use one of {str(get_args(ItemScore))[1:-1]}")
-        if score_temperature <= 0:
-            raise ValueError(f"score_temperature={score_temperature} must be positive")
+        if score_temperature == 0:
+            raise ValueError("score_temperature=0 divides the scores by nothing; 1 leaves them as they are")
+        if answer_confidence is not None and item_score != "query_likelihood":
+            raise ValueError(
+                f"answer_confidence={answer_confidence} and item_score={item_score!r}: only 'query_likelihood' reads "
+                "the question after each passage; set that, or leave answer_confidence out"
+            )
         if proposal not in get_args(Proposal):
             raise ValueError(f"proposal={proposal!r} is unknown; use one of {str(get_args(Proposal))[1:-1]}")
         self.proposal = proposal
@@ -179,8 +212,8 @@ class PlackettLucePolicy:
         self.texts = texts
         self.num_selected = num_selected
         self.item_score = item_score
-        self.retriever_prior = retriever_prior
-        self.score_temperature = score_temperature
+        self.reads_answer = answer_confidence is not None
+        self.score_weights = ScoreWeights(score_temperature, retriever_prior, answer_confidence, learn_weights)
         if item_score == "identifier":
             self.token_ids = torch.tensor([self._token(texts.choice, letter) for letter in IDENTIFIERS])
         elif item_score != "query_likelihood":
@@ -222,7 +255,7 @@ class PlackettLucePolicy:
         )
         sizes = torch.tensor([len(row["candidates"]) for row in rows])
         item_mask = torch.arange(int(sizes.max())) < sizes[:, None]
-        return ScoringInputs(batch, item_mask, pad_sequence([self.prior(row) for row in rows], batch_first=True))
+        return ScoringInputs(batch, item_mask, pad_sequence([_standardised(row) for row in rows], batch_first=True))
 
     def _rendered(self, row: Question) -> tuple[str, list[tuple[int, int]]]:
         text, spans = prompts.scoring_prompt(row["question"], row["candidates"], self.texts)
@@ -246,11 +279,15 @@ class PlackettLucePolicy:
         texts = [prompts.render(self.tokenizer, prompts.question_prompt(p, self.texts)) for p in row["candidates"]]
         head = texts[0].index(self.texts.passage) + len(self.texts.passage)
         asked = prompts.question_ids(self.tokenizer, row["question"], self.texts)
+        flags = [True] * len(asked)
+        if self.reads_answer:
+            ids = prompts.encode(self.tokenizer, f"\n{self.texts.answer}")
+            asked, flags = [*asked, *ids, ANY_TOKEN], [*flags, *[False] * len(ids), True]
         stems = [prompts.encode(self.tokenizer, text[head:]) for text in texts]
         return _Encoded(
             prompts.encode(self.tokenizer, texts[0][:head]),
             [[*stem, *asked] for stem in stems],
-            [[False] * len(stem) + [True] * len(asked) for stem in stems],
+            [[False] * len(stem) + flags for stem in stems],
         )
 
     def _encode_identifier(self, row: Question) -> _Encoded:
@@ -267,25 +304,24 @@ class PlackettLucePolicy:
 
     def prior(self, row: Question) -> Tensor:
         """Return what the retriever's scores add to the item scores of a row, (N,) float32."""
-        scores = torch.tensor([passage["score"] for passage in row["candidates"]], dtype=torch.float32)
-        if self.retriever_prior == 0:
-            return torch.zeros_like(scores)
-        return self.retriever_prior * (scores - scores.mean()) / scores.std(correction=0).clamp(min=1e-6)
+        return self.score_weights.weight.detach()[1] * _standardised(row)
 
     def item_scores(self, model: nn.Module, inputs: ScoringInputs) -> Tensor:
         """Return the item scores in float32, (B, N), -inf where a row has fewer candidates. One forward pass."""
-        scores = inputs.prior.new_full(inputs.item_mask.shape, float("-inf"))
+        batch = inputs.batch
+        logits = kept_logits(model, batch)
         if self.item_score == "query_likelihood":
-            found = token_logps(model, inputs.batch).sum(-1)
+            parts = _question_scores(logits, batch, self.reads_answer)
         else:
-            batch = inputs.batch
             token_ids = self.token_ids.to(batch.input_ids.device)
-            logits = kept_logits(model, batch)[batch.sources[batch.target_mask]][:, token_ids].float()
+            found = logits[batch.sources[batch.target_mask]][:, token_ids].float()
             if self.item_score == "identifier":
-                found = logits[:, : scores.shape[-1]]
+                parts = [found[:, : inputs.item_mask.shape[1]]]
             else:
-                found = scores.masked_scatter(inputs.item_mask, logits[:, 0] - logits[:, 1])
-        return torch.where(inputs.item_mask, found / self.score_temperature, scores) + inputs.prior
+                zeros = torch.zeros_like(inputs.prior)
+                parts = [zeros.masked_scatter(inputs.item_mask, found[:, 0] - found[:, 1])]
+        scores: Tensor = self.score_weights([parts[0], inputs.prior, *parts[1:]])
+        return scores.masked_fill(~inputs.item_mask, float("-inf"))
 
     def sample(
         self,

@@ -1,5 +1,6 @@
 """`dro-trl quickstart`: the whole method on an invented encyclopedia, from raw passages to answers."""
 
+import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 NUM_CANDIDATES = 8
 NUM_SELECTED = 2
 MAX_NEW_TOKENS = 8
+RESULTS = "results.json"
 
 
 def main(
@@ -59,10 +61,11 @@ def main(
         train_and_save(trainer)
         del trainer
         stage.begin(f"Evaluating on {num_eval} held-out questions about new entities")
-        evaluate(model, output_dir, held_out, seed, console, stage)
+        evaluate(model, output_dir, held_out, seed, console)
         stage.begin("Asking a held-out question")
         ask(model, index, retriever, held_out[0], console)
     stage.end()
+    stage.report(output_dir / RESULTS)
 
 
 class Stages:
@@ -87,6 +90,19 @@ class Stages:
             self.seconds[self._name] = round(now - self._begun, 1)
             self._console.print(f"{now - self._begun:.0f} s ({now - self._started:.0f} s in all)", style="dim")
         self._name = ""
+
+    def report(self, path: Path) -> None:
+        """Print the seconds of all stages, and add them to the results at `path`."""
+        from rich.table import Table
+
+        from dro_trl.atomic_write import write_json
+
+        write_json(path, json.loads(path.read_text(encoding="utf-8")) | {"seconds": self.seconds})
+        table = Table("stage", "seconds", title="Time", title_justify="left")
+        for name, seconds in self.seconds.items():
+            table.add_row(name, f"{seconds:.1f}")
+        table.add_row("in all", f"{sum(self.seconds.values()):.1f}", style="bold")
+        self._console.print(table)
 
 
 def number_format() -> str:
@@ -133,7 +149,7 @@ def make_trainer(model: str, train: "Dataset", output_dir: Path, seed: int) -> "
     return DROTrainer(model=model, args=args, train_dataset=train, peft_config=lora)
 
 
-def evaluate(model: Path, output_dir: Path, held_out: "Dataset", seed: int, console: "Console", stage: Stages) -> None:
+def evaluate(model: Path, output_dir: Path, held_out: "Dataset", seed: int, console: "Console") -> None:
     """Compare the trained pair with its start and with BM25's order; write `results.json` and `comparison.png`."""
     from dro_trl.evaluation.evaluator import DEFAULT_SYSTEMS, evaluate_pair
     from dro_trl.evaluation.plots import plot_comparison
@@ -148,8 +164,7 @@ def evaluate(model: Path, output_dir: Path, held_out: "Dataset", seed: int, cons
         "passages. trained: it reads the trained selector's two.",
         style="dim",
     )
-    stage.end()
-    path = write_results(report, output_dir / "results.json", {"predictions": predictions, "seconds": stage.seconds})
+    path = write_results(report, output_dir / RESULTS, {"predictions": predictions})
     console.print(f"Results: {path}\nPlot: {plot_comparison(report, output_dir / 'comparison.png')}")
 
 

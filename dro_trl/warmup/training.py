@@ -1,5 +1,6 @@
 """Supervised warm-up of a selector or a generator, from which a DRO run can start."""
 
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -32,6 +33,8 @@ from dro_trl.resuming import begin_checkpoint
 from dro_trl.warmup.config import UNUSED as UNUSED_IN_WARMUP
 from dro_trl.warmup.config import WarmupConfig
 from dro_trl.warmup.teachers import RETRIEVED, TaughtRows, teach
+
+logger = logging.getLogger(__name__)
 
 Part = Literal["selector", "generator"]
 PARTS = (DROScriptArguments, WarmupConfig, ModelConfig)
@@ -190,6 +193,10 @@ def run_warmup(part: Part, script: DROScriptArguments, args: WarmupConfig, model
     if part == "selector":
         kwargs: Any = args.policy_kwargs
         policy = load_policy(args.policy, tokenizers[part], args.num_selected, kwargs, args.texts)
+        if (kwargs or {}).get("learn_weights"):
+            logger.warning(
+                "policy_kwargs: a warm-up does not learn the policy's weights (learn_weights); they stay as set"
+            )
         trainer: WarmupTrainer = SelectorWarmupTrainer(policy, **options)
     else:
         trainer = WarmupTrainer(**options)

@@ -5,8 +5,11 @@
 A Qwen2 of 25M random weights in float32, one question of N = 20 passages of 100 tokens, M = 16 selections of K = 5.
 The plain way is a Hugging Face model as it comes: for each selection a forward pass, its logits at every position,
 their log-softmax and the answer's tokens in it. `--backward` adds the gradient of the mean, as in training. Figures
-are of the second step in a fresh process: the increase of resident memory, and the time; medians over `--rounds`,
-in which the two ways take turns. Of the M selections `--num_distinct` differ; the product scores equal ones once.
+are of the second step in a fresh process: the tokens read, the increase of resident memory, and the processor's time;
+medians over `--rounds`, in which the ways take turns. Of the M selections `--num_distinct` differ; they are drawn by a
+selector to which all passages are alike or, with `--preference` G, two stand out by G + 2 and G nats among scores of
+standard deviation 1. The product scores equal ones once and reads common beginnings once: without a budget, and with
+one of `--scoring_token_budget` tokens a pass.
 """
 
 import argparse
@@ -22,10 +25,11 @@ from small_models import QWEN2_25M, PeakMemory, in_fresh_process, questions, ran
 from dro_trl import prompts
 from dro_trl.atomic_write import write_json
 from dro_trl.modeling import AnswerScorer
+from dro_trl.policies.plackett_luce import gumbel_top_k
 from dro_trl.types import Question, Selection
 
 N, K, M = 20, 5, 16
-WAYS = ("plain", "dro-trl")
+WAYS = ("plain", "dro-trl", "budget")
 
 
 def plain_logps(model: torch.nn.Module, row: Question, selections: list[Selection]) -> torch.Tensor:
@@ -40,57 +44,77 @@ def plain_logps(model: torch.nn.Module, row: Question, selections: list[Selectio
     return torch.stack(found)
 
 
-def measure(way: str, num_distinct: int, passage_tokens: int, backward: bool) -> dict[str, float | list[float]]:
+def draw(num_distinct: int, preference: float | None) -> list[Selection]:
+    """Return M selections, so many of them distinct."""
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.zeros(1, N)
+    if preference is not None:
+        scores = torch.randn(1, N, generator=generator)
+        scores[0, :2] += torch.tensor([preference + 2, preference])
+    drawn = gumbel_top_k(scores, K, 1000, [generator])[0].tolist()
+    distinct = list(dict.fromkeys(map(tuple, drawn)))[:num_distinct]
+    assert len(distinct) == num_distinct
+    return [list(distinct[i % num_distinct]) for i in range(M)]
+
+
+def measure(way: str, num_distinct: int, options: argparse.Namespace) -> dict[str, float | list[float]]:
     """Score twice, and return what the second time took, and found."""
     torch.set_num_threads(1)
-    row = questions(1, N, passage_tokens)[0]
-    generator = torch.Generator().manual_seed(0)
-    distinct = [torch.randperm(N, generator=generator)[:K].tolist() for _ in range(num_distinct)]
-    selections = [distinct[i % num_distinct] for i in range(M)]
+    row = questions(1, N, options.passage_tokens)[0]
+    selections = draw(num_distinct, options.preference)
     model = random_model("qwen2", **QWEN2_25M).train()
-    scorer = AnswerScorer(word_tokenizer())
-    torch.set_grad_enabled(backward)
+    scorer = AnswerScorer(word_tokenizer(), token_budget=options.scoring_token_budget if way == "budget" else None)
+    read = []
+    model.register_forward_pre_hook(lambda _, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True)
+    torch.set_grad_enabled(options.backward)
     for _ in range(2):
         model.zero_grad()
-        memory, start = PeakMemory(), time.perf_counter()
+        read.clear()
+        memory, start = PeakMemory(), time.process_time()
         if way == "plain":
             logps = plain_logps(model, row, selections)
         else:
             tokens, mask = scorer.logps(model, [row], torch.tensor([selections]))
             logps = (tokens * mask).sum(-1)[0, :, 0]
-        if backward:
+        if options.backward:
             logps.mean().backward()
-        seconds, peak = time.perf_counter() - start, memory.mib()
-    return {"seconds": seconds, "peak_mib": peak, "logps": logps.tolist()}
+        seconds, peak = time.process_time() - start, memory.mib()
+    return {"tokens": sum(read), "seconds": seconds, "peak_mib": peak, "logps": logps.tolist()}
 
 
 def main() -> None:
     """Measure, print, and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num_distinct", type=int, nargs="+", default=[16, 8])
+    parser.add_argument("--preference", type=float)
     parser.add_argument("--passage_tokens", type=int, default=100)
+    parser.add_argument("--scoring_token_budget", type=int, default=1200)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--backward", action="store_true")
     parser.add_argument("--output", type=Path, default=Path("answer_scoring.json"))
     options = parser.parse_args()
-    table = Table("distinct selections", "", *WAYS, "ratio", title=f"M = {M}, {options.rounds} rounds, median (range)")
+    table = Table(
+        "distinct selections", "", *WAYS, "plain over each", title=f"M = {M}, median of {options.rounds} (range)"
+    )
     rows = []
     for num in options.num_distinct:
         runs: dict[str, list[dict]] = {way: [] for way in WAYS}
         for _ in range(options.rounds):
             for way in WAYS:
-                runs[way].append(in_fresh_process(measure, way, num, options.passage_tokens, options.backward))
-        torch.testing.assert_close(*(torch.tensor(runs[way][0]["logps"]) for way in WAYS), atol=1e-3, rtol=1e-4)
-        for name, label, digits in (("seconds", "seconds", 2), ("peak_mib", "peak (MiB)", 0)):
+                runs[way].append(in_fresh_process(measure, way, num, options))
+        for way in WAYS[1:]:
+            both = (torch.tensor(runs[name][0]["logps"]) for name in ("plain", way))
+            torch.testing.assert_close(*both, atol=1e-3, rtol=1e-4)
+        for name, label, digits in (("tokens", "tokens", 0), ("seconds", "seconds", 2), ("peak_mib", "peak (MiB)", 0)):
             found = {way: [run[name] for run in runs[way]] for way in WAYS}
             medians = {way: statistics.median(values) for way, values in found.items()}
             shown = [
                 f"{medians[way]:.{digits}f} ({min(found[way]):.{digits}f}–{max(found[way]):.{digits}f})"
                 for way in WAYS
             ]
-            ratio = medians["plain"] / medians["dro-trl"]
-            table.add_row(str(num), label, *shown, f"{ratio:.2f}")
-            rows.append({"num_distinct": num, "measure": name, **found, "ratio": ratio})
+            ratios = {way: medians["plain"] / medians[way] for way in WAYS[1:]}
+            table.add_row(str(num), label, *shown, ", ".join(f"{ratio:.2f}" for ratio in ratios.values()))
+            rows.append({"num_distinct": num, "measure": name, **found, "ratios": ratios})
     Console().print(table)
     write_json(options.output, {**vars(options), "output": str(options.output), "num_selections": M, "rows": rows})
     print(f"Results: {options.output}")

@@ -12,6 +12,7 @@ times that at M = 2.
 import argparse
 import statistics
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -21,12 +22,24 @@ from small_models import QWEN2_25M, PeakMemory, in_fresh_process, questions, ran
 from dro_trl.atomic_write import write_json
 from dro_trl.losses import dro_loss
 from dro_trl.policies.base import load_policy
+from dro_trl.types import Question
 
 POLICIES = {
     "pointwise": ("dro_trl.PlackettLucePolicy", {}),
     "passage_end": ("dro_trl.PlackettLucePolicy", {"item_score": "passage_end"}),
     "autoregressive": ("dro_trl.AutoregressivePolicy", {}),
 }
+
+
+def selector_step(
+    chooser: Any, model: Any, optimizer: torch.optim.Optimizer, rows: list[Question], num_selections: int, seed: int
+) -> None:
+    """Draw M selections for a question, and update the selector with random weights of them."""
+    sample = chooser.sample(model, chooser.encode(rows), num_selections, [torch.Generator().manual_seed(seed)])
+    weights = torch.rand(1, num_selections, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    dro_loss(sample.logps, weights).backward()
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 def measure(policy: str, num_selections: int, passage_tokens: int) -> dict[str, float]:
@@ -40,12 +53,7 @@ def measure(policy: str, num_selections: int, passage_tokens: int) -> dict[str, 
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     for number in range(2):
         step = PeakMemory()
-        inputs = chooser.encode(rows)
-        sample = chooser.sample(model, inputs, num_selections, [torch.Generator().manual_seed(number)])
-        weights = torch.rand(1, num_selections, generator=torch.Generator().manual_seed(0)).softmax(-1)
-        dro_loss(sample.logps, weights).backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        selector_step(chooser, model, optimizer, rows, num_selections, number)
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "peak_mib": whole.mib(),

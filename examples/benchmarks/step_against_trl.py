@@ -13,7 +13,6 @@ import argparse
 import random
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,44 +22,18 @@ from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
 from small_models import QWEN2_25M, questions, random_model, word_tokenizer
-from transformers import TrainerCallback
+from small_runs import COMMON, StepTimes, make_trainer, now
+from small_runs import NUM_SELECTED as K
 from trl import GRPOConfig, GRPOTrainer
 
-from dro_trl import AnswerLogLikelihood, DROConfig, DROTrainer
+from dro_trl import AnswerLogLikelihood, DROConfig
 from dro_trl.atomic_write import write_json
 from dro_trl.policies.base import load_policy
 from dro_trl.prompts import format_selection
 from dro_trl.trl_adapter import SelectionReward, trl_dataset
 
-N, K = 20, 5
-COMMON = {
-    "report_to": "none",
-    "disable_tqdm": True,
-    "save_strategy": "no",
-    "logging_strategy": "no",
-    "bf16": False,
-    "learning_rate": 1e-6,
-}
+N = 20
 AUTOREGRESSIVE, PLACKETT_LUCE = "dro_trl.AutoregressivePolicy", "dro_trl.PlackettLucePolicy"
-
-
-class StepTimes(TrainerCallback):
-    """The seconds of each step."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._start = _now()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.seconds.append(_now() - self._start)
-
-
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 class RandomSelections:
@@ -114,25 +87,8 @@ def step_of_ours(rows: Dataset, num: int, steps: int, **options: Any) -> list[fl
     """Return the times of DROTrainer's steps."""
     times = StepTimes()
     with tempfile.TemporaryDirectory() as folder:
-        args = DROConfig(
-            folder,
-            num_selected=K,
-            num_selections=num,
-            per_device_train_batch_size=1,
-            max_steps=steps,
-            use_cpu=not torch.cuda.is_available(),
-            **COMMON,
-            **options,
-        )
-        trainer = DROTrainer(
-            model=random_model("qwen2", **QWEN2_25M),
-            generator=random_model("qwen2", **QWEN2_25M),
-            args=args,
-            train_dataset=rows,
-            processing_class=word_tokenizer(),
-            generator_processing_class=word_tokenizer(),
-            callbacks=[times],
-        )
+        trainer = make_trainer(rows, folder, num_selections=num, max_steps=steps, **options)
+        trainer.add_callback(times)
         trainer.train()
     return times.seconds
 
@@ -145,7 +101,7 @@ def draws_by_generate(rows: Dataset, num: int, steps: int) -> list[float]:
     seconds = []
     for row in list(rows)[:steps]:
         ids = torch.tensor(policy.encode([row]).prompt_ids)
-        start = _now()
+        start = now()
         model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
@@ -154,7 +110,7 @@ def draws_by_generate(rows: Dataset, num: int, steps: int) -> list[float]:
             max_new_tokens=4 * K - 1,
             min_new_tokens=4 * K - 1,
         )
-        seconds.append(_now() - start)
+        seconds.append(now() - start)
     return seconds
 
 
@@ -164,9 +120,9 @@ def draws_of_ours(rows: Dataset, num: int, steps: int, policy: str) -> list[floa
     chooser, model = load_policy(policy, word_tokenizer(), K, None), random_model("qwen2", **QWEN2_25M).eval()
     seconds = []
     for number, row in enumerate(list(rows)[:steps]):
-        start = _now()
+        start = now()
         chooser.sample(model, chooser.encode([row]), num, [torch.Generator().manual_seed(number)])
-        seconds.append(_now() - start)
+        seconds.append(now() - start)
     return seconds
 
 

@@ -37,7 +37,25 @@ CASES = {
     "selector frozen": {"train_selector": False},
     "one base, two adapters": {"shared_base": True, "lora": True, "activation_checkpointing": True, "kl_coef": 0.1},
     "ppo, off-policy, kl": {**AUTOREGRESSIVE, "loss_type": "ppo", "num_iterations": 2, "kl_coef": 0.1},
+    "weights learnt": {
+        "lora": True,
+        "evaluate": True,
+        "policy_learning_rate": 0.05,
+        "policy_kwargs": {
+            "item_score": "query_likelihood",
+            "score_temperature": 8.0,
+            "answer_confidence": 0.5,
+            "learn_weights": True,
+        },
+    },
     "one question": {"questions": [5], **SGD},
+    "answers scored in several passes": {**SGD, "scoring_token_budget": 150},
+    "the same, off-policy, lora, checkpointing": {
+        "lora": True,
+        "scoring_token_budget": 150,
+        "num_iterations": 2,
+        "activation_checkpointing": True,
+    },
 }
 
 

@@ -61,6 +61,23 @@ def test_stated_lengths_and_known_sizes(tmp_path):
     assert written["time"]["flops_of_a_question"]["drawing"] > 0
 
 
+def test_a_budget_bounds_what_the_generator_keeps(tmp_path):
+    """Two questions of three selections of 226 tokens: all six, or two, in a pass; two thirds are read twice."""
+    recipe = write_recipe(tmp_path, dataset_name="owner/questions", model_name_or_path="Qwen/Qwen2.5-0.5B-Instruct")
+    given = ["--passage_tokens", "100", "--question_tokens", "10", "--answer_tokens", "4"]
+    whole, _ = estimate(tmp_path, "--config", recipe, *given)
+    parts, _ = estimate(tmp_path, "--config", recipe, *given, "--scoring_token_budget", "500")
+    for name in ("kept", "forward", "backward", "logits"):
+        assert parts["memory"]["generator"][name] == pytest.approx(whole["memory"]["generator"][name] / 3)
+    assert parts["memory"]["selector"] == whole["memory"]["selector"]
+    flops = parts["time"]["flops_of_a_question"]
+    extra = parts["time"]["flops_of_a_step"] - whole["time"]["flops_of_a_step"]
+    assert extra == pytest.approx(2 * flops["recomputation"])
+    assert 3 < flops["generator"] / flops["recomputation"] < 5, "a third of three times as much, and what a head costs"
+    frozen, _ = estimate(tmp_path, "--config", recipe, *given, "--scoring_token_budget", "500", "--no_train_generator")
+    assert "recomputation" not in frozen["time"]["flops_of_a_question"]
+
+
 def test_sharding_divides_the_state(tmp_path):
     recipe = write_recipe(tmp_path, dataset_name="owner/questions", model_name_or_path="qwen2.5-0.5b", use_cpu=False)
     eight, _ = estimate(tmp_path, "--config", recipe, "--accelerate_config", ZERO3)

@@ -1,0 +1,107 @@
+"""Which operators a training step spends its time in.
+
+    OMP_NUM_THREADS=1 python examples/benchmarks/step_profile.py
+
+A Qwen2 of 25M random weights in float32 as selector and generator, all weights trained, one question a step, N = 20
+passages of 100 tokens, K = 5, M = 4; torch.profiler over the third step of `DROTrainer`, optimizer included. Times are
+an operator's own, without those that it calls.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from rich.console import Console
+from rich.table import Table
+from selector_memory import POLICIES
+from small_models import QWEN2_25M, questions
+from small_runs import make_trainer
+from torch.profiler import ProfilerActivity, profile
+from transformers import TrainerCallback
+
+from dro_trl.atomic_write import write_json
+
+
+class ProfiledStep(TrainerCallback):
+    """The last step's operators."""
+
+    def __init__(self) -> None:
+        self._profiler = profile(activities=[ProfilerActivity.CPU], record_shapes=True)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == state.max_steps - 1:
+            self._profiler.start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == state.max_steps:
+            self._profiler.stop()
+
+    def operators(self) -> list[dict[str, Any]]:
+        """Return each operator's calls, milliseconds and share of the step, and its most expensive shapes."""
+        averages = self._profiler.key_averages(group_by_input_shape=True)
+        total = sum(event.self_cpu_time_total for event in averages)
+        by_name: dict[str, list[Any]] = {}
+        for event in averages:
+            by_name.setdefault(event.key, []).append(event)
+        found = []
+        for name, events in by_name.items():
+            own = sum(event.self_cpu_time_total for event in events)
+            largest = max(events, key=lambda event: event.self_cpu_time_total)
+            found.append(
+                {
+                    "operator": name,
+                    "calls": sum(event.count for event in events),
+                    "ms": own / 1e3,
+                    "share": own / total,
+                    "shapes": [shape for shape in largest.input_shapes if shape],
+                    "share_of_shapes": largest.self_cpu_time_total / total,
+                }
+            )
+        return sorted(found, key=lambda row: -row["ms"])
+
+
+def profile_step(
+    policy: str, num_candidates: int = 20, passage_tokens: int = 100, sizes: dict[str, Any] = QWEN2_25M
+) -> list[dict[str, Any]]:
+    """Return the operators of a step, the most expensive first."""
+    torch.set_num_threads(1)
+    path, kwargs = POLICIES[policy]
+    profiled = ProfiledStep()
+    rows = Dataset.from_list(questions(3, num_candidates, passage_tokens))
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"num_selections": 4, "policy": path, "policy_kwargs": kwargs}
+        trainer = make_trainer(rows, folder, sizes, max_steps=len(rows), **options)
+        trainer.add_callback(profiled)
+        trainer.train()
+    return profiled.operators()
+
+
+def table(operators: Sequence[dict[str, Any]], policy: str) -> Table:
+    """Return the most expensive operators."""
+    shown = Table("operator", "calls", "ms", "share", "most of it on", "share", title=policy)
+    for row in operators:
+        shapes = " ".join("x".join(map(str, shape)) for shape in row["shapes"][:3])
+        shares = (f"{row[name]:.1%}" for name in ("share", "share_of_shapes"))
+        shown.add_row(row["operator"], str(row["calls"]), f"{row['ms']:.0f}", next(shares), shapes, next(shares))
+    return shown
+
+
+def main() -> None:
+    """Profile, print, and write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--policy", choices=POLICIES, default="pointwise")
+    parser.add_argument("--rows", type=int, default=12, help="of the printed table")
+    parser.add_argument("--output", type=Path, default=Path("step_profile.json"))
+    options = parser.parse_args()
+    operators = profile_step(options.policy)
+    Console(width=140).print(table(operators[: options.rows], options.policy))
+    write_json(options.output, operators)
+    print(f"Results: {options.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""The profile of a step: every operator's own time once."""
+
+import step_profile
+
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+def test_the_operators_of_one_step():
+    operators = step_profile.profile_step("pointwise", 6, 10, SIZES)
+    calls = {row["operator"]: row["calls"] for row in operators}
+    # One forward pass of each model, two layers each; one optimizer step for both.
+    assert calls["aten::_scaled_dot_product_flash_attention_for_cpu"] == 4
+    assert calls["aten::_scaled_dot_product_flash_attention_for_cpu_backward"] == 4
+    assert calls["aten::embedding"] == 2
+    assert abs(sum(row["share"] for row in operators) - 1) < 1e-6
+    assert [row["ms"] for row in operators] == sorted((row["ms"] for row in operators), reverse=True)
+    assert step_profile.table(operators[:3], "pointwise").row_count == 3

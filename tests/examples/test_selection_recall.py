@@ -1,0 +1,32 @@
+"""The example that compares a trained selector with its start, other policies and the retriever's order."""
+
+import json
+import sys
+
+from examples import selection_recall
+from tests.tiny_models import tiny_questions
+from tests.training import make_trainer, save_start
+
+
+def test_systems_and_gains(tmp_path, monkeypatch, capsys):
+    start = save_start(tmp_path / "start")
+    make_trainer(tmp_path / "pair", model=start, policy_kwargs={"retriever_prior": 1000.0}).save_model()
+    rows = tiny_questions(4, 5, 6)
+    for row, gold in zip(rows, (0, 1, None), strict=True):
+        row["candidates"] = [{**passage, "score": -float(i)} for i, passage in enumerate(row["candidates"])]
+        row["gold_ids"] = [] if gold is None else [row["candidates"][gold]["id"]]
+    (tmp_path / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    output, reverse = tmp_path / "out.json", '{"retriever_prior": -1000.0}'
+    arguments = ["--model", "pair", "--dataset", "dev.jsonl", "-k", "2", "--untrained", reverse]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["selection_recall.py", *arguments, "--output", str(output)])
+    selection_recall.main()
+    found = json.loads(output.read_text())
+    means = {(row["system"], row["metric"]): row["mean"] for row in found["rows"]}
+    assert found["n"] == 2, "a question without gold passages is left out"
+    for system in ("retriever's order", "start", "trained"):
+        assert [means[system, metric] for metric in ("success@1", "recall@2", "mrr")] == [0.5, 1.0, 0.75]
+    assert means[f"untrained, {reverse}", "success@1"] == 0.0
+    gains = {(row["system"], row["metric"]): row["gain"] for row in found["rows"]}
+    assert gains[f"untrained, {reverse}", "success@1"] == 0.5
+    assert "2 questions" in capsys.readouterr().out
