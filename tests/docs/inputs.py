@@ -128,7 +128,7 @@ def prebuilt_folder(cache: Path, name: str) -> Path:
 
 INPUTS: dict[str, Callable[[Path], object]] = {
     **dict.fromkeys(("corpus.jsonl", "wiki_pool_corpus.jsonl", "CORPUS", "FILE"), lines(PASSAGES)),
-    **dict.fromkeys(("train.jsonl", "dev.jsonl", "nq.heldout.jsonl"), lines(questions())),
+    **dict.fromkeys(("train.jsonl", "dev.jsonl", "nq.heldout.jsonl", "nq.dev.jsonl"), lines(questions())),
     "nq_open_dev.jsonl": lines(questions()),
     "psgs_w100.tsv.gz": passages_in_columns,
     "other.run.txt": run_file,
@@ -151,6 +151,7 @@ INPUTS: dict[str, Callable[[Path], object]] = {
     "dev.top100.jsonl": candidates(100),
     "train.mixed.top10.jsonl": candidates(10),
     "nq.more.top10.jsonl": candidates(10),
+    "nq.train.top10.jsonl": candidates(10),
     "mh.answers.top20.jsonl": candidates(20),
     "gemma-3-270m": model,
     "mine": model,

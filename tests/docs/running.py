@@ -50,6 +50,12 @@ NOT_RUN = {
     "OMP_NUM_THREADS=1 python examples/benchmarks/step_against_trl.py --num_selections 16 --steps 2 --rounds 2": (
         "takes ten minutes, since its models are as large as the figures need; no test runs it"
     ),
+    "OMP_NUM_THREADS=1 python examples/benchmarks/growth.py": (
+        "takes ten minutes; tests/examples/benchmarks runs it smaller"
+    ),
+    "OMP_NUM_THREADS=1 python examples/benchmarks/work_done.py": "likewise",
+    "OMP_NUM_THREADS=1 python examples/benchmarks/step_profile.py": "likewise",
+    "python examples/benchmarks/start_up.py": "starts what tests/test_package.py starts",
     "python examples/benchmarks/answer_scoring.py --rounds 1": "takes a minute, for the same reason; no test runs it",
     "python examples/benchmarks/answer_scoring.py --rounds 1 --backward": "takes minutes, likewise; no test runs it",
 }
@@ -65,15 +71,19 @@ WITH_MORE = {
         "--repeats 1 --num_selections 2 --policies pointwise --passage_tokens 5",
         "ten minutes: its models and questions are as large as the figures need",
     ),
-    "python examples/benchmarks/index_speed.py --num_passages 200000": ("--num_passages 300", "minutes"),
+    "python examples/benchmarks/index_speed.py --num_passages 2000000": ("--num_passages 300", "minutes"),
     "python examples/gradient_variance.py": ("--problems 2 --draws 50", "minutes: its sizes are options"),
 }
 """Commands that are run with further options, each with them and the reason."""
+
+MEASURE_MEMORY = ("examples/benchmarks/selector_memory.py",)
+"""Programs that want a process of their own: this one's peak is above theirs."""
 
 RECIPES = {
     "comparing.md": (["compare --config {} --seeds '[0]'"], False),
     "distributed.md": (["train --config {}"], True),
     "extending.md": (["train --config {}"], True),
+    "method.md": (["train --config {}"], True),
     "recipes.md": (["train --config {}"], False),
     "run.md": (["run {}"], False),
     "warmup.md": (["warmup selector --config {}", "warmup generator --config {} --output_dir warm/generator"], False),
@@ -138,6 +148,8 @@ class Snippets:
             program, *arguments = words
             if program == "dro-trl":
                 invoke(arguments)
+            elif program == "python" and arguments[0] in MEASURE_MEMORY:
+                run_process([sys.executable, *arguments])
             elif program == "python":
                 run_program(arguments[0], arguments[1:], patched)
             elif program == "accelerate":

@@ -29,12 +29,19 @@ ASSUMED = {
     "distributed.md": ["RECIPE.yaml", "models/mine", "data/train.top20.jsonl", "runs/mine"],
     "evaluation.md": ["runs/mine", "runs/wikimultihop", "dev.jsonl", "dev.top20.jsonl", "dev.top100.jsonl"],
     "extending.md": ["RECIPE.yaml", "models/mine", "data/train.top20.jsonl"],
+    "method.md": ["RECIPE.yaml", "models/mine", "data/train.top20.jsonl"],
     "recipes.md": ["Qwen/Qwen2.5-0.5B", "models/mine", "data/train.top20.jsonl", *QUICKSTART],
     "results.md": [
-        *["wiki_pool_corpus.jsonl", "hotpotqa_dev_sample.jsonl", "nq_train_800_top5.jsonl", "nq.heldout.jsonl"],
+        *[
+            "wiki_pool_corpus.jsonl",
+            "hotpotqa_dev_sample.jsonl",
+            "nq_train_800_top5.jsonl",
+            "nq.heldout.jsonl",
+            "nq.dev.jsonl",
+        ],
         *["nq_open_dev.jsonl", "dev60.top20.jsonl", "models/gemma-3-270m"],
         *[f"data/{name}.top20.jsonl" for name in ("train", "dev", "mh.answers")],
-        *[f"data/{name}.jsonl" for name in ("train.bm25", "train.mixed.top10", "nq.more.top10")],
+        *[f"data/{name}.jsonl" for name in ("train.bm25", "train.mixed.top10", "nq.more.top10", "nq.train.top10")],
     ],
     "retrieval.md": ["corpus.jsonl", "train.jsonl", "runs/mine"],
     "run.md": ["models/gemma-3-270m", "data/corpus.jsonl", *FOR_A_RUN]
