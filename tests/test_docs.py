@@ -9,12 +9,10 @@ import unicodedata
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import typer
 import yaml
-from markdown_it import MarkdownIt
 
 import dro_trl
 from dro_trl.cli import app
@@ -23,32 +21,11 @@ from dro_trl.stages.plan import KEYS as RUN_KEYS
 from dro_trl.study.plan import Study
 from dro_trl.warmup.training import PARTS as WARMUP_PARTS
 from dro_trl.warmup.training import UNUSED_KEYS
+from tests.docs.pages import PAGES, ROOT, code_of, tokens
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 STUDY_KEYS = {field.name for field in fields(Study)} - {"recipe"}
 RECIPE_KEYS, WARMUP_KEYS = known_keys(), known_keys(WARMUP_PARTS, UNUSED_KEYS)
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-
-
-class Code(NamedTuple):
-    text: str
-    language: str = ""
-    inline: bool = False
-
-
-def tokens(page):
-    for token in MarkdownIt("commonmark").enable("table").parse(page.read_text(encoding="utf-8")):
-        yield token
-        yield from token.children or ()
-
-
-def code_of(page):
-    for token in tokens(page):
-        if token.type in ("fence", "code_block"):
-            yield Code(token.content, token.info)
-        elif token.type == "code_inline":
-            yield Code(token.content, inline=True)
 
 
 # Commands

