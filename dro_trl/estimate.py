@@ -101,6 +101,19 @@ class Tuning:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """What attention compares in a row; numbers are of tokens, or of pairs of them."""
+
+    pairs: float
+    keys: float
+    """Keys as they are."""
+    repeated: float
+    """Keys that are repeated for all heads, as a mask asks for; a copy of one counts again."""
+    masks: float
+    """Elements of the masks that all layers share."""
+
+
+@dataclass(frozen=True)
 class Reading:
     """What one forward pass of a micro-batch reads."""
 
@@ -109,8 +122,10 @@ class Reading:
     """Tokens in a row, padding included."""
     kept: float
     """Positions whose logits are computed."""
-    masked: bool = False
-    """Whether attention takes a block mask (several continuations behind one prompt)."""
+    compared: Compared | None = None
+    """By attention block by block, where a prompt has several continuations behind it; None is causal attention."""
+    longest: float = 0.0
+    """Tokens of a prompt with the longest of its continuations, where there are several."""
     token_logps: bool = True
     """Whether those logits go through a log-softmax over the vocabulary; else a few of them are picked."""
 
@@ -118,6 +133,14 @@ class Reading:
     def tokens(self) -> float:
         """In all rows."""
         return self.rows * self.length
+
+    def attention(self, shape: ModelShape) -> Compared:
+        """Return what attention compares in a row; a window shorter than a continuation's end takes one mask."""
+        if self.compared is None:
+            return Compared(self.length**2 / 2, self.length, 0, 0)
+        if self.longest > shape.window:
+            return Compared(self.length**2, 0, self.length, shape.mask_kinds * self.length**2)
+        return self.compared
 
 
 @dataclass(frozen=True)
@@ -160,7 +183,8 @@ def kept_per_token(shape: ModelShape, precision: Precision, tuning: Tuning, read
 
     - the norms, as `kept_of_a_norm` says;
     - queries, keys, values and the attention's output, which is the output matrix's input; keys and values repeated
-      for all heads where a mask is used; the log of each head's normaliser. Scores are not kept (FlashAttention);
+      for all heads where a mask is used, and as often as they are copied; the log of each head's normaliser. Scores
+      are not kept (FlashAttention);
     - the MLP's gate, its activation, the other half, and the product where the matrix behind it is trained;
     - the inputs of trained matrices, once for all that share one. Autocast, or an adapter in another number format
       than its input, converts it for each matrix apart.
@@ -170,7 +194,9 @@ def kept_per_token(shape: ModelShape, precision: Precision, tuning: Tuning, read
     kept = shape.layer_norms * norm * h
     if shape.head_norms:
         kept += norm * (shape.queries + shape.keys)
-    kept += s * (2 * shape.queries + 2 * (shape.queries if reading.masked else shape.keys)) + FLOAT * shape.heads
+    compared = reading.attention(shape)
+    kept += s * 2 * (shape.queries + (shape.keys * compared.keys + shape.queries * compared.repeated) / reading.length)
+    kept += FLOAT * shape.heads
     kept += 3 * s * shape.intermediate
     if names is None:
         attention, mlp = (3, 2) if precision.converts else (1, 1)
@@ -190,25 +216,25 @@ def kept_activations(
 ) -> float:
     """Return the bytes that are kept from a model's forward pass for its backward pass, logits aside.
 
-    With checkpointing it is each layer's input. A block mask, sequence x sequence, is kept once, or on a GPU, whose
-    kernel converts it, once a layer; so is the mask of a layer whose window is shorter than the sequence. Beside the
-    layers there are the last norm and RoPE's tables.
+    With checkpointing it is each layer's input. A mask is kept once, or on a GPU, whose kernel converts it, once a
+    layer; so is the mask of a layer whose window is shorter than the sequence. Beside the layers there are the last
+    norm and RoPE's tables.
     """
     if not tuning.trained:
         return 0.0
     s, tokens, layers = precision.compute, reading.tokens, shape.layers - tuning.first_layer
     outside = shape.hidden * kept_of_a_norm(shape, precision, tuning)
     outside += shape.mask_kinds * 2 * shape.head_dim * precision.weights
-    mask = tokens * reading.length * s
+    masks = reading.rows * reading.attention(shape).masks * s
     if tuning.checkpointing:
-        masks = shape.mask_kinds if reading.masked else 0
-        return tokens * (outside + shape.layers * shape.hidden * precision.weights) + masks * mask
+        return tokens * (outside + shape.layers * shape.hidden * precision.weights) + masks
     kept = tokens * (outside + layers * kept_per_token(shape, precision, tuning, reading))
-    if reading.masked:
-        return kept + (layers if gpu else shape.mask_kinds) * mask
+    if reading.compared is not None:
+        of_a_layer = masks / (shape.mask_kinds if reading.longest > shape.window else 1)
+        return kept + (layers * of_a_layer if gpu else masks)
     if reading.length > shape.window:
         windowed = shape.windowed_layers * layers / shape.layers
-        kept += windowed * (mask + tokens * s * 2 * (shape.queries - shape.keys))
+        kept += windowed * tokens * s * (reading.length + 2 * (shape.queries - shape.keys))
     return kept
 
 
@@ -364,12 +390,11 @@ def phases(static: float, selector: ModelStep, generator: ModelStep, gradients_s
 def forward_flops(shape: ModelShape, reading: Reading) -> tuple[float, float]:
     """Return the operations of a forward pass in the layers and in the output embeddings.
 
-    Two for each weight and token, and 4 x context x width of the queries for a token's attention (Kaplan et al., 2020,
-    section 2.1), half of that where attention is causal and kernels skip what is not seen.
+    Two for each weight and token, and four for each pair of tokens that attention compares and each of a query's
+    numbers (Kaplan et al., 2020, section 2.1); where attention is causal, kernels skip what is not seen.
     """
-    context = reading.length if reading.masked else reading.length / 2
-    layer = 2 * shape.layer_weights + 4 * context * shape.queries
-    return reading.tokens * shape.layers * layer, 2.0 * reading.kept * shape.head_weights
+    layer = 2 * shape.layer_weights * reading.length + 4 * reading.attention(shape).pairs * shape.queries
+    return reading.rows * shape.layers * layer, 2.0 * reading.kept * shape.head_weights
 
 
 def training_flops(shape: ModelShape, tuning: Tuning, reading: Reading) -> float:

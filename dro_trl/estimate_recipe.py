@@ -58,12 +58,6 @@ class Run:
         return any(role.tuning.adapted is not None for role in (self.selector, self.generator))
 
     @property
-    def masked(self) -> bool:
-        """Whether the selector's attention takes a block mask."""
-        kwargs: Any = self.args.policy_kwargs or {}
-        return self.autoregressive or kwargs.get("item_score", "pointwise") == "pointwise"
-
-    @property
     def autoregressive(self) -> bool:
         """Whether selections are written token by token."""
         return self.args.policy.endswith("AutoregressivePolicy")
@@ -159,7 +153,8 @@ def readings(run: Run, lengths: QuestionLengths, rows: int) -> tuple[Reading, Re
         rows * lengths.selector_rows,
         lengths.selector,
         rows * lengths.selector_kept,
-        run.masked,
+        lengths.selector_compared,
+        lengths.selector_longest,
         token_logps=kwargs.get("item_score") == "query_likelihood" and not run.autoregressive,
     )
     return selector, Reading(prompts, lengths.generator, prompts * lengths.answer)

@@ -2,14 +2,17 @@
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from dro_trl import prompts
+from dro_trl.block_attention import Blocks, blocks_of
 from dro_trl.data.load import load_rag_dataset
 from dro_trl.dro_config import DROConfig
+from dro_trl.estimate import Compared
 from dro_trl.loading import load_tokenizer
 from dro_trl.policies.autoregressive import AutoregressivePolicy
 from dro_trl.policies.base import load_policy
@@ -45,6 +48,10 @@ class QuestionLengths:
     answer: float
     selector_rows: float = 1
     """Rows of `selector` tokens, padding included, in which the selector reads the question."""
+    selector_compared: Compared | None = None
+    """What its attention compares in a row, where several continuations share a prompt."""
+    selector_longest: float = 0.0
+    """The prompt with the longest of them."""
 
 
 @dataclass(frozen=True)
@@ -59,21 +66,36 @@ class Lengths:
     """Where they come from."""
 
 
+def attention_sizes(blocks: Blocks | None) -> tuple[Compared | None, float]:
+    """Return what attention block by block compares in one row, and its longest prompt with a continuation."""
+    if blocks is None:
+        return None, 0.0
+    groups, width = blocks.queries.shape
+    span = blocks.mask.shape[-1]
+    pairs = blocks.prompt_length**2 / 2 + groups * width * span
+    return Compared(pairs, blocks.prompt_length, groups * span, blocks.mask.numel()), blocks.longest
+
+
 def stated_lengths(args: DROConfig, stated: StatedLengths) -> QuestionLengths:
     """Return the lengths that stated ones add up to; the texts around them are counted with three tokens each."""
     passage = min(stated.passage, args.max_passage_tokens or stated.passage) + 3
     n, k, m = args.num_candidates, args.num_selected, args.num_selections
     kwargs: Any = args.policy_kwargs or {}
     score = kwargs.get("item_score", "pointwise")
-    selector, kept, rows = n * passage + stated.question + 12, n, 1
+    question = stated.question + 12
+    selector, kept, rows = n * passage + question, n, 1
+    blocks = None
     if args.policy.endswith("AutoregressivePolicy"):
+        blocks = blocks_of([selector], [[k * TOKENS_OF_A_CHOICE] * m])
         selector, kept = selector + m * k * TOKENS_OF_A_CHOICE, m * k
+    elif score == "pointwise":
+        blocks = blocks_of([question], [[passage] * n])
     elif score == "query_likelihood":
         selector, kept, rows = passage + stated.question, n * stated.question, n
     elif score == "identifier":
         kept = 1
     generator = k * passage + stated.question + 6 + stated.answer
-    return QuestionLengths(selector, kept, generator, stated.answer, rows)
+    return QuestionLengths(selector, kept, generator, stated.answer, rows, *attention_sizes(blocks))
 
 
 def measured_lengths(
@@ -97,13 +119,14 @@ def _lengths_of(row: Question, policy: Any, tokenizer: Any, args: DROConfig, dra
         written = sum(len(policy.choice_ids(item, first=k == 0)) for k, item in enumerate(selection))
         selector = len(inputs.prompt_ids[0]) + args.num_selections * written
         kept = args.num_selections * args.num_selected
+        blocks: Blocks | None = blocks_of([len(inputs.prompt_ids[0])], [[written] * args.num_selections])
     else:
         rows, selector = inputs.batch.input_ids.shape
-        kept = int(inputs.batch.logits_to_keep.sum())
+        kept, blocks = int(inputs.batch.logits_to_keep.sum()), inputs.batch.blocks
     text = prompts.generator_prompt(row["question"], [row["candidates"][i] for i in selection])
     answer = len(prompts.answer_ids(tokenizer, row["answers"][0]))
     read = len(prompts.encode(tokenizer, prompts.render(tokenizer, text)))
-    return QuestionLengths(selector, kept, read + answer, answer, rows)
+    return QuestionLengths(selector, kept, read + answer, answer, rows, *attention_sizes(blocks))
 
 
 def find_lengths(
@@ -138,7 +161,15 @@ def find_lengths(
 
 
 def _summary(found: list[QuestionLengths], num_questions: int, source: str) -> Lengths:
+    return Lengths(_over(found, fmean), _over(found, max), num_questions, source)
+
+
+def _over(found: Sequence[Any], summary: Callable[[list[float]], float]) -> Any:
+    """One of the same class, each of whose numbers is the mean or the largest of all."""
     columns = {name: [getattr(row, name) for row in found] for name in vars(found[0])}
-    mean = QuestionLengths(**{name: sum(values) / len(values) for name, values in columns.items()})
-    longest = QuestionLengths(**{name: max(values) for name, values in columns.items()})
-    return Lengths(mean, longest, num_questions, source)
+    return type(found[0])(
+        **{
+            name: summary(values) if isinstance(values[0], (int, float)) else values[0] and _over(values, summary)
+            for name, values in columns.items()
+        }
+    )

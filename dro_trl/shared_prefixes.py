@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 Tokens = Sequence[int]
 
@@ -18,8 +19,8 @@ def group_by_prefix(
     """Divide prompts, each with one answer behind it, into groups that share a row, at the least cost.
 
     In lexical order prompts with a long beginning in common are neighbours, and a group is a run of them. Its row of L
-    tokens costs L x `token_cost`, and attention as many pairs as it compares: L^2 / 2 for one prompt, L^2 for several,
-    which need a block mask. A run that costs more than its prompts one by one is not made longer.
+    tokens costs L x `token_cost`, and attention as many pairs as it compares block by block: P^2 / 2 for a beginning
+    of P tokens, and T x (P + T) for each rest of T.
 
     Args:
         prompts: B lists of token ids.
@@ -31,23 +32,24 @@ def group_by_prefix(
         The numbers of the prompts in each group.
     """
     order = sorted(range(len(prompts)), key=lambda number: list(prompts[number]))
+    lengths = [len(prompts[number]) + len(answers[number]) for number in order]
+    alike = [common_length([prompts[first], prompts[second]]) for first, second in pairwise(order)]
     # Of the first prompts in order: the least cost, and where the last group starts.
     least: list[tuple[float, int]] = [(0.0, 0)]
     for end in range(1, len(order) + 1):
         choices: list[tuple[float, int]] = []
-        tokens, apart, prefix = 0, 0.0, len(prompts[order[end - 1]])
+        tokens = squares = 0
+        prefix = len(prompts[order[end - 1]])
         for start in reversed(range(end)):
-            length = len(prompts[order[start]]) + len(answers[order[start]])
-            alone = length * token_cost + length**2 / 2
-            tokens, apart = tokens + length, apart + alone
-            cost = alone
+            tokens, squares = tokens + lengths[start], squares + lengths[start] ** 2
+            row, pairs = tokens, squares / 2
             if end - start > 1:
-                prefix = min(prefix, common_length([prompts[order[i]] for i in (start, start + 1)]))
-                row = tokens - (end - start - 1) * prefix
-                cost = row * token_cost + row**2
-                if cost >= apart or (longest is not None and row > longest):
+                prefix = min(prefix, alike[start])
+                # A rest's T x (P + T), summed: (length - P) x length.
+                row, pairs = tokens - (end - start - 1) * prefix, prefix**2 / 2 + squares - prefix * tokens
+                if longest is not None and row > longest:
                     break
-            choices.append((least[start][0] + cost, start))
+            choices.append((least[start][0] + row * token_cost + pairs, start))
         least.append(min(choices))
     groups, end = [], len(order)
     while end:

@@ -1,25 +1,26 @@
 """One forward pass for a prompt and all of its continuations.
 
-A row holds a prompt once, then its C continuations one after the other. A block mask lets every continuation see
-the prompt and itself only, and position ids make each start where the prompt ends, so that the result equals C
-separate passes over `prompt + continuation` at the cost of one prompt.
+A row holds a prompt once, then its C continuations one after the other. Every continuation sees the prompt and itself
+only, and position ids make each start where the prompt ends, so that the result equals C separate passes over
+`prompt + continuation` at the cost of one prompt. Attention goes block by block (`block_attention`) where a model can,
+else over the whole row under a mask.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from dro_trl.block_attention import MASKED_LAYERS, NAME, Blocks, attends_in_blocks, blocks_of
 from dro_trl.chosen_logps import chosen_logps
 
 PADDING = -1
 """Segment of a padding token; the prompt is segment 0, continuation c is segment c + 1."""
 
-_TAKE_A_MASK = ("sdpa", "eager")
-_MASKED_LAYERS = {"full_attention", "sliding_attention"}
+_TAKE_A_MASK = ("sdpa", NAME, "eager")
 
 
 @dataclass
@@ -43,10 +44,12 @@ class SharedPromptBatch:
     """(B, C, T) int64: the continuation tokens; 0 where padded."""
     target_mask: Tensor
     """(B, C, T) bool: False where padded."""
+    blocks: Blocks | None
+    """Which tokens attend to which; None where a row has one continuation, and attention is plainly causal."""
 
     def to(self, device: torch.device) -> "SharedPromptBatch":
         """Return the batch on another device."""
-        return SharedPromptBatch(**{name: value.to(device) for name, value in vars(self).items()})
+        return replace(self, **{name: value.to(device) for name, value in vars(self).items() if value is not None})
 
 
 def pack(
@@ -96,6 +99,9 @@ def pack(
         [[t for t, wanted in zip(rest, flags, strict=True) if wanted] for rest, flags in zip(*row, strict=True)]
         for row in zip(continuations, scored, strict=True)
     ]
+    lengths_of_rests = [[len(rest) for rest in rests] for _, rests, _ in rows]
+    several = max(map(len, lengths_of_rests)) > 1
+    blocks = blocks_of([len(prompt) for prompt, *_ in rows], lengths_of_rests) if several else None
     padded_ids = pad_sequence(input_ids, batch_first=True)
     logits_to_keep = torch.zeros_like(padded_ids, dtype=torch.bool)
     for row, positions in enumerate(kept):
@@ -108,6 +114,7 @@ def pack(
         sources=_pad3(sources),
         targets=_pad3(targets),
         target_mask=_pad3([[[1] * len(rest) for rest in rests] for rests in targets]).bool(),
+        blocks=blocks,
     )
 
 
@@ -145,26 +152,31 @@ def _pad3(rows: Sequence[Sequence[Sequence[int]]]) -> Tensor:
 
 def kept_logits(model: nn.Module, batch: SharedPromptBatch) -> Tensor:
     """Return the logits at the kept positions, (number kept, V): never sequence x vocabulary."""
-    shared = {}
-    if batch.segments.max() > 1:  # One continuation is plain causal attention: no mask, since padding comes last.
-        mask = attention_mask(model, batch.segments, batch.position_ids, batch.segments, batch.position_ids)
-        if batch.input_ids.device.type == "cpu":
-            mask = _added_once(mask, next(model.parameters()).dtype)
-        shared = {"attention_mask": mask, "position_ids": batch.position_ids}
+    shared: dict[str, Any] = {}
+    if batch.blocks is not None:  # One continuation is plain causal attention: no mask, since padding comes last.
+        shared["position_ids"] = batch.position_ids
+        on_cpu, dtype = batch.input_ids.device.type == "cpu", next(model.parameters()).dtype
+        if attends_in_blocks(model, batch.blocks):
+            blocks = replace(batch.blocks, mask=_added_once(batch.blocks.mask, dtype)) if on_cpu else batch.blocks
+            # An empty mask: none is made for a row with several continuations, and none could be used.
+            shared |= {"blocks": blocks, "attention_mask": blocks.mask.new_empty(1, 1, 0, 0)}
+        else:
+            mask = attention_mask(model, batch.segments, batch.position_ids, batch.segments, batch.position_ids)
+            shared["attention_mask"] = _added_once(mask, dtype) if on_cpu else mask
     logits: Tensor = model(
         input_ids=batch.input_ids, logits_to_keep=batch.logits_to_keep, use_cache=False, **shared
     ).logits
     return logits
 
 
-def _added_once(mask: Tensor | dict[str, Tensor], dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
+def _added_once(mask: Any, dtype: torch.dtype) -> Any:
     """Turn what may be seen into what is added to the attention's scores, for all layers together.
 
     The CPU's kernel does so in each layer, and each layer keeps its own sequence x sequence result for the backward
     pass. Kernels of other devices want the query's dtype, which is not known here where weights are sharded.
     """
     if isinstance(mask, dict):
-        return {name: _added_once(part, dtype) for name, part in mask.items()}  # type: ignore[misc]
+        return {name: _added_once(part, dtype) for name, part in mask.items()}
     if mask.dtype != torch.bool:
         return mask
     if torch.is_autocast_enabled("cpu"):
@@ -183,7 +195,7 @@ def takes_block_mask(model: nn.Module) -> bool:
     """Whether `attention_mask` can be built for a model."""
     config: Any = model.config.get_text_config()  # type: ignore[union-attr, operator]
     layer_types = set(getattr(config, "layer_types", None) or ())
-    return config._attn_implementation in _TAKE_A_MASK and layer_types <= _MASKED_LAYERS
+    return config._attn_implementation in _TAKE_A_MASK and layer_types <= MASKED_LAYERS
 
 
 def attention_mask(
@@ -216,7 +228,7 @@ def attention_mask(
         (query_segments[:, :, None] == PADDING) & (key_segments[:, None, :] == PADDING)
     )
     layer_types = set(getattr(config, "layer_types", None) or ())
-    if unknown := layer_types - _MASKED_LAYERS:
+    if unknown := layer_types - MASKED_LAYERS:
         raise ValueError(f"{config.model_type} has layers of type {sorted(unknown)}, which take no block mask")
     window = getattr(config, "sliding_window", None)
     if layer_types == {"full_attention"} or window is None:
@@ -229,7 +241,7 @@ def attention_mask(
 
 def _in_form(visible: Tensor, implementation: str, model: nn.Module) -> Tensor:
     visible = visible[:, None]
-    if implementation == "sdpa":
+    if implementation != "eager":
         return visible
     dtype = next(model.parameters()).dtype
     return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)

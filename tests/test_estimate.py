@@ -9,6 +9,7 @@ from peft import LoraConfig, get_peft_model
 from dro_trl import PlackettLucePolicy
 from dro_trl.estimate import (
     Backend,
+    Compared,
     ModelShape,
     ModelStep,
     Precision,
@@ -25,6 +26,7 @@ from dro_trl.estimate import (
     training_flops,
 )
 from dro_trl.model_shapes import describe_model
+from dro_trl.reading_lengths import attention_sizes
 from dro_trl.shared_prompt import kept_logits
 from tests.tiny_models import tiny_model, tiny_questions, tiny_tokenizer
 
@@ -79,7 +81,7 @@ def test_activations_are_those_that_autograd_keeps(kind, tuning, precision, scor
         model.enable_input_require_grads()
     batch = PlackettLucePolicy(tiny_tokenizer(), 2, score).encode(tiny_questions(8, 8)).batch
     rows, length = batch.input_ids.shape
-    reading = Reading(rows, length, int(batch.logits_to_keep.sum()), masked=score == "pointwise")
+    reading = Reading(rows, length, int(batch.logits_to_keep.sum()), *attention_sizes(batch.blocks))
     if checkpointing and how.full and precision.converts:
         pytest.skip("autocast's own cache keeps the layers' converted weights, and autograd nothing of them")
     found = kept_bytes(model, batch, precision.autocast)
@@ -160,7 +162,7 @@ def test_moments_worked_by_hand():
 
 def test_operations_worked_by_hand():
     """10 tokens: 2 x 900 and 4 x 10 x 10 for attention in each of 4 layers, 3 kept positions of 1,000 weights."""
-    reading = Reading(1, 10, 3, masked=True)
+    reading = Reading(1, 10, 3, Compared(pairs=100, keys=0, repeated=10, masks=100))
     layers, head = forward_flops(SHAPE, reading)
     assert (layers, head) == (10 * 4 * (1_800 + 400), 6_000)
     assert forward_flops(SHAPE, Reading(1, 10, 3))[0] == 10 * 4 * (1_800 + 200)

@@ -15,6 +15,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 PLAIN = {
     "atomic_write",
+    "block_attention",
     "chosen_logps",
     "compressed",
     "fingerprint",
@@ -49,6 +50,7 @@ BELOW_TRAINER = PLAIN | TRAINER_PARTS | {"policies", "rewards", "modeling", "obj
 ALLOWED = {
     "__init__": set(),
     "atomic_write": set(),
+    "block_attention": set(),
     "chosen_logps": set(),
     "compressed": set(),
     "fingerprint": {"atomic_write"},
@@ -60,12 +62,12 @@ ALLOWED = {
     "losses": {"types"},
     "metrics": {"types"},
     "shared_base": set(),
-    "shared_prompt": {"chosen_logps"},
+    "shared_prompt": {"block_attention", "chosen_logps"},
     "shared_prefixes": set(),
     "token_budget": {"lockstep", "shared_prefixes", "shared_prompt"},
     "estimate": set(),  # formulas alone
     "model_shapes": {"estimate"},
-    "reading_lengths": BELOW_TRAINER | {"data"},
+    "reading_lengths": BELOW_TRAINER | {"data", "estimate"},
     "prompts": {"types"},
     "retrieval": PLAIN,
     "data": PLAIN | {"retrieval.base"},

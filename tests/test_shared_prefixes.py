@@ -12,22 +12,27 @@ def cost(group: list[int], prompts: list[list[int]], token_cost: float) -> float
     """Of one group, by counting the nodes of its row: a beginning in common, then every rest with one answer token."""
     columns = zip(*(prompts[i] for i in group), strict=False)
     shared = len(list(itertools.takewhile(lambda column: len(set(column)) == 1, columns)))
-    length = shared + sum(len(prompts[i]) - shared + 1 for i in group)
-    return length * token_cost + length**2 / (2 if len(group) == 1 else 1)
+    if len(group) == 1:
+        return (shared + 1) * token_cost + (shared + 1) ** 2 / 2
+    rests = [len(prompts[i]) - shared + 1 for i in group]
+    return (shared + sum(rests)) * token_cost + shared**2 / 2 + sum(rest * (shared + rest) for rest in rests)
 
 
 def test_groups_worked_by_hand():
     """Prompts of 10 tokens, answers of one: 0 and 2 share nine tokens, 1 shares none, 3 shares two with 0 and 2.
 
-    At 100 pairs a token: alone 11 x 100 + 60.5 = 1,160.5; 0 and 2 in 13 tokens 1,469, less than 2,321; with 3 in a row
-    of 29 tokens 3,741, more than 1,469 + 1,160.5. At 20, 0 and 2 in a row cost 429 and apart 561; at 1, 182 and 143.
+    At 100 pairs a token: alone 11 x 100 + 60.5 = 1,160.5; 0 and 2 in 13 tokens, 40.5 pairs for nine tokens and 2 x 11
+    for each rest of two, 1,384.5, less than 2,321; with 3 in a row of 29 tokens 3,199, more than 1,384.5 + 1,160.5.
+    0 and 3 alone: 20 tokens and 200 pairs, less than twice 1,160.5, and at 20 pairs a token 600, more than 561.
     """
     first = list(range(10))
     prompts = [first, list(range(20, 30)), [*first[:9], 99], [0, 1, *range(30, 38)]]
     answers = [[7]] * 4
-    for token_cost in (100, 20):
+    for token_cost in (100, 20, 1):
         assert sorted(map(sorted, group_by_prefix(prompts, answers, token_cost))) == [[0, 2], [1], [3]]
-    assert sorted(group_by_prefix(prompts, answers, 1)) == [[0], [1], [2], [3]]
+    two = [first, prompts[3]]
+    assert sorted(group_by_prefix(two, answers[:2], 100)[0]) == [0, 1]
+    assert sorted(group_by_prefix(two, answers[:2], 20)) == [[0], [1]]
     assert sorted(group_by_prefix(prompts, answers, 100, longest=12)) == [[0], [1], [2], [3]]
     assert sorted(map(sorted, group_by_prefix(prompts, answers, 100, longest=13))) == [[0, 2], [1], [3]]
 

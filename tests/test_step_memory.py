@@ -84,16 +84,17 @@ def test_a_step_of_the_generator():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("kind", "masks"), [("qwen2", 1), ("gemma3", 2)])
 def test_one_mask_for_all_layers(kind, masks, dtype, autocast):
-    """Gemma 3 has one for the layers with a window, and one for those without."""
+    """One of the blocks; with a window, Gemma 3 has one of the whole row for those layers, and one for the others."""
     policy = make_policy("pointwise")
     types = ["sliding_attention" if masks == 2 else "full_attention", "full_attention"] * 2
     model = tiny_model(kind, policy.tokenizer, num_hidden_layers=4, layer_types=types, **SHAPE).to(dtype)
     inputs = policy.encode(tiny_questions(CANDIDATES))
     length = inputs.batch.input_ids.shape[1]
+    size = (length, length) if masks == 2 else inputs.batch.blocks.mask.shape[-2:]
     kept: dict[int, torch.Tensor] = {}
 
     def keep(saved: torch.Tensor) -> torch.Tensor:
-        if saved.shape[-2:] == (length, length):
+        if saved.shape[-2:] == size:
             kept[saved.untyped_storage().data_ptr()] = saved
         return saved
 

@@ -44,15 +44,21 @@ def test_lengths_are_those_of_the_data(tmp_path):
 
 
 def test_stated_lengths_and_known_sizes(tmp_path):
-    """N = 20 passages of 100 + 3 tokens, a question of 10 and 12 around it; K = 2 for the generator."""
+    """N = 20 passages of 100 + 3 tokens, a question of 10 and 12 around it; K = 2 for the generator.
+
+    Attention compares half of 22 x 22 pairs in the prompt, and 103 x 125 for each passage, which needs a mask.
+    """
     recipe = write_recipe(tmp_path, dataset_name="owner/questions", model_name_or_path="Qwen/Qwen2.5-0.5B-Instruct")
     given = ["--passage_tokens", "100", "--question_tokens", "10", "--answer_tokens", "4", "--num_questions", "50"]
     found, _ = estimate(tmp_path, "--config", recipe, *given)
     lengths = {"selector": 2082, "selector_rows": 1, "selector_kept": 20, "generator": 226, "answer": 4}
+    of_passages = {"pairs": 22**2 / 2 + 20 * 103 * 125, "keys": 22, "repeated": 20 * 125, "masks": 103 * 125}
+    lengths |= {"selector_compared": of_passages, "selector_longest": 125}
     assert found["lengths"]["mean"] == lengths
     separate = ("--policy_kwargs", '{"item_score": "query_likelihood"}')
     in_rows, _ = estimate(tmp_path, "--config", recipe, *given, *separate)
     lengths |= {"selector": 113, "selector_rows": 20, "selector_kept": 200}
+    lengths |= {"selector_compared": None, "selector_longest": 0}
     assert in_rows["lengths"]["mean"] == lengths
     assert found["models"]["selector"]["parameters"] == 494_032_768
     assert found["time"]["steps"] == 25
