@@ -116,6 +116,14 @@ class DROConfig(SelectionConfig):
             "pass, not kept. All go through one where not set; half of them, and so on, where memory runs out."
         },
     )
+    min_generator_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Selections that weigh less than this are left out of the generator's term: answers are scored "
+            "without gradient first, and then again those of the others. Pays where few selections carry the weight. "
+            "0 trains on all, in one pass. With loss_type 'dro'."
+        },
+    )
     steps_per_estimation: int = field(
         default=1,
         metadata={
@@ -202,6 +210,7 @@ class DROConfig(SelectionConfig):
             "generator_learning_rate",
             "vf_coef",
             "policy_learning_rate",
+            "min_generator_weight",
         ):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
@@ -217,6 +226,12 @@ class DROConfig(SelectionConfig):
             raise ValueError("train_selector=False and train_generator=False leave nothing to train; set one to True")
         if self.num_selections == 1 and self.train_selector:
             raise ValueError("num_selections=1 gives the selector no signal (its only weight is 1); use at least 2")
+        if self.min_generator_weight and (self.loss_type != "dro" or not self.train_generator):
+            raise ValueError(
+                f"min_generator_weight={self.min_generator_weight} with loss_type={self.loss_type!r} and "
+                f"train_generator={self.train_generator} leaves nothing out: it needs loss_type='dro' and a generator "
+                "that is trained; set it to 0"
+            )
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns=True would take the columns that rewards read; leave it False")
         if self.use_liger_kernel:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from dro_trl.step_metrics import Means, step_metrics
 from dro_trl.token_counter import TokenCounter
 from dro_trl.training_data import prepare_dataset
 from dro_trl.types import Question
+from dro_trl.weights import worth_training
 
 logger = logging.getLogger(__name__)
 
@@ -122,9 +124,7 @@ class DROTrainer(PairTrainer):
     @property
     def _slices(self) -> int:
         """Micro-batches in the rows of one estimation step."""
-        if self.args.on_policy:
-            return 1
-        return self.args.steps_per_estimation * self.args.gradient_accumulation_steps
+        return 1 if self.args.on_policy else self.args.steps_per_estimation * self.args.gradient_accumulation_steps
 
     def get_train_dataloader(self) -> Any:
         """Return batches of row numbers: all those of an estimation step, once for each micro-step that it serves."""
@@ -216,8 +216,30 @@ class DROTrainer(PairTrainer):
             temperature=args.temperature,
             score_answers=args.train_generator or (self.reward_sum.names("answer_logps") and not estimated),
             score_reference=args.kl_coef > 0 and args.train_selector and not estimated,
+            worth_training=partial(self._worth_training, batch) if args.min_generator_weight else None,
+            rewarded=estimated,
         )
         return output
+
+    def _worth_training(self, batch: Batch, output: SelectorGeneratorOutput) -> Tensor:
+        """Which selections the generator trains on, (B, M) bool; notes in the batch how they are rewarded."""
+        if "rewards" not in batch:
+            batch |= {"rewards": self.rewards(batch["rows"], output), "behavior_logps": output.behavior_logps}
+        weight = self.weights(self._scored(output, batch))
+        worth = worth_training(weight, output.selections, self.args.min_generator_weight)
+        self._record({"left_out_weight": (weight * ~worth).sum(-1)})
+        return worth
+
+    @staticmethod
+    def _scored(output: SelectorGeneratorOutput, batch: Batch) -> ScoredSelections:
+        return ScoredSelections(
+            logps=output.selector_logps,
+            log_ratios=output.selector_logps.detach() - batch["behavior_logps"],
+            rewards=batch["rewards"],
+            ref_logps=batch.get("ref_logps", output.ref_logps),
+            values=output.state_values,
+            old_values=batch.get("old_values", output.state_values),
+        )
 
     def rewards(self, rows: Sequence[Question], output: SelectorGeneratorOutput) -> Tensor:
         """Return the weighted sum of the rewards of each selection, (B, M), without gradient."""
@@ -243,16 +265,9 @@ class DROTrainer(PairTrainer):
         if 0 < inputs.get("counted", 0) < len(rows):
             rows = rows[: inputs["counted"]]
             output = type(output)(**{name: value[: len(rows)] for name, value in output.items()})
-        rewards = inputs["rewards"] if "rewards" in inputs else self.rewards(rows, output)
-        behavior_logps = inputs["behavior_logps"] if "rewards" in inputs else output.behavior_logps
-        scored = ScoredSelections(
-            logps=output.selector_logps,
-            log_ratios=output.selector_logps.detach() - behavior_logps,  # type: ignore[operator]
-            rewards=rewards,
-            ref_logps=inputs.get("ref_logps", output.ref_logps),
-            values=output.state_values,
-            old_values=inputs.get("old_values", output.state_values),
-        )
+        if "rewards" not in inputs:
+            inputs = inputs | {"rewards": self.rewards(rows, output), "behavior_logps": output.behavior_logps}
+        rewards, scored = inputs["rewards"], self._scored(output, inputs)
         weight = self.weights(scored)
         loss = self.loss(output, scored, weight)
         step = step_metrics(rows, output, scored, objectives.log_importance(scored, self.args))

@@ -1,7 +1,7 @@
 """The selector and the generator in one module with one forward, which is what one optimizer, DDP and ZeRO ask for."""
 
 import contextlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -65,21 +65,34 @@ class AnswerScorer:
         self.texts = texts
         self.budget = TokenBudget(token_budget)
 
-    def logps(self, model: nn.Module, rows: Sequence[Question], selections: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the token log-probabilities of each selection's answers and their mask, both (B, M, A, T)."""
+    def logps(
+        self, model: nn.Module, rows: Sequence[Question], selections: Tensor, wanted: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the token log-probabilities of each selection's answers and their mask, both (B, M, A, T).
+
+        Args:
+            model: The generator.
+            rows: B questions.
+            selections: (B, M, K).
+            wanted: (B, M) bool, at least one in a row: the selections that are scored. Log-probabilities of the
+                others are 0.
+        """
         prompt_ids: list[list[int]] = []
         answers: list[list[list[int]]] = []
         index: list[list[int]] = []
-        for row, drawn in zip(rows, selections.tolist(), strict=True):
-            distinct = {tuple(selection): len(prompt_ids) + i for i, selection in enumerate(_unique(drawn))}
-            index.append([distinct[tuple(selection)] for selection in drawn])
+        flags = torch.ones(selections.shape[:2], dtype=torch.bool) if wanted is None else wanted
+        for row, drawn, scored in zip(rows, selections.tolist(), flags.tolist(), strict=True):
+            chosen = [selection for selection, is_scored in zip(drawn, scored, strict=True) if is_scored]
+            distinct = {tuple(selection): len(prompt_ids) + i for i, selection in enumerate(_unique(chosen))}
+            index.append([distinct.get(tuple(selection), len(prompt_ids)) for selection in drawn])
             alias_ids = self.alias_ids(row)
             for selection in distinct:
                 prompt_ids.append(self.prompt_ids(row, selection))
                 answers.append(alias_ids)
         logps, mask = self.budget.answer_logps(model, prompt_ids, answers, selections.device)
         where = torch.tensor(index, device=logps.device)
-        return logps[where], mask[where]
+        found, found_mask = logps[where], mask[where]
+        return (found if wanted is None else found * wanted[..., None, None]), found_mask
 
     def prompt_ids(self, row: Question, selection: Sequence[int]) -> list[int]:
         """Return the tokens of the prompt with the selected passages."""
@@ -166,6 +179,8 @@ class SelectorGenerator(nn.Module):
         temperature: float = 1.0,
         score_answers: bool = True,
         score_reference: bool = False,
+        worth_training: Callable[[SelectorGeneratorOutput], Tensor] | None = None,
+        rewarded: bool = False,
     ) -> SelectorGeneratorOutput:
         """Score selections under both models, drawing them first where none are given.
 
@@ -179,6 +194,9 @@ class SelectorGenerator(nn.Module):
             temperature: Of the draw.
             score_answers: Whether to run the generator.
             score_reference: Whether to run the reference selector.
+            worth_training: Says of which selections the answers are scored with gradient, (B, M) bool, at least one in
+                a row, from what is known without; of all where None.
+            rewarded: Whether it needs no answers to say so. Those without gradient are then not scored.
 
         Raises:
             ValueError: If neither selections nor what it takes to draw them is given.
@@ -195,22 +213,30 @@ class SelectorGenerator(nn.Module):
         if isinstance(scored, SelectionSample):
             selections, behavior_logps = scored.selections, scored.behavior_logps
         assert selections is not None
-        ref_logps = answer_logps = answer_mask = None
+        ref_logps = None
         if score_reference:
             with torch.no_grad(), self._reference() as reference:
                 ref_logps = self.policy.logps(reference, inputs, selections).logps
-        if score_answers:
-            answer_logps, answer_mask = self.scorer.logps(self.generator, rows, selections)
-        return SelectorGeneratorOutput(
+        output = SelectorGeneratorOutput(
             selections=selections,
             selector_logps=scored.logps,
             behavior_logps=behavior_logps,
             ref_logps=ref_logps,
             entropy=scored.entropy,
-            answer_logps=answer_logps,
-            answer_mask=answer_mask,
             state_values=self.value_head(noted, getattr(inputs, "questions", None)) if self.value_head else None,
         )
+        if not score_answers:
+            return output
+        if worth_training is None or not torch.is_grad_enabled():
+            output.answer_logps, output.answer_mask = self.scorer.logps(self.generator, rows, selections)
+            return output
+        if not rewarded:
+            with torch.no_grad():
+                output.answer_logps, output.answer_mask = self.scorer.logps(self.generator, rows, selections)
+        wanted, known = worth_training(output), output.answer_logps
+        logps, output.answer_mask = self.scorer.logps(self.generator, rows, selections, wanted)
+        output.answer_logps = logps if known is None else torch.where(wanted[..., None, None], logps, known)
+        return output
 
     @contextlib.contextmanager
     def _reference(self) -> Iterator[nn.Module]:

@@ -86,3 +86,19 @@ def unique_fraction(selections: Tensor) -> Tensor:
     same = (selections[:, :, None, :] == selections[:, None, :, :]).all(-1)
     first = same.tril(diagonal=-1).any(-1).logical_not()
     return first.float().mean(-1)
+
+
+def worth_training(weights: Tensor, selections: Tensor, least: float) -> Tensor:
+    """Return which selections weigh at least `least`, (B, M) bool: copies together, and in each row the heaviest.
+
+    Leaving the others out of the generator's gradient changes it by at most the weight that is left out, times the
+    longest of their gradients.
+
+    Args:
+        weights: (B, M), each row summing to 1.
+        selections: (B, M, K) int64.
+        least: From 0 to 1.
+    """
+    same = (selections[:, :, None, :] == selections[:, None, :, :]).all(-1)
+    together = (same * weights[:, None, :]).sum(-1)
+    return together >= together.amax(-1, keepdim=True).clamp(max=least)

@@ -26,6 +26,7 @@ def config(tmp_path, **kwargs):
         ("entropy_coef", -0.1, "not be negative"),
         ("kl_coef", -0.1, "not be negative"),
         ("generator_loss_coef", -1.0, "not be negative"),
+        ("min_generator_weight", -0.1, "not be negative"),
         ("generator_learning_rate", -1.0, "not be negative"),
         ("likelihood_reduction", "max", "'sum', 'mean'"),
         ("likelihood_aliases", "all", "'first', 'best', 'marginal'"),
@@ -43,6 +44,14 @@ def test_an_error_names_option_value_and_fix(tmp_path, option, value, fix):
 def test_something_must_be_trained(tmp_path):
     with pytest.raises(ValueError, match="train_selector=False and train_generator=False .* set one to True"):
         config(tmp_path, train_selector=False, train_generator=False)
+
+
+@pytest.mark.parametrize("other", [{"loss_type": "grpo"}, {"train_generator": False}])
+def test_leaving_out_what_weighs_little_needs_weights(tmp_path, other):
+    with pytest.raises(
+        ValueError, match=r"^min_generator_weight=0.1 with loss_type=.*leaves nothing out.*set it to 0"
+    ):
+        config(tmp_path, min_generator_weight=0.1, **other)
 
 
 def test_one_selection_is_enough_for_the_generator_alone(tmp_path):

@@ -297,6 +297,42 @@ def test_estimation_then_maximization_is_the_online_step(tmp_path, kwargs):
         torch.testing.assert_close(two_pass[name], gradient, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("estimated", [False, True])
+def test_what_weighs_little_is_left_out_of_the_generators_gradient(tmp_path, estimated):
+    """The gradient is that of the same loss with those weights at 0 in the generator's term alone.
+
+    On-policy all answers are scored without gradient first; where rewards are known, those that count alone.
+    """
+    trainer = make_trainer(tmp_path, min_generator_weight=0.3)
+    batch = {"rows": [trainer.train_dataset[i] for i in range(3)], "draw": 0}
+    if estimated:
+        batch |= trainer.estimate(trainer.model, batch)
+    every, output = [], trainer.estimate(trainer.model, batch)
+    scorer, score = trainer.model.scorer, trainer.model.scorer.logps
+    scorer.logps = lambda *args: every.append((torch.is_grad_enabled(), args[3:])) or score(*args)
+    _, found = gradients(trainer, dict(batch))
+    assert [grad for grad, _ in every] == ([True] if estimated else [False, True])
+    ((wanted,),) = [args for grad, args in every if grad]
+    assert wanted.any(-1).all()
+    assert not wanted.all()
+    left_out = trainer._means["train"].take()["left_out_weight"]
+    assert 0 < left_out < 0.7
+
+    trainer.args.min_generator_weight = 0.0
+    assert output["selections"].shape[:2] == wanted.shape
+    _, everything = gradients(trainer, dict(batch))
+    loss = trainer.loss
+    trainer.loss = lambda output, scored, weight: (
+        loss(output, scored, weight * wanted) + losses.dro_loss(scored.logps, weight * ~wanted)
+    )
+    _, expected = gradients(trainer, dict(batch))
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], atol=1e-6, rtol=1e-4)
+        same = torch.allclose(gradient, everything[name], atol=1e-6, rtol=1e-4)
+        assert same or not name.startswith("selector.")
+    assert any(not torch.allclose(found[name], everything[name], atol=1e-4) for name in found)
+
+
 def test_a_second_run_of_one_trainer_draws_again(tmp_path):
     """What is left of a window when training ends is not used for other questions."""
     trainer = make_trainer(tmp_path, steps_per_estimation=2, num_iterations=2, max_steps=3, learning_rate=0.0)

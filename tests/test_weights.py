@@ -13,6 +13,7 @@ from dro_trl.weights import (
     importance_weights,
     log_importance,
     unique_fraction,
+    worth_training,
 )
 from tests.tiny_models import all_selections
 
@@ -113,3 +114,11 @@ def test_weights_of_all_draws_of_a_proposal_are_the_posterior():
         0, drawn, importance_weights(answer_logps[drawn][None])[0]
     )
     assert (uncorrected - totals).abs().max() > 0.05
+
+
+def test_worth_training_worked_by_hand():
+    """At 0.2: A drawn twice weighs 0.1 + 0.15 together, B 0.6, C 0.15; at 0.9 there is still the heaviest."""
+    weights = torch.tensor([[0.1, 0.6, 0.15, 0.15]])
+    selections = torch.tensor([[[0, 1], [1, 0], [0, 1], [2, 1]]])
+    for least, expected in ((0.0, [1, 1, 1, 1]), (0.2, [1, 1, 1, 0]), (0.5, [0, 1, 0, 0]), (0.9, [0, 1, 0, 0])):
+        assert worth_training(weights, selections, least).int().tolist() == [expected]

@@ -50,7 +50,9 @@ CASES = {
     },
     "one question": {"questions": [5], **SGD},
     "answers scored in several passes": {**SGD, "scoring_token_budget": 150},
+    "what weighs little left out": {"min_generator_weight": 0.3, "scoring_token_budget": 150, "lora": True},
     "the same, off-policy, lora, checkpointing": {
+        "min_generator_weight": 0.3,
         "lora": True,
         "scoring_token_budget": 150,
         "num_iterations": 2,
