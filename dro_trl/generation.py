@@ -55,7 +55,7 @@ def generate_answers(
         prompts.render(tokenizer, prompts.generator_prompt(question, chosen, texts))
         for question, chosen in zip(questions, passages, strict=True)
     ]
-    encoded = [prompts.encode(tokenizer, text) for text in rendered]
+    encoded = prompts.encode_all(tokenizer, rendered)
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     answers = [""] * len(encoded)

@@ -77,28 +77,32 @@ class AnswerScorer:
             wanted: (B, M) bool, at least one in a row: the selections that are scored. Log-probabilities of the
                 others are 0.
         """
-        prompt_ids: list[list[int]] = []
+        texts: list[str] = []
         answers: list[list[list[int]]] = []
         index: list[list[int]] = []
         flags = torch.ones(selections.shape[:2], dtype=torch.bool) if wanted is None else wanted
         for row, drawn, scored in zip(rows, selections.tolist(), flags.tolist(), strict=True):
             chosen = [selection for selection, is_scored in zip(drawn, scored, strict=True) if is_scored]
-            distinct = {tuple(selection): len(prompt_ids) + i for i, selection in enumerate(_unique(chosen))}
-            index.append([distinct.get(tuple(selection), len(prompt_ids)) for selection in drawn])
+            distinct = {tuple(selection): len(texts) + i for i, selection in enumerate(_unique(chosen))}
+            index.append([distinct.get(tuple(selection), len(texts)) for selection in drawn])
             alias_ids = self.alias_ids(row)
             for selection in distinct:
-                prompt_ids.append(self.prompt_ids(row, selection))
+                texts.append(self.prompt(row, selection))
                 answers.append(alias_ids)
+        prompt_ids = prompts.encode_all(self.tokenizer, texts)
         logps, mask = self.budget.answer_logps(model, prompt_ids, answers, selections.device)
         where = torch.tensor(index, device=logps.device)
         found, found_mask = logps[where], mask[where]
         return (found if wanted is None else found * wanted[..., None, None]), found_mask
 
+    def prompt(self, row: Question, selection: Sequence[int]) -> str:
+        """Return the prompt with the selected passages, special tokens included."""
+        passages = [row["candidates"][i] for i in selection]
+        return prompts.render(self.tokenizer, prompts.generator_prompt(row["question"], passages, self.texts))
+
     def prompt_ids(self, row: Question, selection: Sequence[int]) -> list[int]:
         """Return the tokens of the prompt with the selected passages."""
-        passages = [row["candidates"][i] for i in selection]
-        text = prompts.generator_prompt(row["question"], passages, self.texts)
-        return prompts.encode(self.tokenizer, prompts.render(self.tokenizer, text))
+        return prompts.encode(self.tokenizer, self.prompt(row, selection))
 
     def alias_ids(self, row: Question) -> list[list[int]]:
         """Return the tokens of each alias that is scored."""

@@ -160,6 +160,12 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
     return ids
 
 
+def encode_all(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Return the token ids of each of several texts, or parts of them; the tokenizer shares them among its threads."""
+    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return ids
+
+
 def encode_with_ends(tokenizer: Tokenizer, text: str, ends: Sequence[int]) -> tuple[list[int], list[int]]:
     """Encode a rendered text with a token boundary at each character index, and find the token that ends there.
 
@@ -167,7 +173,7 @@ def encode_with_ends(tokenizer: Tokenizer, text: str, ends: Sequence[int]) -> tu
     what a model predicts after the new line says nothing about the colon.
     """
     pieces = [text[start:end] for start, end in zip([0, *ends], [*ends, len(text)], strict=True)]
-    encoded: list[list[int]] = tokenizer(pieces, add_special_tokens=False)["input_ids"]
+    encoded = encode_all(tokenizer, pieces)
     counts = itertools.accumulate(len(ids) for ids in encoded[:-1])
     return [token for ids in encoded for token in ids], [count - 1 for count in counts]
 

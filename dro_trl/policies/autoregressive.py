@@ -120,7 +120,7 @@ class AutoregressivePolicy:
             ValueError: If a row has fewer than K candidates.
         """
         check_candidates(rows, self.num_selected)
-        prompt_ids = [prompts.encode(self.tokenizer, self.prompt(row)) for row in rows]
+        prompt_ids = prompts.encode_all(self.tokenizer, [self.prompt(row) for row in rows])
         return RankingInputs(prompt_ids, [len(row["candidates"]) for row in rows])
 
     def prompt(self, row: Question) -> str:

@@ -265,8 +265,9 @@ class PlackettLucePolicy:
 
     def _encode_pointwise(self, row: Question) -> _Encoded:
         text, spans = self._rendered(row)
-        shared = prompts.encode(self.tokenizer, text[: spans[0][0]])
-        return _scored_at_the_end(shared, [prompts.encode(self.tokenizer, text[start:end]) for start, end in spans])
+        pieces = [text[: spans[0][0]], *(text[start:end] for start, end in spans)]
+        shared, *passages = prompts.encode_all(self.tokenizer, pieces)
+        return _scored_at_the_end(shared, passages)
 
     def _encode_passage_end(self, row: Question) -> _Encoded:
         text, spans = self._rendered(row)
@@ -283,9 +284,9 @@ class PlackettLucePolicy:
         if self.reads_answer:
             ids = prompts.encode(self.tokenizer, f"\n{self.texts.answer}")
             asked, flags = [*asked, *ids, ANY_TOKEN], [*flags, *[False] * len(ids), True]
-        stems = [prompts.encode(self.tokenizer, text[head:]) for text in texts]
+        shared, *stems = prompts.encode_all(self.tokenizer, [texts[0][:head], *(text[head:] for text in texts)])
         return _Encoded(
-            prompts.encode(self.tokenizer, texts[0][:head]),
+            shared,
             [[*stem, *asked] for stem in stems],
             [[False] * len(stem) + flags for stem in stems],
         )
