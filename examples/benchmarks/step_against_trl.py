@@ -5,8 +5,8 @@
 A Qwen2 of 25M random weights in float32 as selector and generator, one question a step, N = 20 passages of 100
 tokens, K = 5. GRPOTrainer is unmodified; it writes as many tokens as a selection has, and its reward is the
 generator's likelihood of the answer. Since random weights write no valid selection, that reward reads a random one in
-its place, so that the generator has its work. The systems take turns, `--rounds` times; a figure is the median over
-rounds of the mean step, the first step of a round left out.
+its place, so that the generator has its work. Continuous batching is transformers' own. The systems take turns,
+`--rounds` times; a figure is the median over rounds of the mean step, the first step of a round left out.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from rich.table import Table
 from small_models import QWEN2_25M, questions, random_model, word_tokenizer
 from small_runs import COMMON, StepTimes, make_trainer, now
 from small_runs import NUM_SELECTED as K
+from transformers import GenerationConfig
 from trl import GRPOConfig, GRPOTrainer
 
 from dro_trl import AnswerLogLikelihood, DROConfig
@@ -115,6 +116,23 @@ def draws_by_generate(rows: Dataset, num: int, steps: int) -> list[float]:
 
 
 @torch.no_grad()
+def draws_by_batching(rows: Dataset, num: int, steps: int) -> list[float]:
+    """Return the times of transformers' continuous batching for the same, which shares the prompt's keys as well."""
+    tokenizer, model = word_tokenizer(), random_model("qwen2", **QWEN2_25M).eval()
+    policy: Any = load_policy(AUTOREGRESSIVE, tokenizer, K, None)
+    config = GenerationConfig(
+        do_sample=True, num_return_sequences=num, max_new_tokens=4 * K - 1, eos_token_id=-1, pad_token_id=0
+    )
+    seconds = []
+    for row in list(rows)[:steps]:
+        start = now()
+        written = model.generate_batch(policy.encode([row]).prompt_ids, generation_config=config, warmup=False)
+        seconds.append(now() - start)
+        assert [len(output.generated_tokens) for output in written.values()] == [4 * K - 1] * num
+    return seconds
+
+
+@torch.no_grad()
 def draws_of_ours(rows: Dataset, num: int, steps: int, policy: str) -> list[float]:
     """Return the times of a policy's `sample`, which scores the selections as well."""
     chooser, model = load_policy(policy, word_tokenizer(), K, None), random_model("qwen2", **QWEN2_25M).eval()
@@ -137,6 +155,7 @@ GROUPS: dict[str, dict[str, System]] = {
     },
     "draw": {
         "generate(num_return_sequences=M)": draws_by_generate,
+        "generate_batch (continuous batching)": draws_by_batching,
         "autoregressive": lambda *a: draws_of_ours(*a, policy=AUTOREGRESSIVE),
         "Plackett-Luce": lambda *a: draws_of_ours(*a, policy=PLACKETT_LUCE),
     },
