@@ -1,9 +1,10 @@
-"""Attention for a prompt with several continuations in one row, without most of the pairs that may not see each other.
+"""Attention for texts in one row, without padding and without most of the pairs that may not see each other.
 
-With a mask over the whole row, attention multiplies every pair of tokens and then hides most of them: with twenty
-passages behind a short prompt, 34 of 35. Here the prompts attend as any text does, and the continuations in one of
-two ways: each in a row of its own behind the prompt's keys, which are not computed again; or, where copies of a long
-prompt's keys would cost more than they save, all continuations of a row against the row.
+A text is a prompt with its continuations. With padding to the longest text, all that is not attention works on padding
+too; with a mask over a whole row, attention multiplies every pair of tokens and then hides most of them: with twenty
+passages behind a short prompt, 34 of 35. Here the layers see one row of all tokens. In attention, prompts are put side
+by side and attend as any text does; continuations go into rows of their own behind the prompt's keys, which are not
+computed again, or, where copies of a long prompt's keys would cost more than they save, attend to their text together.
 """
 
 from collections.abc import Sequence
@@ -27,24 +28,28 @@ _MOST_COPIES = 2
 
 @dataclass
 class Blocks:
-    """Which tokens of R rows of L tokens attend to which. G groups of up to Q tokens, each before S tokens.
+    """Which tokens attend to which, of R texts in one row of T tokens, numbered from 0 to T - 1.
 
-    Tokens are numbered row by row, from 0 to R x L - 1.
+    Two or more continuations make G groups of up to Q tokens, each of which attends to up to S tokens. A single one is
+    a part of its prompt.
     """
 
-    prompt_length: int
-    """The longest prompt's. The first so many tokens of each row attend causally."""
+    texts: Tensor
+    """(T,) int64: the text that a token is of."""
+    columns: Tensor
+    """(T,) int64: how many tokens of its text are before it."""
     longest: int
     """Tokens in the longest prompt with one of its continuations."""
-    queries: Tensor
-    """(G, Q) int64: the tokens of a group, the last one repeated where it has fewer."""
+    prompts: Tensor
+    """(R, P) int64: the tokens of each prompt, the last one repeated where it has fewer."""
+    queries: Tensor | None
+    """(G, Q) int64: the tokens of a group, likewise; None where there are no groups."""
     keys: Tensor | None
-    """(G, S) int64: the tokens that a group attends to; None where G is R, and each group attends to its row."""
-    mask: Tensor
-    """(G or 1, 1, Q, S) bool: which of them."""
+    """(G, S) int64: the tokens that a group attends to."""
+    mask: Tensor | None
+    """(G or 1, 1, Q, S) bool: which of them a query sees."""
     places: Tensor
-    """(R, L) int64: where a token's result is, in those of the R x `prompt_length` and of the G x Q tokens, one behind
-    the other. Any, where a token is padding."""
+    """(T,) int64: where a token's result is, in those of the R x P and of the G x Q tokens, one behind the other."""
 
     def to(self, device: torch.device) -> "Blocks":
         """Return the blocks on another device."""
@@ -53,70 +58,97 @@ class Blocks:
 
 
 def blocks_of(prompts: Sequence[int], rests: Sequence[Sequence[int]]) -> Blocks:
-    """Describe who attends to whom in rows that hold a prompt and its continuations one after the other.
+    """Describe who attends to whom in texts that hold a prompt and its continuations one after the other.
 
     Args:
         prompts: The lengths in tokens of R prompts, none 0.
         rests: The lengths of the continuations of each, none 0.
     """
-    length = max(prompt + sum(row) for prompt, row in zip(prompts, rests, strict=True))
+    lengths = [prompt + sum(row) for prompt, row in zip(prompts, rests, strict=True)]
+    starts = list(accumulate(lengths[:-1], initial=0))
+    longest = max(prompt + max(row) for prompt, row in zip(prompts, rests, strict=True))
+    single = [len(row) == 1 for row in rests]
+    heads = [length if alone else prompt for length, alone, prompt in zip(lengths, single, prompts, strict=True)]
+    found = [_spans(torch.tensor(starts), torch.tensor(heads))]
+    keys = mask = None
+    several = [r for r, alone in enumerate(single) if not alone]
+    if several:
+        queries, keys, mask = _groups(several, starts, heads, rests)
+        found.append(queries)
+    places, offset = torch.zeros(sum(lengths), dtype=torch.int64), 0
+    for tokens, real in found:
+        places[tokens[real]] = offset + torch.arange(tokens.numel()).view_as(tokens)[real]
+        offset += tokens.numel()
+    texts = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    columns = torch.arange(len(texts)) - torch.tensor(starts)[texts]
+    return Blocks(texts, columns, longest, found[0][0], found[1][0] if several else None, keys, mask, places)
+
+
+def _spans(starts: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """The tokens of G spans, (G, largest size), the last one repeated, and which are no repetition."""
+    column = torch.arange(int(sizes.max()))
+    return starts[:, None] + column.minimum(sizes[:, None] - 1), column < sizes[:, None]
+
+
+def _groups(
+    several: Sequence[int], starts: Sequence[int], heads: Sequence[int], rests: Sequence[Sequence[int]]
+) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
+    """The queries of the texts in `several`, and which are no repetition, their keys and their mask."""
     apart = [
-        (r, start, n) for r, row in enumerate(rests) for start, n in zip(_starts(prompts[r], row), row, strict=True)
+        (r, starts[r] + at, n) for r in several for at, n in zip(_starts(heads[r], rests[r]), rests[r], strict=True)
     ]
-    longest = max(prompts[r] + n for r, _, n in apart)
-    copies = len(apart) * (max(prompts) + max(n for *_, n in apart))
-    in_rows = copies <= _MOST_COPIES * len(prompts) * length
-    groups = apart if in_rows else [(r, prompts[r], sum(row)) for r, row in enumerate(rests)]
-
-    row, start, size = torch.tensor(groups).unbind(1)
-    column = torch.arange(int(size.max()))
-    queries = row[:, None] * length + start[:, None] + column.minimum(size[:, None] - 1)
-    if in_rows:
-        keys, mask = _behind_prompts(torch.tensor(prompts)[row], row * length, queries)
-    else:
-        keys, mask = None, _against_rows(prompts, rests, queries - row[:, None] * length, length)
-
-    of_prompts = torch.arange(len(prompts) * max(prompts)).view(len(prompts), -1)
-    places = of_prompts[:, torch.arange(length).clamp(max=max(prompts) - 1)]
-    results = of_prompts.numel() + torch.arange(queries.numel()).view_as(queries)
-    real = column < size[:, None]
-    places = places.flatten().index_put((queries[real],), results[real]).view(-1, length)
-    return Blocks(max(prompts), longest, queries, keys, mask, places)
+    copies = len(apart) * (max(heads[r] for r in several) + max(n for *_, n in apart))
+    if copies <= _MOST_COPIES * sum(heads[r] + sum(rests[r]) for r in several):
+        text, start, size = torch.tensor(apart).unbind(1)
+        queries, real = _spans(start, size)
+        return (queries, real), *_behind_prompts(torch.tensor(heads)[text], torch.tensor(starts)[text], queries)
+    first, head = (torch.tensor([values[r] for r in several]) for values in (starts, heads))
+    size = torch.tensor([sum(rests[r]) for r in several])
+    queries, real = _spans(first + head, size)
+    keys, _ = _spans(first, head + size)
+    mask = _against_texts(
+        [_starts(heads[r], rests[r]) for r in several], queries - first[:, None], keys - first[:, None]
+    )
+    return (queries, real), keys, mask
 
 
 def _starts(prompt: int, rests: Sequence[int]) -> list[int]:
     return list(accumulate(rests[:-1], initial=prompt))
 
 
-def _behind_prompts(prompts: Tensor, rows: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+def _behind_prompts(prompts: Tensor, starts: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
     """The keys of continuations in rows of their own, the prompt's and then theirs, and the mask.
 
     Args:
         prompts: (G,) lengths of the prompts; all end in one column.
-        rows: (G,) the first token of each one's row.
+        starts: (G,) the first token of each one's text.
         queries: (G, Q).
     """
     longest = int(prompts.max())
     columns = torch.arange(longest) - longest + prompts[:, None]
-    keys = torch.cat([rows[:, None] + columns.clamp(min=0), queries], dim=1)
+    keys = torch.cat([starts[:, None] + columns.clamp(min=0), queries], dim=1)
     seen = (columns if len(prompts.unique()) > 1 else columns[:1]) >= 0
     own = torch.ones(queries.shape[1], queries.shape[1], dtype=torch.bool).tril()
     mask = torch.cat([seen[:, None].expand(-1, len(own), -1), own.expand(len(seen), -1, -1)], dim=2)
     return keys, mask[:, None]
 
 
-def _against_rows(prompts: Sequence[int], rests: Sequence[Sequence[int]], columns: Tensor, length: int) -> Tensor:
-    """The mask of all continuations of each row against the row; `columns`, (R, Q), is where in it they are."""
-    place = torch.arange(length)
+def _against_texts(starts: Sequence[Sequence[int]], queries: Tensor, keys: Tensor) -> Tensor:
+    """The mask of all continuations of a text against that text.
+
+    Args:
+        starts: Where in each text its continuations start.
+        queries: (G, Q) columns in the text.
+        keys: (G, S) columns in the text.
+    """
+    bounds = [torch.tensor(row) for row in starts]
     # 0 is the prompt, c + 1 continuation c.
-    segments = torch.stack(
-        [
-            torch.bucketize(place, torch.tensor([*_starts(*both), length]), right=True)
-            for both in zip(prompts, rests, strict=True)
-        ]
+    of_queries, of_keys = (
+        torch.stack([torch.bucketize(row, bound, right=True) for row, bound in zip(columns, bounds, strict=True)])
+        for columns in (queries, keys)
     )
-    same = segments[:, None, :] == segments.gather(1, columns)[:, :, None]
-    return ((place <= columns[:, :, None]) & (same | (segments == 0)[:, None, :]))[:, None]
+    same = (of_keys[:, None, :] == of_queries[:, :, None]) | (of_keys == 0)[:, None, :]
+    return ((keys[:, None, :] <= queries[:, :, None]) & same)[:, None]
 
 
 def attend(
@@ -132,15 +164,15 @@ def attend(
 
     Args:
         module: The attention's layer.
-        query: (R, heads, L, width).
-        key: (R, key heads, L, width).
-        value: (R, key heads, L, width).
+        query: (1, heads, T, width), or any number of rows where no blocks are given.
+        key: (1, key heads, T, width).
+        value: (1, key heads, T, width).
         attention_mask: What may be seen; without meaning where blocks are given.
         blocks: Which tokens attend to which.
         kwargs: Scaling, dropout and others of `sdpa`.
 
     Returns:
-        (R, L, heads, width), and None.
+        (1, T, heads, width), and None.
 
     Raises:
         RuntimeError: If the model lost `blocks` on the way to its attention.
@@ -153,21 +185,19 @@ def attend(
             )
         found: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return found
-    size = blocks.prompt_length
-    # Copied, so that the backward pass does not keep the whole row for the sake of its prompt.
-    q, k, v = (values[:, :, :size].contiguous() for values in (query, key, value))
-    prompt, _ = sdpa_attention_forward(module, q, k, v, None, **kwargs)
-    query = _take(query, blocks.queries)
-    if blocks.keys is not None:
-        key, value = _take(key, blocks.keys), _take(value, blocks.keys)
-    rest, _ = sdpa_attention_forward(module, query, key, value, blocks.mask, **kwargs)
-    results = torch.cat([prompt.flatten(0, 1), rest.flatten(0, 1)])
-    return results.index_select(0, blocks.places.flatten()).view(*blocks.places.shape, *results.shape[1:]), None
+    # Copies of the parts, so that the backward pass does not keep the whole row for their sake.
+    parts = []
+    for queries, keys, mask in ((blocks.prompts, blocks.prompts, None), (blocks.queries, blocks.keys, blocks.mask)):
+        if queries is not None and keys is not None:
+            q, k, v = _take(query, queries), _take(key, keys), _take(value, keys)
+            parts.append(sdpa_attention_forward(module, q, k, v, mask, **kwargs)[0])
+    results = torch.cat([part.flatten(0, 1) for part in parts])
+    return results.index_select(0, blocks.places)[None], None
 
 
 def _take(values: Tensor, tokens: Tensor) -> Tensor:
-    """The (R, heads, L, width) values of (G, S) tokens, (G, heads, S, width)."""
-    taken: Tensor = values.transpose(0, 1).flatten(1, 2).index_select(1, tokens.flatten())
+    """The (1, heads, T, width) values of (G, S) tokens, (G, heads, S, width)."""
+    taken: Tensor = values[0].index_select(1, tokens.flatten())
     return taken.view(len(taken), *tokens.shape, -1).transpose(0, 1)
 
 
@@ -175,11 +205,11 @@ AttentionInterface.register(NAME, attend)
 AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
-def attends_in_blocks(model: Any, blocks: Blocks) -> bool:
+def attends_in_blocks(model: Any, longest: int) -> bool:
     """Whether a model can be given `blocks`; switches it from `sdpa` to `sdpa_blocks` if so.
 
     It cannot with another attention, with layers of another kind or that do not hand keyword arguments on, or where
-    a window is shorter than a prompt with a continuation.
+    a window is shorter than the longest prompt with one continuation.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     config = base.config.get_text_config()
@@ -188,7 +218,7 @@ def attends_in_blocks(model: Any, blocks: Blocks) -> bool:
         return False
     if not set(getattr(config, "layer_types", None) or ()) <= MASKED_LAYERS:
         return False
-    if window is not None and getattr(config, "use_sliding_window", True) and blocks.longest > window:
+    if window is not None and getattr(config, "use_sliding_window", True) and longest > window:
         return False
     if config._attn_implementation != NAME:
         base.set_attn_implementation(NAME)

@@ -67,13 +67,20 @@ class Lengths:
 
 
 def attention_sizes(blocks: Blocks | None) -> tuple[Compared | None, float]:
-    """Return what attention block by block compares in one row, and its longest prompt with a continuation."""
+    """Return what attention block by block compares in a row, and what a window must hold for that.
+
+    The second is the longest prompt with one of several continuations; a shorter window puts the row under a mask.
+    """
     if blocks is None:
         return None, 0.0
-    groups, width = blocks.queries.shape
+    rows, width = blocks.prompts.shape
+    causal = Compared(rows * width**2 / 2, rows * width, 0, 0)
+    if blocks.queries is None or blocks.mask is None:
+        return causal, 0.0
+    groups, most = blocks.queries.shape
     span = blocks.mask.shape[-1]
-    pairs = blocks.prompt_length**2 / 2 + groups * width * span
-    return Compared(pairs, blocks.prompt_length, groups * span, blocks.mask.numel()), blocks.longest
+    pairs = causal.pairs + groups * most * span
+    return Compared(pairs, causal.keys, groups * span, blocks.mask.numel()), blocks.longest
 
 
 def stated_lengths(args: DROConfig, stated: StatedLengths) -> QuestionLengths:
@@ -123,6 +130,8 @@ def _lengths_of(row: Question, policy: Any, tokenizer: Any, args: DROConfig, dra
     else:
         rows, selector = inputs.batch.input_ids.shape
         kept, blocks = int(inputs.batch.logits_to_keep.sum()), inputs.batch.blocks
+        if blocks is not None:
+            rows, selector = 1, len(blocks.texts)
     text = prompts.generator_prompt(row["question"], [row["candidates"][i] for i in selection])
     answer = len(prompts.answer_ids(tokenizer, row["answers"][0]))
     read = len(prompts.encode(tokenizer, prompts.render(tokenizer, text)))

@@ -45,7 +45,8 @@ class SharedPromptBatch:
     target_mask: Tensor
     """(B, C, T) bool: False where padded."""
     blocks: Blocks | None
-    """Which tokens attend to which; None where a row has one continuation, and attention is plainly causal."""
+    """The same without padding, and which tokens attend to which; None where attention is plainly causal and rows have
+    one length."""
 
     def to(self, device: torch.device) -> "SharedPromptBatch":
         """Return the batch on another device."""
@@ -100,8 +101,8 @@ def pack(
         for row in zip(continuations, scored, strict=True)
     ]
     lengths_of_rests = [[len(rest) for rest in rests] for _, rests, _ in rows]
-    several = max(map(len, lengths_of_rests)) > 1
-    blocks = blocks_of([len(prompt) for prompt, *_ in rows], lengths_of_rests) if several else None
+    plain = max(map(len, lengths_of_rests)) == 1 and len({len(ids) for ids in input_ids}) == 1
+    blocks = None if plain else blocks_of([len(prompt) for prompt, *_ in rows], lengths_of_rests)
     padded_ids = pad_sequence(input_ids, batch_first=True)
     logits_to_keep = torch.zeros_like(padded_ids, dtype=torch.bool)
     for row, positions in enumerate(kept):
@@ -152,20 +153,20 @@ def _pad3(rows: Sequence[Sequence[Sequence[int]]]) -> Tensor:
 
 def kept_logits(model: nn.Module, batch: SharedPromptBatch) -> Tensor:
     """Return the logits at the kept positions, (number kept, V): never sequence x vocabulary."""
-    shared: dict[str, Any] = {}
-    if batch.blocks is not None:  # One continuation is plain causal attention: no mask, since padding comes last.
-        shared["position_ids"] = batch.position_ids
-        on_cpu, dtype = batch.input_ids.device.type == "cpu", next(model.parameters()).dtype
-        if attends_in_blocks(model, batch.blocks):
-            blocks = replace(batch.blocks, mask=_added_once(batch.blocks.mask, dtype)) if on_cpu else batch.blocks
-            # An empty mask: none is made for a row with several continuations, and none could be used.
-            shared |= {"blocks": blocks, "attention_mask": blocks.mask.new_empty(1, 1, 0, 0)}
-        else:
-            mask = attention_mask(model, batch.segments, batch.position_ids, batch.segments, batch.position_ids)
-            shared["attention_mask"] = _added_once(mask, dtype) if on_cpu else mask
-    logits: Tensor = model(
-        input_ids=batch.input_ids, logits_to_keep=batch.logits_to_keep, use_cache=False, **shared
-    ).logits
+    blocks, on_cpu, dtype = batch.blocks, batch.input_ids.device.type == "cpu", next(model.parameters()).dtype
+    read = {name: getattr(batch, name) for name in ("input_ids", "position_ids", "logits_to_keep")}
+    if blocks is not None and attends_in_blocks(model, blocks.longest):
+        read = {name: value[blocks.texts, blocks.columns][None] for name, value in read.items()}
+        if on_cpu and blocks.mask is not None:
+            blocks = replace(blocks, mask=_added_once(blocks.mask, dtype))
+        # An empty mask: else one would be made of the positions, and none could be used.
+        read |= {"blocks": blocks, "attention_mask": batch.input_ids.new_empty(1, 1, 0, 0)}
+    elif batch.segments.max() > 1:
+        mask = attention_mask(model, batch.segments, batch.position_ids, batch.segments, batch.position_ids)
+        read["attention_mask"] = _added_once(mask, dtype) if on_cpu else mask
+    else:  # One continuation is plain causal attention: no mask, since padding comes last.
+        del read["position_ids"]
+    logits: Tensor = model(**read, use_cache=False).logits
     return logits
 
 

@@ -10,6 +10,7 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from dro_trl.block_attention import attends_in_blocks
 from dro_trl.lockstep import is_sharded, most_forwards
 from dro_trl.shared_prefixes import AnswerRow, Tokens, answer_rows
 from dro_trl.shared_prompt import pack, takes_block_mask, token_logps
@@ -61,9 +62,11 @@ class TokenBudget:
         before = self.tokens
         config: Any = model.config.get_text_config()  # type: ignore[union-attr, operator]
         token_cost = TOKEN_COST * config.hidden_size if takes_block_mask(model) else None
+        longest = max(len(p) + max(map(len, aliases)) for p, aliases in zip(prompts, answers, strict=True))
+        padded = not attends_in_blocks(model, longest)
 
         def divided(budget: int | None) -> list[list[AnswerRow]]:
-            return divide(answer_rows(prompts, answers, token_cost, budget), budget)
+            return divide(answer_rows(prompts, answers, token_cost, budget), budget, padded)
 
         passes = divided(before)
         while True:
@@ -72,7 +75,7 @@ class TokenBudget:
             except RuntimeError as error:
                 if not should_reduce_batch_size(error):
                     raise
-                read = max(map(tokens_in, passes))
+                read = max(tokens_in(rows, padded) for rows in passes)
                 if is_sharded(model) or len(passes) == len(divided(1)):
                     error.add_note(f"{read} tokens were read in one pass; set scoring_token_budget to fewer")
                     raise
@@ -89,26 +92,23 @@ class TokenBudget:
         return _in_order(logps, passes, answers)
 
 
-def tokens_in(rows: Sequence[AnswerRow]) -> int:
-    """Return how many tokens one pass over rows reads, padding included."""
-    return len(rows) * max(row.length for row in rows)
+def tokens_in(rows: Sequence[AnswerRow], padded: bool) -> int:
+    """Return how many tokens one pass over rows reads: of as many as the longest has, or one behind the other."""
+    lengths = [row.length for row in rows]
+    return len(lengths) * max(lengths) if padded else sum(lengths)
 
 
-def divide(rows: Sequence[AnswerRow], budget: int | None) -> list[list[AnswerRow]]:
+def divide(rows: Sequence[AnswerRow], budget: int | None, padded: bool) -> list[list[AnswerRow]]:
     """Return rows in passes of at most `budget` tokens each, as far as a row alone has not more.
 
-    Rows of one pass are of like length, so that little is padded, and need a block mask all or none.
+    Where shorter rows are padded, those of one pass are of like length, and need a block mask all or none.
     """
     passes: list[list[AnswerRow]] = []
     for row in sorted(rows, key=lambda row: (len(row.rests) > 1, row.length), reverse=True):
         longest = passes[-1][0] if passes else row
-        fits = (
-            passes
-            and (len(row.rests) > 1) == (len(longest.rests) > 1)
-            and row.length >= SHORTEST * longest.length
-            and (budget is None or tokens_in([*passes[-1], row]) <= budget)
-        )
-        if fits:
+        alike = row.length >= SHORTEST * longest.length and (len(row.rests) > 1) == (len(longest.rests) > 1)
+        fits = budget is None or (passes and tokens_in([*passes[-1], row], padded) <= budget)
+        if passes and fits and (alike or not padded):
             passes[-1].append(row)
         else:
             passes.append([row])

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class TokenCounter:
-    """Counts what models read while training, padding included: a prompt that selections share counts once.
+    """Counts what models read while training, padding included where there is any: a shared prompt counts once.
 
     A pass that is made again in the backward pass, as `scoring_token_budget` has it, counts again.
 

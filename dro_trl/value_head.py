@@ -34,6 +34,7 @@ class ValueHead(nn.Module):
 
         def note_positions(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
             noted["positions"] = kwargs.get("logits_to_keep")  # None where a process runs along with another.
+            noted["blocks"] = kwargs.get("blocks")
 
         def note_states(module: nn.Module, args: tuple[Tensor, ...]) -> None:
             noted["states"] = args[0].detach()
@@ -53,12 +54,15 @@ class ValueHead(nn.Module):
         """Return the values, (B,) float32.
 
         Args:
-            noted: `positions`, (R, L) bool, which of the tokens have logits, and `states`, (number of them, H).
+            noted: `positions`, (R, L) bool, which of the tokens have logits, and `states`, (number of them, H); and
+                `blocks`, where the R rows were read one behind the other in one.
             questions: (R,) int64, from 0 to B - 1 in ascending order, the question that each row is of; a row is a
                 question where None.
         """
-        row = noted["positions"].nonzero()[:, 0]
-        num_rows = len(noted["positions"])
+        blocks, positions = noted.get("blocks"), noted["positions"]
+        row, num_rows = positions.nonzero()[:, 0], len(positions)
+        if blocks is not None:
+            row, num_rows = blocks.texts[positions[0]], len(blocks.prompts)
         if questions is not None:
             row, num_rows = questions[row], int(questions[-1]) + 1
         weight = torch.ones_like(row, dtype=torch.float32)

@@ -91,6 +91,8 @@ def unique_fraction(selections: Tensor) -> Tensor:
 def worth_training(weights: Tensor, selections: Tensor, least: float) -> Tensor:
     """Return which selections weigh at least `least`, (B, M) bool: copies together, and in each row the heaviest.
 
+    What lacks a thousandth counts as well, lest rounding decides between equals.
+
     Leaving the others out of the generator's gradient changes it by at most the weight that is left out, times the
     longest of their gradients.
 
@@ -101,4 +103,4 @@ def worth_training(weights: Tensor, selections: Tensor, least: float) -> Tensor:
     """
     same = (selections[:, :, None, :] == selections[:, None, :, :]).all(-1)
     together = (same * weights[:, None, :]).sum(-1)
-    return together >= together.amax(-1, keepdim=True).clamp(max=least)
+    return together >= 0.999 * together.amax(-1, keepdim=True).clamp(max=least)

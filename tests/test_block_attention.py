@@ -9,7 +9,15 @@ from dro_trl import block_attention
 from dro_trl.block_attention import NAME, blocks_of
 from dro_trl.shared_prompt import pack, token_logps
 from tests.test_shared_prompt import naive_logps, random_batch
-from tests.tiny_models import MODEL_TYPES, WINDOW, gradients, largest_difference, tiny_model, tiny_tokenizer
+from tests.tiny_models import (
+    MODEL_TYPES,
+    WINDOW,
+    gradients,
+    largest_difference,
+    record_forwards,
+    tiny_model,
+    tiny_tokenizer,
+)
 
 IN_ROWS, AGAINST_ROWS = 100, 0
 """As `_MOST_COPIES`: whatever copies cost, or none."""
@@ -18,14 +26,16 @@ IN_ROWS, AGAINST_ROWS = 100, 0
 @pytest.mark.parametrize("most_copies", [IN_ROWS, AGAINST_ROWS])
 @pytest.mark.parametrize("kind", MODEL_TYPES)
 def test_blocks_equal_separate_passes(kind, most_copies, monkeypatch):
-    """Prompts of 9, 2 and 5 tokens, continuations of 1 to 6, rows of 3, 1 and 2; every path is within the window."""
+    """Prompts of 9, 2 and 5 tokens, continuations of 1 to 6, texts of 3, 1 and 2; every path is within the window."""
     monkeypatch.setattr(block_attention, "_MOST_COPIES", most_copies)
     model = tiny_model(kind, tiny_tokenizer())
     prompts, rests = random_batch([9, 2, 5], [[5, 1, 6], [3], [6, 2]])
     assert max(map(len, prompts)) + 6 <= WINDOW
     batch = pack(prompts, rests)
-    assert (batch.blocks.keys is None) == (most_copies == AGAINST_ROWS)
+    assert len(batch.blocks.queries) == (5 if most_copies == IN_ROWS else 2)
+    shapes = record_forwards(model)
     found = token_logps(model, batch)
+    assert shapes[0][0] == (1, 9 + 12 + 2 + 3 + 5 + 8), "one row, without padding"
     assert model.config.get_text_config()._attn_implementation == NAME
     naive = torch.zeros_like(found)
     for b, (prompt, row) in enumerate(zip(prompts, rests, strict=True)):
@@ -37,27 +47,53 @@ def test_blocks_equal_separate_passes(kind, most_copies, monkeypatch):
     assert largest_difference(theirs, ours) <= 1e-4
 
 
+@pytest.mark.parametrize("kind", MODEL_TYPES)
+def test_rows_of_several_lengths_are_not_padded(kind):
+    """Three prompts of one continuation each, as a generator reads them."""
+    model = tiny_model(kind, tiny_tokenizer())
+    prompts, rests = random_batch([9, 2, 5], [[5], [3], [6]])
+    shapes = record_forwards(model)
+    found = token_logps(model, pack(prompts, rests))
+    assert [shape for shape, _ in shapes] == [(1, 14 + 5 + 11)]
+    naive = torch.zeros_like(found)
+    for b, (prompt, (rest,)) in enumerate(zip(prompts, rests, strict=True)):
+        naive[b, 0, : len(rest)] = naive_logps(model, prompt, rest)
+    torch.testing.assert_close(found, naive, atol=1e-4, rtol=0)
+    ours, theirs = (gradients(model, logps.sum()) for logps in (found, naive))
+    assert largest_difference(theirs, ours) <= 1e-4
+
+
 def test_rows_behind_prompts_worked_by_hand():
-    """Prompt of tokens 0 1, continuations 2 3 4 and 5; in a second row prompt 6, continuation 7 8.
+    """Prompt of tokens 0 1, continuations 2 3 4 and 5; then prompt 6 with continuations 7 8 and 9.
 
     Prompts end in the second column of the keys, so that the second one's first column holds nothing to see.
     """
-    blocks = blocks_of([2, 1], [[3, 1], [2]])
-    assert (blocks.prompt_length, blocks.longest) == (2, 5)
-    assert blocks.queries.tolist() == [[2, 3, 4], [5, 5, 5], [7, 8, 8]]
-    assert blocks.keys.tolist() == [[0, 1, 2, 3, 4], [0, 1, 5, 5, 5], [6, 6, 7, 8, 8]]
+    blocks = blocks_of([2, 1], [[3, 1], [2, 1]])
+    assert blocks.longest == 5
+    assert blocks.texts.tolist() == [0] * 6 + [1] * 4
+    assert blocks.columns.tolist() == [0, 1, 2, 3, 4, 5, 0, 1, 2, 3]
+    assert blocks.prompts.tolist() == [[0, 1], [6, 6]]
+    assert blocks.queries.tolist() == [[2, 3, 4], [5, 5, 5], [7, 8, 8], [9, 9, 9]]
+    assert blocks.keys.tolist() == [[0, 1, 2, 3, 4], [0, 1, 5, 5, 5], [6, 6, 7, 8, 8], [6, 6, 9, 9, 9]]
     own = [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
-    seen = [[[[first, 1, *row] for row in own]] for first in (1, 1, 0)]
-    assert blocks.mask.int().tolist() == seen
-    # Results of the prompts' columns are 0 1 and 2 3, those of the queries 4 to 12, three a group.
-    assert blocks.places.tolist() == [[0, 1, 4, 5, 6, 7], [2, 10, 11, 3, 3, 3]]
+    assert blocks.mask.int().tolist() == [[[[first, 1, *row] for row in own]] for first in (1, 1, 0, 0)]
+    # Results of the prompts' columns are 0 1 and 2 3, those of the queries 4 to 15, three a group.
+    assert blocks.places.tolist() == [0, 1, 4, 5, 6, 7, 2, 10, 11, 13]
     assert blocks_of([2], [[3, 1]]).mask.shape == (1, 1, 3, 5), "prompts of one length need one mask"
 
 
-def test_against_rows_worked_by_hand():
+def test_a_single_continuation_is_a_part_of_its_prompt():
+    """Prompt 0 1 with continuation 2 3, then prompt 4 with 5: two causal texts."""
+    blocks = blocks_of([2, 1], [[2], [1]])
+    assert blocks.prompts.tolist() == [[0, 1, 2, 3], [4, 5, 5, 5]]
+    assert blocks.queries is blocks.keys is blocks.mask is None
+    assert blocks.places.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_against_texts_worked_by_hand():
     """Prompt of 5 tokens with three continuations of 1, 2 and 1: copies of the prompt would be 21 tokens for 9."""
     blocks = blocks_of([5], [[1, 2, 1]])
-    assert blocks.keys is None
+    assert blocks.keys.tolist() == [[*range(9)]]
     assert blocks.queries.tolist() == [[5, 6, 7, 8]]
     assert blocks.mask[0, 0].int().tolist() == [
         [1, 1, 1, 1, 1, 1, 0, 0, 0],
@@ -65,7 +101,7 @@ def test_against_rows_worked_by_hand():
         [1, 1, 1, 1, 1, 0, 1, 1, 0],
         [1, 1, 1, 1, 1, 0, 0, 0, 1],
     ]
-    assert blocks.places.tolist() == [[*range(5), 5, 6, 7, 8]]
+    assert blocks.places.tolist() == [*range(9)]
 
 
 @pytest.mark.parametrize(("kind", "prompt_length"), [("gemma3", 20), ("mistral", 20)])

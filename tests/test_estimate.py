@@ -7,6 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from dro_trl import PlackettLucePolicy
+from dro_trl.block_attention import attends_in_blocks
 from dro_trl.estimate import (
     Backend,
     Compared,
@@ -80,7 +81,8 @@ def test_activations_are_those_that_autograd_keeps(kind, tuning, precision, scor
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
     batch = PlackettLucePolicy(tiny_tokenizer(), 2, score).encode(tiny_questions(8, 8)).batch
-    rows, length = batch.input_ids.shape
+    joined = batch.blocks is not None and attends_in_blocks(model, batch.blocks.longest)
+    rows, length = (1, len(batch.blocks.texts)) if joined else batch.input_ids.shape
     reading = Reading(rows, length, int(batch.logits_to_keep.sum()), *attention_sizes(batch.blocks))
     if checkpointing and how.full and precision.converts:
         pytest.skip("autocast's own cache keeps the layers' converted weights, and autograd nothing of them")

@@ -64,7 +64,7 @@ ALLOWED = {
     "shared_base": set(),
     "shared_prompt": {"block_attention", "chosen_logps"},
     "shared_prefixes": set(),
-    "token_budget": {"lockstep", "shared_prefixes", "shared_prompt"},
+    "token_budget": {"block_attention", "lockstep", "shared_prefixes", "shared_prompt"},
     "estimate": set(),  # formulas alone
     "model_shapes": {"estimate"},
     "reading_lengths": BELOW_TRAINER | {"data", "estimate"},

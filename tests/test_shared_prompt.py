@@ -57,11 +57,12 @@ def test_packed_pass_equals_separate_passes(kind, attention, separate):
     assert largest_difference(wanted, found) <= 1e-4
 
 
+@pytest.mark.parametrize(("attention", "second"), [("eager", 5), ("sdpa", 25)])
 @pytest.mark.parametrize("kind", ["llama", "gemma3"])
-def test_single_continuations_need_no_mask(kind):
-    """One continuation a row is causal attention: the model gets no mask, and rows of other lengths do not matter."""
-    model = tiny_model(kind, tiny_tokenizer())
-    prompts, rests = random_batch([30, 5], [[4], [9]])
+def test_single_continuations_need_no_mask(kind, attention, second):
+    """One continuation a row is causal attention: the model gets no mask, with rows of one length or of several."""
+    model = tiny_model(kind, tiny_tokenizer(), attention)
+    prompts, rests = random_batch([30, second], [[4], [9]])
     seen = []
     model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(set(kwargs)), with_kwargs=True)
     found = token_logps(model, pack(prompts, rests))
@@ -109,7 +110,7 @@ def test_scored_tokens_only():
     assert some.logits_to_keep.sum(1).tolist() == [2, 0]
     shapes = record_forwards(model)
     found = token_logps(model, some)
-    assert shapes == [((2, 6), (2, len(tiny_tokenizer())))]
+    assert shapes == [((1, 6 + 3), (2, len(tiny_tokenizer())))]
     every = token_logps(model, pack(prompts, rests))
     torch.testing.assert_close(found[0, :, 0], torch.stack([every[0, 0, 1], every[0, 1, 0]]))
     assert found[1].tolist() == [[0.0], [0.0]]
@@ -122,7 +123,7 @@ def test_logits_of_kept_positions_only():
     prompts, rests = random_batch([40, 30], [[5, 2], [4]])
     shapes = record_forwards(model)
     assert kept_logits(model, pack(prompts, rests)).shape == (6 + 4, len(tokenizer))
-    assert shapes == [((2, 47), (10, len(tokenizer)))]
+    assert shapes == [((1, 40 + 7 + 30 + 4), (10, len(tokenizer)))]
 
 
 @pytest.mark.parametrize(("prompts", "rests"), [([[]], [[[1]]]), ([[1]], [[[]]]), ([[1]], [[[2], []]])])

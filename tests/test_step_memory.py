@@ -52,7 +52,8 @@ def test_a_step_of_the_selector(name, kind):
         policy.sample(model, inputs, SELECTIONS, random_generators(1)).logps.sum().backward()
     (rows, length), (kept, _) = forwards[-1]
     tokens = rows * length
-    assert rows == (CANDIDATES if name == "query_likelihood" else 1)
+    # This Gemma's window is shorter than a passage with the question: rows are padded, not joined.
+    assert rows == (CANDIDATES if name == "query_likelihood" and kind == "gemma3" else 1)
     assert kept < tokens / 2
     assert sum(rows * length for (rows, length), _ in forwards) <= 2 * tokens
     assert sizes.largest(of_vocabulary=True) <= max(kept, HIDDEN) * VOCABULARY < tokens * VOCABULARY

@@ -106,13 +106,17 @@ def test_the_loss_is_minus_the_enumerated_log_probability(tmp_path, make):
     StrictPolicy.asked.clear()
     read = []
     trainer.model.model.register_forward_pre_hook(
-        lambda module, args, kwargs: read.append(len(kwargs["input_ids"])), with_kwargs=True
+        lambda module, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
     batch = trainer.data_collator(trainer.train_dataset.to_list())
     loss = trainer.compute_loss(trainer.model, batch)
     assert float(loss.detach()) == pytest.approx(-sum(expected) / 3, rel=1e-5)
-    # Each question's prompt is computed once: one row, or with query likelihood one for each of its candidates.
-    assert sum(read) == (4 + 4 + 5 if isinstance(policy, StrictPolicy) else 3)
+    # Each question's prompt is computed once, without padding, and the selection that is written behind it.
+    encoded = [policy.encode([row]) for row in rows]
+    if isinstance(policy, AutoregressivePolicy):
+        assert 3 < sum(read) - sum(len(inputs.prompt_ids[0]) for inputs in encoded) < 3 * 3 * 5
+    else:
+        assert sum(read) == sum(int((inputs.batch.segments >= 0).sum()) for inputs in encoded)
     loss.backward()
     assert trainer.model.lm_head.weight.grad.abs().sum() > 0
     if isinstance(policy, StrictPolicy):
