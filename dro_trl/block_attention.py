@@ -106,9 +106,7 @@ def _groups(
     size = torch.tensor([sum(rests[r]) for r in several])
     queries, real = _spans(first + head, size)
     keys, _ = _spans(first, head + size)
-    mask = _against_texts(
-        [_starts(heads[r], rests[r]) for r in several], queries - first[:, None], keys - first[:, None]
-    )
+    mask = _against_texts([_starts(heads[r], rests[r]) for r in several], queries - first[:, None], keys.shape[1])
     return (queries, real), keys, mask
 
 
@@ -133,22 +131,19 @@ def _behind_prompts(prompts: Tensor, starts: Tensor, queries: Tensor) -> tuple[T
     return keys, mask[:, None]
 
 
-def _against_texts(starts: Sequence[Sequence[int]], queries: Tensor, keys: Tensor) -> Tensor:
+def _against_texts(starts: Sequence[Sequence[int]], queries: Tensor, length: int) -> Tensor:
     """The mask of all continuations of a text against that text.
 
     Args:
         starts: Where in each text its continuations start.
         queries: (G, Q) columns in the text.
-        keys: (G, S) columns in the text.
+        length: Of the longest text; what a shorter one repeats is behind all of its queries.
     """
-    bounds = [torch.tensor(row) for row in starts]
+    column = torch.arange(length)
     # 0 is the prompt, c + 1 continuation c.
-    of_queries, of_keys = (
-        torch.stack([torch.bucketize(row, bound, right=True) for row, bound in zip(columns, bounds, strict=True)])
-        for columns in (queries, keys)
-    )
-    same = (of_keys[:, None, :] == of_queries[:, :, None]) | (of_keys == 0)[:, None, :]
-    return ((keys[:, None, :] <= queries[:, :, None]) & same)[:, None]
+    segments = torch.stack([torch.bucketize(column, torch.tensor(row), right=True) for row in starts])
+    same = segments[:, None, :] == segments.gather(1, queries)[:, :, None]
+    return ((column <= queries[:, :, None]) & (same | (segments == 0)[:, None, :]))[:, None]
 
 
 def attend(

@@ -111,7 +111,7 @@ class DROConfig(SelectionConfig):
     scoring_token_budget: int | None = field(
         default=None,
         metadata={
-            "help": "Most tokens, padding included, that the generator reads in one forward pass to score answers. "
+            "help": "Most tokens, with padding if any, that the generator reads in a forward pass to score answers. "
             "Selections beyond that go through passes of their own, whose activations are made again in the backward "
             "pass, not kept. All go through one where not set; half of them, and so on, where memory runs out."
         },

@@ -2,7 +2,7 @@
 
 Everything is in bytes and operations of one process. The memory formulas follow from what PyTorch's autograd keeps for
 each operation of a decoder layer as transformers writes it (Llama, Qwen, Mistral, Gemma 3): RMSNorm in float32, RoPE,
-fused attention, a gated MLP. Assumed throughout: rows padded to the longest of their batch, dropout off, and memory
+fused attention, a gated MLP. Assumed throughout: questions as long as the longest, dropout off, and memory
 that is freed is used again (a real allocator loses some of it to fragmentation).
 """
 

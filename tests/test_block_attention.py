@@ -102,6 +102,10 @@ def test_against_texts_worked_by_hand():
         [1, 1, 1, 1, 1, 0, 0, 0, 1],
     ]
     assert blocks.places.tolist() == [*range(9)]
+    two = blocks_of([5, 5], [[1, 2, 1], [1, 1]])
+    assert two.keys[1].tolist() == [*range(9, 16), 15, 15]
+    assert two.queries[1].tolist() == [14, 15, 15, 15]
+    assert two.mask[1, 0, 1].int().tolist() == [1, 1, 1, 1, 1, 0, 1, 0, 0], "a token does not see itself three times"
 
 
 @pytest.mark.parametrize(("kind", "prompt_length"), [("gemma3", 20), ("mistral", 20)])

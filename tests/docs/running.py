@@ -71,6 +71,11 @@ WITH_MORE = {
         "--repeats 1 --num_selections 2 --policies pointwise --passage_tokens 5",
         "ten minutes: its models and questions are as large as the figures need",
     ),
+    "python examples/benchmarks/light_selections.py --model models/gemma-3-270m "
+    "--dataset quickstart/data/train.top8.jsonl --num_questions 10": (
+        "--num_questions 2 --num_selections 4 --thresholds 0.1",
+        "minutes: its sizes are options",
+    ),
     "python examples/benchmarks/index_speed.py --num_passages 2000000": ("--num_passages 300", "minutes"),
     "python examples/gradient_variance.py": ("--problems 2 --draws 50", "minutes: its sizes are options"),
 }

@@ -30,6 +30,7 @@ ASSUMED = {
     "evaluation.md": ["runs/mine", "runs/wikimultihop", "dev.jsonl", "dev.top20.jsonl", "dev.top100.jsonl"],
     "extending.md": ["RECIPE.yaml", "models/mine", "data/train.top20.jsonl"],
     "method.md": ["RECIPE.yaml", "models/mine", "data/train.top20.jsonl"],
+    "performance.md": ["models/gemma-3-270m", *QUICKSTART],
     "recipes.md": ["Qwen/Qwen2.5-0.5B", "models/mine", "data/train.top20.jsonl", *QUICKSTART],
     "results.md": [
         *[
