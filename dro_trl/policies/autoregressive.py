@@ -137,20 +137,30 @@ class AutoregressivePolicy:
         generators: Sequence[torch.Generator],
         temperature: float = 1.0,
     ) -> SelectionSample:
-        """Draw selections choice by choice, then compute their log-probabilities; see `SelectionPolicy.sample`."""
-        behavior = torch.zeros(len(inputs.prompt_ids), num_selections, dtype=torch.float64)
+        """Draw selections choice by choice; see `SelectionPolicy.sample`.
+
+        With gradient, their log-probabilities come from one more pass with all of them behind the prompt.
+        """
+        shape = len(inputs.prompt_ids), num_selections
+        behavior, logps, entropies = (torch.zeros(shape, dtype=torch.float64) for _ in range(3))
 
         def draw(row: int, m: int, allowed: list[int], logits: Tensor) -> int:
             log_probs = (logits.double() / temperature).log_softmax(-1)
             uniform = torch.rand((), generator=generators[row], dtype=torch.float64)
             index = min(int((log_probs.exp().cumsum(-1) < uniform).sum()), len(allowed) - 1)
             behavior[row, m] += log_probs[index]
+            untempered = logits.double().log_softmax(-1)
+            logps[row, m] += untempered[index]
+            entropies[row, m] -= (untempered.exp() * untempered).sum()
             return index
 
         with _keeping_a_cache(model):
             selections = self._write(model, inputs, num_selections, draw)
-        scored = self.logps(model, inputs, selections)
-        return SelectionSample(scored.logps, scored.entropy, selections, behavior.to(scored.logps))
+        drawn, entropy, log_q = (v.float().to(inputs.device) for v in (logps, entropies.mean(-1), behavior))
+        if torch.is_grad_enabled():
+            scored = self.logps(model, inputs, selections)
+            drawn, entropy = scored.logps, scored.entropy
+        return SelectionSample(drawn, entropy, selections, log_q)
 
     def best(self, model: nn.Module, inputs: RankingInputs) -> tuple[Tensor, Tensor]:
         """Return the greedy selection and the log-probability of each of its choices, both (B, K)."""

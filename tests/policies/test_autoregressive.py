@@ -116,7 +116,10 @@ def test_drawing_under_gradient_checkpointing():
 
 
 def test_prompt_is_computed_once():
-    """The training pass feeds P + M T tokens and a draw less than another P + M (T + 1), for a prompt of P tokens."""
+    """The training pass feeds P + M T tokens, for a prompt of P, and a draw no more than P + M (T + 1).
+
+    Without gradient a draw knows its log-probabilities; with it, they come from a training pass.
+    """
     tokenizer = tiny_tokenizer()
     policy, row = AutoregressivePolicy(tokenizer, 2), tiny_questions(4)
     prompt_length = len(policy.encode(row).prompt_ids[0])
@@ -131,9 +134,25 @@ def test_prompt_is_computed_once():
         with torch.no_grad():
             policy.sample(model, policy.encode(row), num, random_generators(1))
         fed[num] = sum(rows * length for (rows, length), _ in shapes)
-    assert 2 * prompt_length < fed[2] <= 2 * (prompt_length + 2 * (written + 1))
-    assert fed[16] - fed[2] == 14 * (fed[2] - 2 * prompt_length) // 2
+        shapes.clear()
+        policy.sample(model, policy.encode(row), num, random_generators(1))
+        assert sum(rows * length for (rows, length), _ in shapes) == fed[num] + prompt_length + num * written
+    assert prompt_length < fed[2] <= prompt_length + 2 * (written + 1)
+    assert fed[16] - fed[2] == 14 * (fed[2] - prompt_length) // 2
     assert fed[16] < 16 * prompt_length
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_a_draw_knows_its_log_probabilities(temperature):
+    """Those of a training pass, and its entropies, for questions of several sizes with identifiers of two tokens."""
+    policy, model = AutoregressivePolicy(tiny_tokenizer(), 3), tiny_model("qwen2", tiny_tokenizer())
+    inputs = policy.encode(tiny_questions(4, 12))
+    with torch.no_grad():
+        drawn = policy.sample(model, inputs, 6, random_generators(2), temperature)
+        scored = policy.logps(model, inputs, drawn.selections)
+    torch.testing.assert_close(drawn.logps, scored.logps, atol=1e-5, rtol=0)
+    torch.testing.assert_close(drawn.entropy, scored.entropy, atol=1e-5, rtol=0)
+    assert torch.allclose(drawn.behavior_logps, drawn.logps, atol=1e-5) == (temperature == 1)
 
 
 def test_logits_are_made_for_open_choices_only():
@@ -146,7 +165,7 @@ def test_logits_are_made_for_open_choices_only():
     shapes.clear()
     with torch.no_grad():
         policy.sample(model, policy.encode(tiny_questions(4)), 5, random_generators(1))
-    assert max(logits[0] * (logits[1] if len(logits) == 3 else 1) for _, logits in shapes) == 10
+    assert max(logits[0] * (logits[1] if len(logits) == 3 else 1) for _, logits in shapes) == 5
     assert all(logits[-1] == len(tokenizer) for _, logits in shapes)
 
 
