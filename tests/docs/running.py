@@ -47,8 +47,8 @@ NOT_RUN = {
     "python examples/benchmarks/estimate_against_measured.py": (
         "takes an hour; tests/scripts/test_estimate.py runs two of its configurations"
     ),
-    "OMP_NUM_THREADS=1 python examples/benchmarks/step_against_trl.py --num_selections 16 --steps 2 --rounds 2": (
-        "takes ten minutes, since its models are as large as the figures need; no test runs it"
+    "OMP_NUM_THREADS=1 python examples/benchmarks/step_against_trl.py --steps 2": (
+        "takes 40 minutes, since its models are as large as the figures need; no test runs it"
     ),
     "OMP_NUM_THREADS=1 python examples/benchmarks/growth.py": (
         "takes ten minutes; tests/examples/benchmarks runs it smaller"
@@ -56,7 +56,7 @@ NOT_RUN = {
     "OMP_NUM_THREADS=1 python examples/benchmarks/work_done.py": "likewise",
     "OMP_NUM_THREADS=1 python examples/benchmarks/step_profile.py": "likewise",
     "python examples/benchmarks/start_up.py": "starts what tests/test_package.py starts",
-    "python examples/benchmarks/answer_scoring.py --rounds 1": "takes a minute, for the same reason; no test runs it",
+    "python examples/benchmarks/answer_scoring.py": "takes minutes, for the same reason; no test runs it",
     "python examples/benchmarks/answer_scoring.py --rounds 1 --backward": "takes minutes, likewise; no test runs it",
 }
 """Commands that cannot be run here, each with the reason."""
