@@ -162,7 +162,7 @@ def attend(
         query: (1, heads, T, width), or any number of rows where no blocks are given.
         key: (1, key heads, T, width).
         value: (1, key heads, T, width).
-        attention_mask: What may be seen; without meaning where blocks are given.
+        attention_mask: What may be seen; empty where blocks are given.
         blocks: Which tokens attend to which.
         kwargs: Scaling, dropout and others of `sdpa`.
 
@@ -170,14 +170,15 @@ def attend(
         (1, T, heads, width), and None.
 
     Raises:
-        RuntimeError: If the model lost `blocks` on the way to its attention.
+        RuntimeError: If the model lost `blocks` on the way to its attention, or made a mask of its own.
     """
+    is_empty = attention_mask is not None and not attention_mask.numel()
+    if is_empty != (blocks is not None):
+        raise RuntimeError(
+            f"{type(module).__name__} does not hand the mask and keyword arguments on to its attention as they are; "
+            "load the model with attn_implementation='eager'"
+        )
     if blocks is None:
-        if attention_mask is not None and not attention_mask.numel():
-            raise RuntimeError(
-                f"{type(module).__name__} does not hand keyword arguments on to its attention; load the model with "
-                "attn_implementation='eager'"
-            )
         found: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return found
     # Copies of the parts, so that the backward pass does not keep the whole row for their sake.
@@ -204,8 +205,11 @@ def attends_in_blocks(model: Any, longest: int) -> bool:
     """Whether a model can be given `blocks`; switches it from `sdpa` to `sdpa_blocks` if so.
 
     It cannot with another attention, with layers of another kind or that do not hand keyword arguments on, or where
-    a window is shorter than the longest prompt with one continuation.
+    a window is shorter than the longest prompt with one continuation; nor with adapters that change the row itself.
     """
+    adapter = getattr(model, "active_peft_config", None)
+    if adapter is not None and (adapter.is_prompt_learning or getattr(adapter, "alora_invocation_tokens", None)):
+        return False
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     config = base.config.get_text_config()
     window = getattr(config, "sliding_window", None)
@@ -217,4 +221,5 @@ def attends_in_blocks(model: Any, longest: int) -> bool:
         return False
     if config._attn_implementation != NAME:
         base.set_attn_implementation(NAME)
-    return True
+    switched: bool = config._attn_implementation == NAME  # Custom code may refuse.
+    return switched

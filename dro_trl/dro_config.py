@@ -226,6 +226,8 @@ class DROConfig(SelectionConfig):
             raise ValueError("train_selector=False and train_generator=False leave nothing to train; set one to True")
         if self.num_selections == 1 and self.train_selector:
             raise ValueError("num_selections=1 gives the selector no signal (its only weight is 1); use at least 2")
+        if self.min_generator_weight > 1:
+            raise ValueError(f"min_generator_weight={self.min_generator_weight} must be at most 1, as weights are")
         if self.min_generator_weight and (self.loss_type != "dro" or not self.train_generator):
             raise ValueError(
                 f"min_generator_weight={self.min_generator_weight} with loss_type={self.loss_type!r} and "

@@ -217,7 +217,7 @@ class DROTrainer(PairTrainer):
             score_answers=args.train_generator or (self.reward_sum.names("answer_logps") and not estimated),
             score_reference=args.kl_coef > 0 and args.train_selector and not estimated,
             worth_training=partial(self._worth_training, batch) if args.min_generator_weight else None,
-            rewarded=estimated,
+            rewarded=estimated or not self.reward_sum.names("answer_logps"),
         )
         return output
 

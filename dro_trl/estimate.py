@@ -119,7 +119,7 @@ class Reading:
 
     rows: float
     length: float
-    """Tokens in a row, padding included."""
+    """Tokens in a row."""
     kept: float
     """Positions whose logits are computed."""
     compared: Compared | None = None
@@ -138,7 +138,7 @@ class Reading:
         """Return what attention compares in a row; a window shorter than a continuation's end takes one mask."""
         if self.compared is None:
             return Compared(self.length**2 / 2, self.length, 0, 0)
-        if self.longest > shape.window:
+        if shape.window and self.longest > shape.window:
             return Compared(self.length**2, 0, self.length, shape.mask_kinds * self.length**2)
         return self.compared
 
@@ -230,7 +230,7 @@ def kept_activations(
         return tokens * (outside + shape.layers * shape.hidden * precision.weights) + masks
     kept = tokens * (outside + layers * kept_per_token(shape, precision, tuning, reading))
     if reading.compared is not None:
-        of_a_layer = masks / (shape.mask_kinds if reading.longest > shape.window else 1)
+        of_a_layer = masks / (shape.mask_kinds if shape.window and reading.longest > shape.window else 1)
         return kept + (layers * of_a_layer if gpu else masks)
     if reading.length > shape.window:
         windowed = shape.windowed_layers * layers / shape.layers

@@ -34,7 +34,8 @@ class SelectorGeneratorOutput(ModelOutput):
     entropy: Tensor = None  # type: ignore[assignment]
     """(B,) estimate of the selector's entropy in nats."""
     answer_logps: Tensor | None = None
-    """(B, M, A, T) log-probabilities of the answer's tokens, 0 where padded; only where asked for."""
+    """(B, M, A, T) log-probabilities of the answer's tokens, 0 where padded; only where asked for. Of answers that are
+    not worth training: without gradient, or 0 where rewards were known."""
     answer_mask: Tensor | None = None
     """(B, M, A, T) bool."""
     state_values: Tensor | None = None

@@ -47,7 +47,7 @@ class QuestionLengths:
     """One prompt with its answer."""
     answer: float
     selector_rows: float = 1
-    """Rows of `selector` tokens, padding included, in which the selector reads the question."""
+    """Rows of `selector` tokens in which the selector reads the question."""
     selector_compared: Compared | None = None
     """What its attention compares in a row, where several continuations share a prompt."""
     selector_longest: float = 0.0
@@ -69,7 +69,8 @@ class Lengths:
 def attention_sizes(blocks: Blocks | None) -> tuple[Compared | None, float]:
     """Return what attention block by block compares in a row, and what a window must hold for that.
 
-    The second is the longest prompt with one of several continuations; a shorter window puts the row under a mask.
+    The second is the longest prompt with one of several continuations; a shorter window puts the row under a mask. It
+    is 0 where there are no several: with a shorter window such texts are padded, which is not counted.
     """
     if blocks is None:
         return None, 0.0
@@ -130,12 +131,13 @@ def _lengths_of(row: Question, policy: Any, tokenizer: Any, args: DROConfig, dra
     else:
         rows, selector = inputs.batch.input_ids.shape
         kept, blocks = int(inputs.batch.logits_to_keep.sum()), inputs.batch.blocks
-        if blocks is not None:
-            rows, selector = 1, len(blocks.texts)
+        compared = Compared(rows * selector**2 / 2, rows * selector, 0, 0)  # Of rows of one length.
+        rows, selector = 1, rows * selector if blocks is None else len(blocks.texts)
     text = prompts.generator_prompt(row["question"], [row["candidates"][i] for i in selection])
     answer = len(prompts.answer_ids(tokenizer, row["answers"][0]))
     read = len(prompts.encode(tokenizer, prompts.render(tokenizer, text)))
-    return QuestionLengths(selector, kept, read + answer, answer, rows, *attention_sizes(blocks))
+    attention = (compared, 0.0) if blocks is None else attention_sizes(blocks)
+    return QuestionLengths(selector, kept, read + answer, answer, rows, *attention)
 
 
 def find_lengths(

@@ -14,19 +14,24 @@ def common_length(prompts: Sequence[Tokens]) -> int:
 
 
 def group_by_prefix(
-    prompts: Sequence[Tokens], answers: Sequence[Tokens], token_cost: float, longest: int | None = None
+    prompts: Sequence[Tokens],
+    answers: Sequence[Tokens],
+    token_cost: float,
+    longest: int | None = None,
+    masked: bool = False,
 ) -> list[list[int]]:
     """Divide prompts, each with one answer behind it, into groups that share a row, at the least cost.
 
     In lexical order prompts with a long beginning in common are neighbours, and a group is a run of them. Its row of L
     tokens costs L x `token_cost`, and attention as many pairs as it compares block by block: P^2 / 2 for a beginning
-    of P tokens, and T x (P + T) for each rest of T.
+    of P tokens, and T x (P + T) for each rest of T; or all L^2 under a mask.
 
     Args:
         prompts: B lists of token ids.
         answers: B lists of token ids.
         token_cost: What a token costs outside attention, in pairs of tokens that attention compares.
         longest: The most tokens in the row of a group.
+        masked: Whether a row of several prompts is put under a mask as a whole.
 
     Returns:
         The numbers of the prompts in each group.
@@ -46,7 +51,8 @@ def group_by_prefix(
             if end - start > 1:
                 prefix = min(prefix, alike[start])
                 # A rest's T x (P + T), summed: (length - P) x length.
-                row, pairs = tokens - (end - start - 1) * prefix, prefix**2 / 2 + squares - prefix * tokens
+                row = tokens - (end - start - 1) * prefix
+                pairs = row**2 if masked else prefix**2 / 2 + squares - prefix * tokens
                 if longest is not None and row > longest:
                     break
             choices.append((least[start][0] + row * token_cost + pairs, start))
@@ -81,6 +87,7 @@ def answer_rows(
     answers: Sequence[Sequence[Tokens]],
     token_cost: float | None = None,
     longest: int | None = None,
+    masked: bool = False,
 ) -> list[AnswerRow]:
     """Put prompts and their answers into rows.
 
@@ -89,11 +96,12 @@ def answer_rows(
         answers: B lists of lists of token ids. A prompt of several answers has a row of its own.
         token_cost: As in `group_by_prefix`; None gives each prompt a row of its own.
         longest: The most tokens in a row of several prompts.
+        masked: As in `group_by_prefix`.
     """
     if token_cost is None or max(map(len, answers)) > 1:
         groups = [[number] for number in range(len(prompts))]
     else:
-        groups = group_by_prefix(prompts, [first for first, *_ in answers], token_cost, longest)
+        groups = group_by_prefix(prompts, [first for first, *_ in answers], token_cost, longest, masked)
     rows = []
     for group in groups:
         shared = common_length([prompts[number] for number in group])

@@ -22,10 +22,12 @@ TOKEN_COST = 8
 Gemma 3 270M, 7 in Llama 3.2 1B, 9 to 10 in Qwen2.5."""
 SHORTEST = 0.75
 """A pass ends before a row of less than this share of its longest one, a quarter or more of which would be padding."""
+MOST_IN_ATTENTION = 2
+"""Without padding, it ends before attention, with rows side by side, works on more than so many times its tokens."""
 
 
 class TokenBudget:
-    """How many tokens, padding included, a model reads in one forward pass; fewer from when memory runs out.
+    """How many tokens a model reads in one forward pass, padding as well; fewer from when memory runs out.
 
     Args:
         tokens: The most; no bound where None. A prompt that is longer is read alone.
@@ -66,7 +68,7 @@ class TokenBudget:
         padded = not attends_in_blocks(model, longest)
 
         def divided(budget: int | None) -> list[list[AnswerRow]]:
-            return divide(answer_rows(prompts, answers, token_cost, budget), budget, padded)
+            return divide(answer_rows(prompts, answers, token_cost, budget, masked=padded), budget, padded)
 
         passes = divided(before)
         while True:
@@ -101,14 +103,18 @@ def tokens_in(rows: Sequence[AnswerRow], padded: bool) -> int:
 def divide(rows: Sequence[AnswerRow], budget: int | None, padded: bool) -> list[list[AnswerRow]]:
     """Return rows in passes of at most `budget` tokens each, as far as a row alone has not more.
 
-    Where shorter rows are padded, those of one pass are of like length, and need a block mask all or none.
+    Where shorter rows are padded, those of one pass are of like length, and need a block mask all or none; where they
+    are padded in attention alone, lengths may differ more.
     """
     passes: list[list[AnswerRow]] = []
     for row in sorted(rows, key=lambda row: (len(row.rests) > 1, row.length), reverse=True):
         longest = passes[-1][0] if passes else row
         alike = row.length >= SHORTEST * longest.length and (len(row.rests) > 1) == (len(longest.rests) > 1)
-        fits = budget is None or (passes and tokens_in([*passes[-1], row], padded) <= budget)
-        if passes and fits and (alike or not padded):
+        together = [*passes[-1], row] if passes else [row]
+        read = tokens_in(together, padded)
+        if not padded:
+            alike = len(together) * longest.length <= MOST_IN_ATTENTION * read
+        if passes and alike and (budget is None or read <= budget):
             passes[-1].append(row)
         else:
             passes.append([row])

@@ -141,5 +141,5 @@ def test_a_model_that_hands_nothing_on(monkeypatch):
     monkeypatch.undo()
     forward = model.model.forward
     monkeypatch.setattr(model.model, "forward", lambda *args, blocks, **kwargs: forward(*args, **kwargs))
-    with pytest.raises(RuntimeError, match="LlamaAttention does not hand keyword arguments on.*eager"):
+    with pytest.raises(RuntimeError, match="LlamaAttention does not hand the mask and keyword arguments on.*eager"):
         token_logps(model, batch)

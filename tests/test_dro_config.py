@@ -27,6 +27,7 @@ def config(tmp_path, **kwargs):
         ("kl_coef", -0.1, "not be negative"),
         ("generator_loss_coef", -1.0, "not be negative"),
         ("min_generator_weight", -0.1, "not be negative"),
+        ("min_generator_weight", 5, "at most 1"),
         ("generator_learning_rate", -1.0, "not be negative"),
         ("likelihood_reduction", "max", "'sum', 'mean'"),
         ("likelihood_aliases", "all", "'first', 'best', 'marginal'"),

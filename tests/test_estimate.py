@@ -1,5 +1,6 @@
 """The memory formulas against what autograd keeps of a real forward pass, and against values worked by hand."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -168,6 +169,10 @@ def test_operations_worked_by_hand():
     layers, head = forward_flops(SHAPE, reading)
     assert (layers, head) == (10 * 4 * (1_800 + 400), 6_000)
     assert forward_flops(SHAPE, Reading(1, 10, 3))[0] == 10 * 4 * (1_800 + 200)
+    in_blocks = Reading(1, 10, 3, Compared(pairs=30, keys=0, repeated=10, masks=9), longest=8)
+    assert forward_flops(SHAPE, in_blocks)[0] == 4 * (10 * 1_800 + 4 * 30 * 10)
+    windowed = replace(SHAPE, window=7, windowed_layers=2)
+    assert forward_flops(windowed, in_blocks)[0] == layers, "a mask over the whole row"
     adapters = frozenset({"q_proj"})
     assert training_flops(SHAPE, Tuning(trained=False), reading) == layers + head
     assert training_flops(SHAPE, Tuning(), reading) == 3 * layers + 3 * head

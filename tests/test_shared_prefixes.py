@@ -33,6 +33,8 @@ def test_groups_worked_by_hand():
     two = [first, prompts[3]]
     assert sorted(group_by_prefix(two, answers[:2], 100)[0]) == [0, 1]
     assert sorted(group_by_prefix(two, answers[:2], 20)) == [[0], [1]]
+    # Under a mask, 0 and 2 have 13 x 13 pairs: 182 at one pair a token, and 143 apart.
+    assert sorted(group_by_prefix(prompts, answers, 1, masked=True)) == [[0], [1], [2], [3]]
     assert sorted(group_by_prefix(prompts, answers, 100, longest=12)) == [[0], [1], [2], [3]]
     assert sorted(map(sorted, group_by_prefix(prompts, answers, 100, longest=13))) == [[0, 2], [1], [3]]
 
