@@ -143,11 +143,14 @@ def answer_logps(task: Task, selections: Sequence[Sequence[Selection]]) -> list[
         selections: For each row, any number of selections, all of equally many passages.
 
     Returns:
-        For each row, log p_g(y|x, d_z) of each of its selections in nats, summed over the answer's tokens.
+        For each row, log p_g(y|x, d_z) of each of its selections in nats, summed over the answer's tokens, to four
+        decimals.
     """
     pipeline = task.pipeline
     scorer = AnswerScorer(pipeline.tokenizer, texts=pipeline.texts)
-    return score_answers(pipeline.generator, scorer, task.rows, selections, task.batch_size)
+    scores = score_answers(pipeline.generator, scorer, task.rows, selections, task.batch_size)
+    # Of equal ones the first comes first, whatever rounding of sums a batch size makes.
+    return [[round(score, 4) for score in row] for row in scores]
 
 
 @torch.no_grad()
