@@ -14,8 +14,7 @@ SIZES = {
 def test_the_operators_of_one_step():
     operators = step_profile.profile_step("pointwise", 6, 10, SIZES)
     calls = {row["operator"]: row["calls"] for row in operators}
-    # One forward pass of each model, two layers each, in which the selector attends for its prompt and for its passages;
-    # one optimizer step for both.
+    # A forward pass of each model, two layers each; the selector attends for its prompt, then for its passages.
     assert calls["aten::_scaled_dot_product_flash_attention_for_cpu"] == 2 * 2 + 2
     assert calls["aten::_scaled_dot_product_flash_attention_for_cpu_backward"] == 2 * 2 + 2
     assert calls["aten::embedding"] == 2
