@@ -162,7 +162,7 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
 
 def encode_all(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     """Return the token ids of each of several texts, or parts of them; the tokenizer shares them among its threads."""
-    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
     return ids
 
 
