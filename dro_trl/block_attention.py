@@ -20,6 +20,7 @@ from transformers.masking_utils import sdpa_mask
 
 NAME = "sdpa_blocks"
 """The attention implementation's name: `sdpa`, unless a call is given `blocks`."""
+TAKE_A_MASK = ("sdpa", NAME, "eager")
 MASKED_LAYERS = {"full_attention", "sliding_attention"}
 """Kinds of layers in which a token sees what a mask says."""
 _MOST_COPIES = 2
@@ -201,11 +202,22 @@ AttentionInterface.register(NAME, attend)
 AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
-def attends_in_blocks(model: Any, longest: int) -> bool:
-    """Whether a model can be given `blocks`; switches it from `sdpa` to `sdpa_blocks` if so.
+def takes_block_mask(model: nn.Module) -> bool:
+    """Whether a token of the model sees what a mask says, and nothing else."""
+    config: Any = model.config.get_text_config()  # type: ignore[union-attr, operator]
+    layer_types = set(getattr(config, "layer_types", None) or ())
+    return config._attn_implementation in TAKE_A_MASK and layer_types <= MASKED_LAYERS
 
-    It cannot with another attention, with layers of another kind or that do not hand keyword arguments on, or where
-    a window is shorter than the longest prompt with one continuation; nor with adapters that change the row itself.
+
+def use_blocks(model: Any, longest: int) -> bool:
+    """Switch a model from `sdpa` to `sdpa_blocks`, and return whether it can be given `blocks`.
+
+    It cannot with `eager` attention, where it takes no mask, where its layers do not hand keyword arguments on, where
+    a window is shorter than the longest prompt with one continuation, or with adapters that change the row itself.
+
+    Args:
+        model: A causal LM, or a PEFT model of one.
+        longest: Tokens in the longest prompt with one continuation.
     """
     adapter = getattr(model, "active_peft_config", None)
     if adapter is not None and (adapter.is_prompt_learning or getattr(adapter, "alora_invocation_tokens", None)):
@@ -213,9 +225,7 @@ def attends_in_blocks(model: Any, longest: int) -> bool:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     config = base.config.get_text_config()
     window = getattr(config, "sliding_window", None)
-    if config._attn_implementation not in ("sdpa", NAME) or not base._supports_attention_backend:
-        return False
-    if not set(getattr(config, "layer_types", None) or ()) <= MASKED_LAYERS:
+    if not takes_block_mask(base) or config._attn_implementation == "eager" or not base._supports_attention_backend:
         return False
     if window is not None and getattr(config, "use_sliding_window", True) and longest > window:
         return False

@@ -1,6 +1,6 @@
-"""What a training step needs: memory and floating-point operations, as formulas of shapes and token counts.
+"""What a training step needs of memory, as formulas of shapes and token counts.
 
-Everything is in bytes and operations of one process. The memory formulas follow from what PyTorch's autograd keeps for
+Everything is in bytes of one process. The formulas follow from what PyTorch's autograd keeps for
 each operation of a decoder layer as transformers writes it (Llama, Qwen, Mistral, Gemma 3): RMSNorm in float32, RoPE,
 fused attention, a gated MLP. Assumed throughout: questions as long as the longest, dropout off, and memory
 that is freed is used again (a real allocator loses some of it to fragmentation).
@@ -109,8 +109,10 @@ class Compared:
     """Keys as they are."""
     repeated: float
     """Keys that are repeated for all heads, as a mask asks for; a copy of one counts again."""
-    masks: float
-    """Elements of the masks that all layers share."""
+    mask: float = 0.0
+    """Elements of a mask."""
+    masks: int = 1
+    """How many of them all layers together share."""
 
 
 @dataclass(frozen=True)
@@ -137,9 +139,9 @@ class Reading:
     def attention(self, shape: ModelShape) -> Compared:
         """Return what attention compares in a row; a window shorter than a continuation's end takes one mask."""
         if self.compared is None:
-            return Compared(self.length**2 / 2, self.length, 0, 0)
+            return Compared(self.length**2 / 2, self.length, 0)
         if shape.window and self.longest > shape.window:
-            return Compared(self.length**2, 0, self.length, shape.mask_kinds * self.length**2)
+            return Compared(self.length**2, 0, self.length, self.length**2, shape.mask_kinds)
         return self.compared
 
 
@@ -225,14 +227,13 @@ def kept_activations(
     s, tokens, layers = precision.compute, reading.tokens, shape.layers - tuning.first_layer
     outside = shape.hidden * kept_of_a_norm(shape, precision, tuning)
     outside += shape.mask_kinds * 2 * shape.head_dim * precision.weights
-    masks = reading.rows * reading.attention(shape).masks * s
+    compared = reading.attention(shape)
+    mask = reading.rows * compared.mask * s
     if tuning.checkpointing:
-        return tokens * (outside + shape.layers * shape.hidden * precision.weights) + masks
+        return tokens * (outside + shape.layers * shape.hidden * precision.weights) + compared.masks * mask
     kept = tokens * (outside + layers * kept_per_token(shape, precision, tuning, reading))
-    if reading.compared is not None:
-        of_a_layer = masks / (shape.mask_kinds if shape.window and reading.longest > shape.window else 1)
-        return kept + (layers * of_a_layer if gpu else masks)
-    if reading.length > shape.window:
+    kept += mask * (layers if gpu else compared.masks)
+    if reading.compared is None and reading.length > shape.window:
         windowed = shape.windowed_layers * layers / shape.layers
         kept += windowed * tokens * s * (reading.length + 2 * (shape.queries - shape.keys))
     return kept
@@ -385,30 +386,6 @@ def phases(static: float, selector: ModelStep, generator: ModelStep, gradients_s
         "selector's backward": static + selector.kept + theirs + heads[0] + selector.backward + selector.logits,
         "gradients complete": static + ours + theirs + selector.head_gradient,
     }
-
-
-def forward_flops(shape: ModelShape, reading: Reading) -> tuple[float, float]:
-    """Return the operations of a forward pass in the layers and in the output embeddings.
-
-    Two for each weight and token, and four for each pair of tokens that attention compares and each of a query's
-    numbers (Kaplan et al., 2020, section 2.1); where attention is causal, kernels skip what is not seen.
-    """
-    layer = 2 * shape.layer_weights * reading.length + 4 * reading.attention(shape).pairs * shape.queries
-    return reading.rows * shape.layers * layer, 2.0 * reading.kept * shape.head_weights
-
-
-def training_flops(shape: ModelShape, tuning: Tuning, reading: Reading) -> float:
-    """Return the operations of a forward and a backward pass.
-
-    The backward pass costs as much again for the gradients of activations, in the layers that it reaches, and once
-    more for those of trained matrices; checkpointing a second forward pass.
-    """
-    layers, head = forward_flops(shape, reading)
-    if not tuning.trained:
-        return layers + head
-    reached = 1.0 if tuning.checkpointing else 1 - tuning.first_layer / shape.layers
-    times = 1 + reached * (1 + tuning.full + tuning.checkpointing)
-    return layers * times + head * (2 + tuning.full)
 
 
 def total(parts: Mapping[str, float]) -> float:

@@ -14,6 +14,7 @@ from trl import ModelConfig, get_peft_config
 from dro_trl import estimate as formulas
 from dro_trl.dro_config import DROConfig
 from dro_trl.estimate import Backend, BackendName, ModelShape, ModelStep, Precision, Reading, Tuning
+from dro_trl.estimate_flops import forward_flops, training_flops
 from dro_trl.model_shapes import describe_model, load_config
 from dro_trl.reading_lengths import (
     Lengths,
@@ -237,8 +238,8 @@ def question_flops(run: Run) -> dict[str, float]:
     args = run.args
     selector, generator = readings(run, run.lengths.mean, 1)
     read = {"selector": (run.selector, selector), "generator": (run.generator, generator)}
-    flops = {name: formulas.training_flops(role.shape, role.tuning, reading) for name, (role, reading) in read.items()}
-    once = {name: sum(formulas.forward_flops(role.shape, reading)) for name, (role, reading) in read.items()}
+    flops = {name: training_flops(role.shape, role.tuning, reading) for name, (role, reading) in read.items()}
+    once = {name: sum(forward_flops(role.shape, reading)) for name, (role, reading) in read.items()}
     if not args.on_policy:  # Sampled and scored ahead, once for each question that is trained on num_iterations times.
         flops["estimation"] = (once["selector"] + once["generator"]) / args.num_iterations
     batch = readings(run, run.lengths.mean, args.per_device_train_batch_size)[1]

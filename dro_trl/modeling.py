@@ -233,18 +233,28 @@ class SelectorGenerator(nn.Module):
             entropy=scored.entropy,
             state_values=self.value_head(noted, getattr(inputs, "questions", None)) if self.value_head else None,
         )
-        if not score_answers:
-            return output
-        if worth_training is None or not torch.is_grad_enabled():
-            output.answer_logps, output.answer_mask = self.scorer.logps(self.generator, rows, selections)
-            return output
+        if score_answers:
+            self._score_answers(rows, output, worth_training if torch.is_grad_enabled() else None, rewarded)
+        return output
+
+    def _score_answers(
+        self,
+        rows: Sequence[Question],
+        output: SelectorGeneratorOutput,
+        worth_training: Callable[[SelectorGeneratorOutput], Tensor] | None,
+        rewarded: bool,
+    ) -> None:
+        """Add to the output the log-probabilities of answers; arguments as in `forward`."""
+        score = partial(self.scorer.logps, self.generator, rows, output.selections)
+        if worth_training is None:
+            output.answer_logps, output.answer_mask = score()
+            return
         if not rewarded:
             with torch.no_grad():
-                output.answer_logps, output.answer_mask = self.scorer.logps(self.generator, rows, selections)
+                output.answer_logps, output.answer_mask = score()
         wanted, known = worth_training(output), output.answer_logps
-        logps, output.answer_mask = self.scorer.logps(self.generator, rows, selections, wanted)
+        logps, output.answer_mask = score(wanted)
         output.answer_logps = logps if known is None else torch.where(wanted[..., None, None], logps, known)
-        return output
 
     @contextlib.contextmanager
     def _reference(self) -> Iterator[nn.Module]:

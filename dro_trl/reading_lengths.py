@@ -75,7 +75,7 @@ def attention_sizes(blocks: Blocks | None) -> tuple[Compared | None, float]:
     if blocks is None:
         return None, 0.0
     rows, width = blocks.prompts.shape
-    causal = Compared(rows * width**2 / 2, rows * width, 0, 0)
+    causal = Compared(rows * width**2 / 2, rows * width, 0)
     if blocks.queries is None or blocks.mask is None:
         return causal, 0.0
     groups, most = blocks.queries.shape
@@ -121,23 +121,20 @@ def measured_lengths(
 
 
 def _lengths_of(row: Question, policy: Any, tokenizer: Any, args: DROConfig, draw: random.Random) -> QuestionLengths:
-    inputs, rows = policy.encode([row]), 1
+    inputs = policy.encode([row])
     selection = draw.sample(range(len(row["candidates"])), args.num_selected)
     if isinstance(policy, AutoregressivePolicy):
         written = sum(len(policy.choice_ids(item, first=k == 0)) for k, item in enumerate(selection))
-        selector = len(inputs.prompt_ids[0]) + args.num_selections * written
         kept = args.num_selections * args.num_selected
-        blocks: Blocks | None = blocks_of([len(inputs.prompt_ids[0])], [[written] * args.num_selections])
+        blocks = blocks_of([len(inputs.prompt_ids[0])], [[written] * args.num_selections])
     else:
-        rows, selector = inputs.batch.input_ids.shape
-        kept, blocks = int(inputs.batch.logits_to_keep.sum()), inputs.batch.blocks
-        compared = Compared(rows * selector**2 / 2, rows * selector, 0, 0)  # Of rows of one length.
-        rows, selector = 1, rows * selector if blocks is None else len(blocks.texts)
+        rows, length = inputs.batch.input_ids.shape
+        kept = int(inputs.batch.logits_to_keep.sum())
+        blocks = inputs.batch.blocks or blocks_of([length - 1] * rows, [[1]] * rows)
     text = prompts.generator_prompt(row["question"], [row["candidates"][i] for i in selection])
     answer = len(prompts.answer_ids(tokenizer, row["answers"][0]))
     read = len(prompts.encode(tokenizer, prompts.render(tokenizer, text)))
-    attention = (compared, 0.0) if blocks is None else attention_sizes(blocks)
-    return QuestionLengths(selector, kept, read + answer, answer, rows, *attention)
+    return QuestionLengths(len(blocks.texts), kept, read + answer, answer, 1, *attention_sizes(blocks))
 
 
 def find_lengths(
@@ -180,7 +177,7 @@ def _over(found: Sequence[Any], summary: Callable[[list[float]], float]) -> Any:
     columns = {name: [getattr(row, name) for row in found] for name in vars(found[0])}
     return type(found[0])(
         **{
-            name: summary(values) if isinstance(values[0], (int, float)) else values[0] and _over(values, summary)
+            name: summary(values) if isinstance(values[0], (int, float)) else _over(values, summary)
             for name, values in columns.items()
         }
     )

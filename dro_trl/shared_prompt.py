@@ -14,13 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from dro_trl.block_attention import MASKED_LAYERS, NAME, Blocks, attends_in_blocks, blocks_of
+from dro_trl.block_attention import MASKED_LAYERS, TAKE_A_MASK, Blocks, blocks_of, use_blocks
 from dro_trl.chosen_logps import chosen_logps
 
 PADDING = -1
 """Segment of a padding token; the prompt is segment 0, continuation c is segment c + 1."""
-
-_TAKE_A_MASK = ("sdpa", NAME, "eager")
 
 
 @dataclass
@@ -100,9 +98,6 @@ def pack(
         [[t for t, wanted in zip(rest, flags, strict=True) if wanted] for rest, flags in zip(*row, strict=True)]
         for row in zip(continuations, scored, strict=True)
     ]
-    lengths_of_rests = [[len(rest) for rest in rests] for _, rests, _ in rows]
-    plain = max(map(len, lengths_of_rests)) == 1 and len({len(ids) for ids in input_ids}) == 1
-    blocks = None if plain else blocks_of([len(prompt) for prompt, *_ in rows], lengths_of_rests)
     padded_ids = pad_sequence(input_ids, batch_first=True)
     logits_to_keep = torch.zeros_like(padded_ids, dtype=torch.bool)
     for row, positions in enumerate(kept):
@@ -115,8 +110,14 @@ def pack(
         sources=_pad3(sources),
         targets=_pad3(targets),
         target_mask=_pad3([[[1] * len(rest) for rest in rests] for rests in targets]).bool(),
-        blocks=blocks,
+        blocks=_blocks([(len(prompt), [*map(len, rests)]) for prompt, rests, _ in rows]),
     )
+
+
+def _blocks(rows: Sequence[tuple[int, list[int]]]) -> Blocks | None:
+    """The blocks of rows, given as the lengths of the prompt and of its continuations, where there is use for them."""
+    plain = all(len(rests) == 1 for _, rests in rows) and len({prompt + rests[0] for prompt, rests in rows}) == 1
+    return None if plain else blocks_of(*zip(*rows, strict=True))
 
 
 def _prediction_positions(
@@ -155,7 +156,7 @@ def kept_logits(model: nn.Module, batch: SharedPromptBatch) -> Tensor:
     """Return the logits at the kept positions, (number kept, V): never sequence x vocabulary."""
     blocks, on_cpu, dtype = batch.blocks, batch.input_ids.device.type == "cpu", next(model.parameters()).dtype
     read = {name: getattr(batch, name) for name in ("input_ids", "position_ids", "logits_to_keep")}
-    if blocks is not None and attends_in_blocks(model, blocks.longest):
+    if blocks is not None and use_blocks(model, blocks.longest):
         read = {name: value[blocks.texts, blocks.columns][None] for name, value in read.items()}
         if on_cpu and blocks.mask is not None:
             blocks = replace(blocks, mask=_added_once(blocks.mask, dtype))
@@ -192,13 +193,6 @@ def token_logps(model: nn.Module, batch: SharedPromptBatch) -> Tensor:
     return torch.zeros_like(batch.targets, dtype=logps.dtype).masked_scatter(batch.target_mask, logps)
 
 
-def takes_block_mask(model: nn.Module) -> bool:
-    """Whether `attention_mask` can be built for a model."""
-    config: Any = model.config.get_text_config()  # type: ignore[union-attr, operator]
-    layer_types = set(getattr(config, "layer_types", None) or ())
-    return config._attn_implementation in _TAKE_A_MASK and layer_types <= MASKED_LAYERS
-
-
 def attention_mask(
     model: nn.Module, query_segments: Tensor, query_positions: Tensor, key_segments: Tensor, key_positions: Tensor
 ) -> Tensor | dict[str, Tensor]:
@@ -216,7 +210,7 @@ def attention_mask(
     """
     config: Any = model.config.get_text_config()  # type: ignore[union-attr, operator]
     implementation = config._attn_implementation
-    if implementation not in _TAKE_A_MASK:
+    if implementation not in TAKE_A_MASK:
         raise ValueError(
             f"attn_implementation={implementation!r} of {config.model_type} takes no block mask, which sharing one "
             "prompt between several continuations needs; load the model with attn_implementation='sdpa', or use the "

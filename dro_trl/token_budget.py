@@ -10,10 +10,10 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dro_trl.block_attention import attends_in_blocks
+from dro_trl.block_attention import takes_block_mask, use_blocks
 from dro_trl.lockstep import is_sharded, most_forwards
 from dro_trl.shared_prefixes import AnswerRow, Tokens, answer_rows
-from dro_trl.shared_prompt import pack, takes_block_mask, token_logps
+from dro_trl.shared_prompt import pack, token_logps
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class TokenBudget:
         config: Any = model.config.get_text_config()  # type: ignore[union-attr, operator]
         token_cost = TOKEN_COST * config.hidden_size if takes_block_mask(model) else None
         longest = max(len(p) + max(map(len, aliases)) for p, aliases in zip(prompts, answers, strict=True))
-        padded = not attends_in_blocks(model, longest)
+        padded = not use_blocks(model, longest)
 
         def divided(budget: int | None) -> list[list[AnswerRow]]:
             return divide(answer_rows(prompts, answers, token_cost, budget, masked=padded), budget, padded)
@@ -108,11 +108,11 @@ def divide(rows: Sequence[AnswerRow], budget: int | None, padded: bool) -> list[
     """
     passes: list[list[AnswerRow]] = []
     for row in sorted(rows, key=lambda row: (len(row.rests) > 1, row.length), reverse=True):
-        longest = passes[-1][0] if passes else row
-        alike = row.length >= SHORTEST * longest.length and (len(row.rests) > 1) == (len(longest.rests) > 1)
         together = [*passes[-1], row] if passes else [row]
-        read = tokens_in(together, padded)
-        if not padded:
+        longest, read = together[0], tokens_in(together, padded)
+        if padded:
+            alike = row.length >= SHORTEST * longest.length and (len(row.rests) > 1) == (len(longest.rests) > 1)
+        else:
             alike = len(together) * longest.length <= MOST_IN_ATTENTION * read
         if passes and alike and (budget is None or read <= budget):
             passes[-1].append(row)

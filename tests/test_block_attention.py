@@ -8,7 +8,7 @@ import torch
 from dro_trl import block_attention
 from dro_trl.block_attention import NAME, blocks_of
 from dro_trl.shared_prompt import pack, token_logps
-from tests.test_shared_prompt import naive_logps, random_batch
+from tests.test_shared_prompt import assert_equal_to_separate_passes, random_batch
 from tests.tiny_models import (
     MODEL_TYPES,
     WINDOW,
@@ -37,14 +37,7 @@ def test_blocks_equal_separate_passes(kind, most_copies, monkeypatch):
     found = token_logps(model, batch)
     assert shapes[0][0] == (1, 9 + 12 + 2 + 3 + 5 + 8), "one row, without padding"
     assert model.config.get_text_config()._attn_implementation == NAME
-    naive = torch.zeros_like(found)
-    for b, (prompt, row) in enumerate(zip(prompts, rests, strict=True)):
-        for c, rest in enumerate(row):
-            naive[b, c, : len(rest)] = naive_logps(model, prompt, rest)
-    torch.testing.assert_close(found, naive, atol=1e-4, rtol=0)
-    coefficients = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
-    ours, theirs = (gradients(model, (coefficients * logps).sum()) for logps in (found, naive))
-    assert largest_difference(theirs, ours) <= 1e-4
+    assert_equal_to_separate_passes(model, found, prompts, rests)
 
 
 @pytest.mark.parametrize("kind", MODEL_TYPES)
@@ -55,12 +48,7 @@ def test_rows_of_several_lengths_are_not_padded(kind):
     shapes = record_forwards(model)
     found = token_logps(model, pack(prompts, rests))
     assert [shape for shape, _ in shapes] == [(1, 14 + 5 + 11)]
-    naive = torch.zeros_like(found)
-    for b, (prompt, (rest,)) in enumerate(zip(prompts, rests, strict=True)):
-        naive[b, 0, : len(rest)] = naive_logps(model, prompt, rest)
-    torch.testing.assert_close(found, naive, atol=1e-4, rtol=0)
-    ours, theirs = (gradients(model, logps.sum()) for logps in (found, naive))
-    assert largest_difference(theirs, ours) <= 1e-4
+    assert_equal_to_separate_passes(model, found, prompts, rests)
 
 
 def test_rows_behind_prompts_worked_by_hand():

@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from dro_trl import PlackettLucePolicy
-from dro_trl.block_attention import attends_in_blocks
+from dro_trl.block_attention import use_blocks
 from dro_trl.estimate import (
     Backend,
     Compared,
@@ -19,14 +19,13 @@ from dro_trl.estimate import (
     Tuning,
     communication_memory,
     converted_weights,
-    forward_flops,
     kept_activations,
     logits_memory,
     optimizer_bytes,
     phases,
     state_memory,
-    training_flops,
 )
+from dro_trl.estimate_flops import forward_flops, training_flops
 from dro_trl.model_shapes import describe_model
 from dro_trl.reading_lengths import attention_sizes
 from dro_trl.shared_prompt import kept_logits
@@ -82,7 +81,7 @@ def test_activations_are_those_that_autograd_keeps(kind, tuning, precision, scor
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
     batch = PlackettLucePolicy(tiny_tokenizer(), 2, score).encode(tiny_questions(8, 8)).batch
-    joined = batch.blocks is not None and attends_in_blocks(model, batch.blocks.longest)
+    joined = batch.blocks is not None and use_blocks(model, batch.blocks.longest)
     rows, length = (1, len(batch.blocks.texts)) if joined else batch.input_ids.shape
     reading = Reading(rows, length, int(batch.logits_to_keep.sum()), *attention_sizes(batch.blocks))
     if checkpointing and how.full and precision.converts:
@@ -165,11 +164,11 @@ def test_moments_worked_by_hand():
 
 def test_operations_worked_by_hand():
     """10 tokens: 2 x 900 and 4 x 10 x 10 for attention in each of 4 layers, 3 kept positions of 1,000 weights."""
-    reading = Reading(1, 10, 3, Compared(pairs=100, keys=0, repeated=10, masks=100))
+    reading = Reading(1, 10, 3, Compared(pairs=100, keys=0, repeated=10))
     layers, head = forward_flops(SHAPE, reading)
     assert (layers, head) == (10 * 4 * (1_800 + 400), 6_000)
     assert forward_flops(SHAPE, Reading(1, 10, 3))[0] == 10 * 4 * (1_800 + 200)
-    in_blocks = Reading(1, 10, 3, Compared(pairs=30, keys=0, repeated=10, masks=9), longest=8)
+    in_blocks = Reading(1, 10, 3, Compared(pairs=30, keys=0, repeated=10), longest=8)
     assert forward_flops(SHAPE, in_blocks)[0] == 4 * (10 * 1_800 + 4 * 30 * 10)
     windowed = replace(SHAPE, window=7, windowed_layers=2)
     assert forward_flops(windowed, in_blocks)[0] == layers, "a mask over the whole row"

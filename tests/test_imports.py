@@ -66,6 +66,7 @@ ALLOWED = {
     "shared_prefixes": set(),
     "token_budget": {"block_attention", "lockstep", "shared_prefixes", "shared_prompt"},
     "estimate": set(),  # formulas alone
+    "estimate_flops": {"estimate"},
     "model_shapes": {"estimate"},
     "reading_lengths": BELOW_TRAINER | {"data", "estimate"},
     "prompts": {"types"},
@@ -88,7 +89,7 @@ ALLOWED = {
     "dro_trainer": BELOW_TRAINER | {"retrieval.base", "training_data", "pair_trainer"},
     "trl_adapter": BELOW_TRAINER | {"retrieval.base", "training_data"},
     "pipeline": BELOW_TRAINER | {"retrieval.base"},
-    "estimate_recipe": {"estimate", "model_shapes", "reading_lengths", "dro_config", "recipe"},
+    "estimate_recipe": {"estimate", "estimate_flops", "model_shapes", "reading_lengths", "dro_config", "recipe"},
     "recipe": {""},  # what `dro-trl train` does, for `scripts` and programs to call
     "warmup": BELOW_TRAINER | {"evaluation", "training_data", "retrieval.run_file", "recipe", "resumable_trainer"},
     "study": {""},  # what `dro-trl compare` does, likewise

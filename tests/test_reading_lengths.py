@@ -28,9 +28,9 @@ def test_passages_of_one_length_and_of_several(tmp_path):
     row["candidates"] = [{**row["candidates"][0], "id": str(i)} for i in range(4)]
     (equal,) = lengths_of(tmp_path, [row], "query_likelihood")
     each = equal.selector / 4
-    assert equal.selector_compared == Compared(4 * each**2 / 2, equal.selector, 0, 0)
+    assert equal.selector_compared == Compared(4 * each**2 / 2, equal.selector, 0)
     row["candidates"][3]["text"] += " more words"
     (mixed,) = lengths_of(tmp_path, [row], "query_likelihood")
     longest = mixed.selector - 3 * each
     assert longest > each
-    assert mixed.selector_compared == Compared(4 * longest**2 / 2, 4 * longest, 0, 0)
+    assert mixed.selector_compared == Compared(4 * longest**2 / 2, 4 * longest, 0)

@@ -30,6 +30,18 @@ def naive_logps(model, prompt: list[int], rest: list[int]) -> torch.Tensor:
     return logits.log_softmax(-1).gather(-1, torch.tensor(rest)[:, None])[:, 0]
 
 
+def assert_equal_to_separate_passes(model, packed: torch.Tensor, prompts: list, rests: list) -> None:
+    """Compare (B, C, T) log-probabilities, and the gradients of a random sum of them, with one pass for each."""
+    naive = torch.zeros_like(packed)
+    for b, (prompt, row) in enumerate(zip(prompts, rests, strict=True)):
+        for c, rest in enumerate(row):
+            naive[b, c, : len(rest)] = naive_logps(model, prompt, rest)
+    torch.testing.assert_close(packed, naive, atol=1e-4, rtol=0)
+    coefficients = torch.randn(packed.shape, generator=torch.Generator().manual_seed(1))
+    found, wanted = (gradients(model, (coefficients * logps).sum()) for logps in (packed, naive))
+    assert largest_difference(wanted, found) <= 1e-4
+
+
 @pytest.mark.parametrize("separate", [False, True])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("kind", MODEL_TYPES)
@@ -47,14 +59,7 @@ def test_packed_pass_equals_separate_passes(kind, attention, separate):
     assert packed.shape == (3, 3, 20)
     assert batch.target_mask.sum(-1).tolist() == [[5, 1, 20], [3, 0, 0], [20, 2, 0]]
     assert packed[~batch.target_mask].abs().max() == 0
-    naive = torch.zeros_like(packed)
-    for b, (prompt, row) in enumerate(zip(prompts, rests, strict=True)):
-        for c, rest in enumerate(row):
-            naive[b, c, : len(rest)] = naive_logps(model, prompt, rest)
-    torch.testing.assert_close(packed, naive, atol=1e-4, rtol=0)
-    coefficients = torch.randn(packed.shape, generator=torch.Generator().manual_seed(1))
-    found, wanted = (gradients(model, (coefficients * logps).sum()) for logps in (packed, naive))
-    assert largest_difference(wanted, found) <= 1e-4
+    assert_equal_to_separate_passes(model, packed, prompts, rests)
 
 
 @pytest.mark.parametrize(("attention", "second"), [("eager", 5), ("sdpa", 25)])

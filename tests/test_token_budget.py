@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dro_trl import token_budget
-from dro_trl.block_attention import attends_in_blocks
+from dro_trl.block_attention import use_blocks
 from dro_trl.shared_prefixes import answer_rows
 from dro_trl.token_budget import TokenBudget, divide
 from tests.test_shared_prompt import naive_logps
@@ -91,7 +91,7 @@ def test_shared_beginnings_change_nothing(kind, checkpointing, budget, monkeypat
     assert mask.all()
     read = sum(rows * length for (rows, length), _ in forwards)
     first = 40 + 34 + 39 + 36
-    without_padding = attends_in_blocks(model, 84) and not budget
+    without_padding = use_blocks(model, 84) and not budget
     assert forwards[0][0] == (1, first + 84 + 34 if without_padding else first)
     assert read < sum(len(prompt) + 4 for prompt in prompts)
     torch.testing.assert_close(found[:, 0], naive, atol=1e-4, rtol=0)

@@ -52,8 +52,8 @@ def test_stated_lengths_and_known_sizes(tmp_path):
     given = ["--passage_tokens", "100", "--question_tokens", "10", "--answer_tokens", "4", "--num_questions", "50"]
     found, _ = estimate(tmp_path, "--config", recipe, *given)
     lengths = {"selector": 2082, "selector_rows": 1, "selector_kept": 20, "generator": 226, "answer": 4}
-    of_passages = {"pairs": 22**2 / 2 + 20 * 103 * 125, "keys": 22, "repeated": 20 * 125, "masks": 103 * 125}
-    lengths |= {"selector_compared": of_passages, "selector_longest": 125}
+    of_passages = {"pairs": 22**2 / 2 + 20 * 103 * 125, "keys": 22, "repeated": 20 * 125, "mask": 103 * 125}
+    lengths |= {"selector_compared": of_passages | {"masks": 1}, "selector_longest": 125}
     assert found["lengths"]["mean"] == lengths
     separate = ("--policy_kwargs", '{"item_score": "query_likelihood"}')
     in_rows, _ = estimate(tmp_path, "--config", recipe, *given, *separate)

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from dro_trl import AutoregressivePolicy, PlackettLucePolicy
 from dro_trl.loading import load_tokenizer
 from dro_trl.modeling import AnswerScorer
+from dro_trl.policies import autoregressive
 from dro_trl.prompts import PromptTexts
 from dro_trl.recipe import parse_recipe, run_recipe
 from dro_trl.warmup import teachers
@@ -114,7 +115,11 @@ def test_the_loss_is_minus_the_enumerated_log_probability(tmp_path, make):
     # Each question's prompt is computed once, without padding, and the selection that is written behind it.
     encoded = [policy.encode([row]) for row in rows]
     if isinstance(policy, AutoregressivePolicy):
-        assert 3 < sum(read) - sum(len(inputs.prompt_ids[0]) for inputs in encoded) < 3 * 3 * 5
+        written = [
+            len(autoregressive.Path.of(policy, len(row["candidates"]), z).tokens)
+            for row, z in zip(rows, selections, strict=True)
+        ]
+        assert sum(read) == sum(written) + sum(len(inputs.prompt_ids[0]) for inputs in encoded)
     else:
         assert sum(read) == sum(int((inputs.batch.segments >= 0).sum()) for inputs in encoded)
     loss.backward()
