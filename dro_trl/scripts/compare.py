@@ -14,13 +14,15 @@ def main(
     """Train and compare methods: --config study.yaml, and --NAME VALUE for any line of it. Goes on where it was."""
     import shlex
 
+    from dro_trl.scripts.index import cleaning_up_when_terminated
     from dro_trl.study.parsing import parse_study
     from dro_trl.study.report import load_questions, write_report
     from dro_trl.study.running import finished_rows, run_study
 
     study = parse_study(context.args)
     questions = load_questions(study)  # Before training, so that a mistake in them costs no time.
-    rows = finished_rows(study) if report_only else run_study(study)
+    with cleaning_up_when_terminated():
+        rows = finished_rows(study) if report_only else run_study(study)
     command = shlex.join(["dro-trl", "compare", *context.args])
     page = write_report(study, rows, questions, command)
     print(f"Results: {page.with_suffix('.json')}\nReport: {page}, {page.with_suffix('.md')}")

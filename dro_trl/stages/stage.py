@@ -193,6 +193,6 @@ def locked(folder: Path) -> Iterator[int]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BlockingIOError(
-                f"{folder} is in use by another `dro-trl run`, or by a command that one started; wait, or end it"
+                f"{folder} is in use by another run, or by a command that one started; wait, or end it"
             ) from error
         yield file.fileno()

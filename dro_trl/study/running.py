@@ -16,6 +16,7 @@ from dro_trl.atomic_write import write_json
 from dro_trl.fingerprint import differences, file_digest
 from dro_trl.recipe import parse_recipe
 from dro_trl.resuming import last_checkpoint
+from dro_trl.stages.stage import locked
 from dro_trl.study.parsing import write_recipe
 from dro_trl.study.plan import Row, Study, plan_rows
 
@@ -38,6 +39,7 @@ def run_study(study: Study) -> list[dict[str, Any]]:
     Raises:
         ValueError: If a row in the folder was made under another recipe or from other data; nothing is run then.
         RuntimeError: If a row's process fails. Those before it are kept.
+        BlockingIOError: If a row is being run by others, or by a process that was left when its study was killed.
     """
     rows = plan_rows(study)
     plans = [describe_row(study, row) for row in rows]
@@ -48,7 +50,8 @@ def run_study(study: Study) -> list[dict[str, Any]]:
         finished = row.folder / RESULT_NAME
         if not finished.is_file():
             print(f"[{number + 1}/{len(rows)}] {row.method}, seed {row.seed}: {row.folder}", flush=True)
-            write_json(finished, _run_row(study, row, plan, with_start=number == 0), allow_nan=False)
+            with locked(row.folder) as lock:
+                write_json(finished, _run_row(study, row, plan, number == 0, lock), allow_nan=False)
         results.append(json.loads(finished.read_text(encoding="utf-8")))
     return results
 
@@ -98,8 +101,13 @@ def check_same_row(row: Row, plan: dict[str, Any]) -> None:
         )
 
 
-def run_command(arguments: Sequence[str], log: Path) -> dict[str, float]:
+def run_command(arguments: Sequence[str], log: Path, lock: int) -> dict[str, float]:
     """Run `python -m dro_trl ARGUMENTS` in a process of its own, its output appended to a file.
+
+    Args:
+        arguments: Of `dro-trl`.
+        log: The file.
+        lock: A file descriptor that the process holds as well.
 
     Returns:
         `seconds` from start to end, and `peak_memory_bytes`, the process's largest resident set.
@@ -110,7 +118,7 @@ def run_command(arguments: Sequence[str], log: Path) -> dict[str, float]:
     started = time.monotonic()
     with log.open("ab") as file:
         command = [sys.executable, "-m", "dro_trl", *arguments]
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, pass_fds=[lock])
         try:
             # Unlike getrusage(RUSAGE_CHILDREN), wait4 tells of this child alone, not of the largest so far.
             _, status, usage = os.wait4(process.pid, 0)
@@ -128,13 +136,13 @@ def run_command(arguments: Sequence[str], log: Path) -> dict[str, float]:
     return {"seconds": round(time.monotonic() - started, 1), "peak_memory_bytes": usage.ru_maxrss * 1024}
 
 
-def _run_row(study: Study, row: Row, plan: dict[str, Any], with_start: bool) -> dict[str, Any]:
-    row.folder.mkdir(parents=True, exist_ok=True)
+def _run_row(study: Study, row: Row, plan: dict[str, Any], with_start: bool, lock: int) -> dict[str, Any]:
     write_json(row.folder / PLAN_NAME, plan)
     recipe, model, evaluation = (row.folder / name for name in ("recipe.yaml", "model", "evaluation"))
     write_recipe(row, recipe)
     resumed = last_checkpoint(model) is not None
-    training = _run_once(row.folder / "train", ["train", "--config", str(recipe), "--resume"], resumed)
+    command = ["train", "--config", str(recipe), "--resume"]
+    training = _run_once(row.folder / "train", command, lock, resumed)
     options = {
         "model": model,
         "dataset": study.eval_dataset_name,
@@ -148,7 +156,8 @@ def _run_row(study: Study, row: Row, plan: dict[str, Any], with_start: bool) -> 
     }
     arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     # The untrained pair and the retriever's order do not depend on the row: the first row evaluates them for all.
-    evaluated = _run_once(row.folder / "evaluate", ["evaluate", *arguments, "--start" if with_start else "--no-start"])
+    command = ["evaluate", *arguments, "--start" if with_start else "--no-start"]
+    evaluated = _run_once(row.folder / "evaluate", command, lock)
     results = json.loads((evaluation / "results.json").read_text(encoding="utf-8"))
     state = json.loads((model / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
     trained = json.loads((model / "train_results.json").read_text(encoding="utf-8"))
@@ -173,11 +182,11 @@ def _run_row(study: Study, row: Row, plan: dict[str, Any], with_start: bool) -> 
     }
 
 
-def _run_once(stem: Path, arguments: list[str], resumed: bool = False) -> dict[str, Any]:
+def _run_once(stem: Path, arguments: list[str], lock: int, resumed: bool = False) -> dict[str, Any]:
     """Run a command unless its record is there already, and write the record."""
     record = stem.with_name(f"{stem.name}.json")
     if not record.is_file():
-        used = run_command(arguments, stem.with_name(f"{stem.name}.log"))
+        used = run_command(arguments, stem.with_name(f"{stem.name}.log"), lock)
         write_json(record, {**used, "resumed": resumed})
     found: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
     return found

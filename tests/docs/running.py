@@ -187,7 +187,7 @@ def spare_processes(patch: pytest.MonkeyPatch) -> None:
         else:
             launched(stage, arguments, lock)
 
-    def run_row(arguments: list[str], log: Path) -> dict[str, float]:
+    def run_row(arguments: list[str], log: Path, lock: int) -> dict[str, float]:
         log.write_text(invoke([str(argument) for argument in arguments]))
         return {"seconds": 1.0, "peak_memory_bytes": 1}
 

@@ -279,7 +279,7 @@ def test_a_folder_is_used_by_one_run_at_a_time(here):
     with locked(here / "out"):
         result = CliRunner().invoke(app, ["run", "recipes/run.yaml"])
     assert result.exit_code == 2
-    assert result.stderr.startswith("error: out is in use by another `dro-trl run`")
+    assert result.stderr.startswith("error: out is in use by another run")
     run()
 
 

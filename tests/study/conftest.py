@@ -129,7 +129,7 @@ def commands(monkeypatch):
     """
     given = []
 
-    def run(arguments, log):
+    def run(arguments, log, lock):
         started = time.monotonic()
         given.append(list(arguments))
         result = CliRunner().invoke(app, [str(argument) for argument in arguments])

@@ -2,11 +2,17 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
+import psutil
 import pytest
 import yaml
 from safetensors.torch import load_file
 
+from dro_trl.stages.stage import locked
 from dro_trl.study import running
 from dro_trl.study.parsing import parse_study
 from dro_trl.study.plan import plan_rows
@@ -70,9 +76,9 @@ def test_a_row_that_was_interrupted_goes_on_to_the_same_end(study_of, commands, 
     study, run = study_of(**lines), running.run_command
     model = plan_rows(study)[0].folder / "model"
 
-    def interrupted(arguments, log):
+    def interrupted(arguments, log, lock):
         """Leave what a run that is killed after its first checkpoint leaves."""
-        run(arguments, log)
+        run(arguments, log, lock)
         for entry in model.iterdir():
             if entry.name != "checkpoint-1":
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
@@ -97,10 +103,10 @@ def test_a_row_that_was_interrupted_goes_on_to_the_same_end(study_of, commands, 
 def test_a_row_is_trained_once_when_its_evaluation_fails(study_of, commands, monkeypatch):
     study, run = study_of(methods={"dro": {}}), running.run_command
 
-    def failing(arguments, log):
+    def failing(arguments, log, lock):
         if arguments[0] == "evaluate":
             raise RuntimeError("no memory left")
-        return run(arguments, log)
+        return run(arguments, log, lock)
 
     monkeypatch.setattr(running, "run_command", failing)
     with pytest.raises(RuntimeError, match="no memory left"):
@@ -136,15 +142,46 @@ def test_more_methods_and_seeds_may_join_and_batches_may_change(study_of, comman
     assert len(commands) == 8
 
 
-def test_a_process_of_its_own_is_measured(tmp_path):
-    used = run_command(["--version"], tmp_path / "log")
+@pytest.fixture
+def lock(tmp_path):
+    with locked(tmp_path) as held:
+        yield held
+
+
+def test_a_process_of_its_own_is_measured(tmp_path, lock):
+    used = run_command(["--version"], tmp_path / "log", lock)
     assert (tmp_path / "log").read_text().startswith("dro-trl ")
     assert 0 < used["seconds"] < 250
     assert 5e6 < used["peak_memory_bytes"] < 5e9
 
 
-def test_a_process_that_fails_is_told_with_the_end_of_its_output(tmp_path):
+def test_a_process_that_fails_is_told_with_the_end_of_its_output(tmp_path, lock):
     with pytest.raises(
         RuntimeError, match=r"(?s)dro-trl trian ended with exit code 2; .* ends with:.*No such command"
     ):
-        run_command(["trian"], tmp_path / "log")
+        run_command(["trian"], tmp_path / "log", lock)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_study_that_is_ended_takes_its_training_along_or_leaves_its_row_locked(study_of, tmp_path, how):
+    study = study_of(methods={"dro": {}}, num_train_epochs=10_000)  # Not done before it is ended.
+    [row] = plan_rows(study)
+    command = [sys.executable, "-m", "dro_trl", "compare", "--config", str(tmp_path / "recipe.yaml")]
+    process = subprocess.Popen(command, cwd=tmp_path)
+    deadline = time.monotonic() + 200
+    while not (children := psutil.Process(process.pid).children()):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(how)
+    process.wait()
+    if how == signal.SIGTERM:
+        assert psutil.wait_procs(children, timeout=20)[1] == []
+    else:
+        with pytest.raises(BlockingIOError, match=r"dro-seed0 is in use by another run, or by a command that one"):
+            run_study(study)
+        for child in children:
+            child.kill()
+        psutil.wait_procs(children, timeout=20)
+    with locked(row.folder):
+        pass
