@@ -96,7 +96,9 @@ def _groups(
 ) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
     """The queries of the texts in `several`, and which are no repetition, their keys and their mask."""
     apart = [
-        (r, starts[r] + at, n) for r in several for at, n in zip(_starts(heads[r], rests[r]), rests[r], strict=True)
+        (r, starts[r] + at, n)
+        for r in several
+        for at, n in zip(accumulate(rests[r], initial=heads[r]), rests[r], strict=False)
     ]
     copies = len(apart) * (max(heads[r] for r in several) + max(n for *_, n in apart))
     if copies <= _MOST_COPIES * sum(heads[r] + sum(rests[r]) for r in several):
@@ -107,12 +109,8 @@ def _groups(
     size = torch.tensor([sum(rests[r]) for r in several])
     queries, real = _spans(first + head, size)
     keys, _ = _spans(first, head + size)
-    mask = _against_texts([_starts(heads[r], rests[r]) for r in several], queries - first[:, None], keys.shape[1])
+    mask = _against_texts([heads[r] for r in several], [rests[r] for r in several], queries.shape[1], keys.shape[1])
     return (queries, real), keys, mask
-
-
-def _starts(prompt: int, rests: Sequence[int]) -> list[int]:
-    return list(accumulate(rests[:-1], initial=prompt))
 
 
 def _behind_prompts(prompts: Tensor, starts: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,19 +130,23 @@ def _behind_prompts(prompts: Tensor, starts: Tensor, queries: Tensor) -> tuple[T
     return keys, mask[:, None]
 
 
-def _against_texts(starts: Sequence[Sequence[int]], queries: Tensor, length: int) -> Tensor:
+def _against_texts(prompts: Sequence[int], rests: Sequence[Sequence[int]], num_queries: int, num_keys: int) -> Tensor:
     """The mask of all continuations of a text against that text.
 
     Args:
-        starts: Where in each text its continuations start.
-        queries: (G, Q) columns in the text.
-        length: Of the longest text; what a shorter one repeats is behind all of its queries.
+        prompts: The lengths of the prompts of G texts.
+        rests: The lengths of the continuations of each.
+        num_queries: Q, of the longest; what a shorter one repeats sees the prompt, so that no row is empty.
+        num_keys: S, of the longest text; what a shorter one repeats is seen by none.
     """
-    column = torch.arange(length)
-    # 0 is the prompt, c + 1 continuation c.
-    segments = torch.stack([torch.bucketize(column, torch.tensor(row), right=True) for row in starts])
-    same = segments[:, None, :] == segments.gather(1, queries)[:, :, None]
-    return ((column <= queries[:, :, None]) & (same | (segments == 0)[:, None, :]))[:, None]
+    mask = torch.zeros(len(prompts), 1, num_queries, num_keys, dtype=torch.bool)
+    longest = max(max(row) for row in rests)
+    causal = torch.ones(longest, longest, dtype=torch.bool).tril()
+    for seen, prompt, row in zip(mask[:, 0], prompts, rests, strict=True):
+        seen[:, :prompt] = True
+        for at, n in zip(accumulate(row, initial=0), row, strict=False):
+            seen[at : at + n, prompt + at : prompt + at + n] = causal[:n, :n]
+    return mask
 
 
 def attend(
