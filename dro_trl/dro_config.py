@@ -234,6 +234,11 @@ class DROConfig(SelectionConfig):
                 f"train_generator={self.train_generator} leaves nothing out: it needs loss_type='dro' and a generator "
                 "that is trained; set it to 0"
             )
+        if self.torch_compile and self.shared_base and self.activation_checkpointing:
+            raise ValueError(
+                "torch_compile=True, shared_base=True and activation_checkpointing=True do not go together, since a "
+                "compiled layer cannot be recomputed with the adapter that it had; set one of them to False"
+            )
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns=True would take the columns that rewards read; leave it False")
         if self.use_liger_kernel:

@@ -21,6 +21,7 @@ from dro_trl.objectives import ScoredSelections
 from dro_trl.pair_trainer import PairTrainer
 from dro_trl.policies.base import SelectionPolicy
 from dro_trl.prompts import Tokenizer
+from dro_trl.read_ahead import Collator, ReadAhead
 from dro_trl.retrieval.base import Retriever
 from dro_trl.reward_calls import RewardFunc, RewardSum, reward_columns
 from dro_trl.rewards.likelihood import AnswerLogLikelihood, reduce_answer_logps
@@ -35,12 +36,8 @@ from dro_trl.weights import worth_training
 logger = logging.getLogger(__name__)
 
 Batch = dict[str, Any]
-"""`rows`, `draw` (the number that random draws depend on) and, off-policy, what the estimation step found out:
-`selections`, `behavior_logps`, `rewards`, `ref_logps` and `old_values`."""
-
-
-def _identity(rows: list[Any]) -> list[Any]:
-    return rows
+"""`rows`, `draw` (the number that random draws depend on), `inputs` where they were encoded ahead, and, off-policy,
+what the estimation step found out: `selections`, `behavior_logps`, `rewards`, `ref_logps` and `old_values`."""
 
 
 class DROTrainer(PairTrainer):
@@ -101,13 +98,13 @@ class DROTrainer(PairTrainer):
         self.tokenizers = {"selector": selector_tokenizer, "generator": generator_tokenizer}
         self._policy_path = args.policy if policy is None else None
         aliases = {args.likelihood_aliases, *(getattr(func, "aliases", "first") for func in self.reward_sum.funcs)}
+        pair = make_pair(models, self.tokenizers, args, policy, peft_config, all_aliases=aliases != {"first"})
+        rows = prepare_dataset(train_dataset, "train_dataset", retriever, generator_tokenizer, args, training=True)
         super().__init__(
-            model=make_pair(models, self.tokenizers, args, policy, peft_config, all_aliases=aliases != {"first"}),
+            model=pair,
             args=args,
-            data_collator=_identity,  # type: ignore[arg-type]
-            train_dataset=prepare_dataset(
-                train_dataset, "train_dataset", retriever, generator_tokenizer, args, training=True
-            ),
+            data_collator=Collator(rows, pair.policy, ahead=args.on_policy),
+            train_dataset=rows,
             eval_dataset=prepare_dataset(eval_dataset, "eval_dataset", retriever, generator_tokenizer, args),
             processing_class=selector_tokenizer,
             callbacks=callbacks,
@@ -168,6 +165,8 @@ class DROTrainer(PairTrainer):
         """Return a micro-batch; sample and score selections first where that is done ahead of training."""
         if not self.model.training:
             return {"rows": inputs, "draw": 0}
+        if isinstance(inputs[0], ReadAhead):
+            return {**vars(inputs[0]), "draw": self.state.global_step}
         size = self._train_batch_size
 
         def micro_batch(at: int) -> Batch:
@@ -210,6 +209,7 @@ class DROTrainer(PairTrainer):
         args, estimated = self.args, "rewards" in batch
         output: SelectorGeneratorOutput = model(
             rows=batch["rows"],
+            inputs=batch.get("inputs"),
             selections=batch.get("selections"),
             num_selections=args.num_selections,
             generators=[random_generator(args.seed, batch["draw"], row["question"]) for row in batch["rows"]],

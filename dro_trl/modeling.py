@@ -179,6 +179,7 @@ class SelectorGenerator(nn.Module):
         rows: Sequence[Question],
         selections: Tensor | None = None,
         *,
+        inputs: Any = None,
         num_selections: int | None = None,
         generators: Sequence[torch.Generator] | None = None,
         temperature: float = 1.0,
@@ -194,6 +195,7 @@ class SelectorGenerator(nn.Module):
         Args:
             rows: B questions with candidates.
             selections: (B, M, K) to score; drawn from the selector where None.
+            inputs: What the policy's `encode` made of the rows; made here where None.
             num_selections: M, where they are drawn.
             generators: B random generators, where they are drawn.
             temperature: Of the draw.
@@ -206,7 +208,7 @@ class SelectorGenerator(nn.Module):
         Raises:
             ValueError: If neither selections nor what it takes to draw them is given.
         """
-        inputs = self.policy.encode(rows).to(self.device)
+        inputs = (self.policy.encode(rows) if inputs is None else inputs).to(self.device)
         with self.value_head.reading(self.selector) if self.value_head else contextlib.nullcontext() as noted:
             if selections is not None:
                 scored = self.policy.logps(self.selector, inputs, selections)

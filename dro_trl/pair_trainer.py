@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dro_trl.checkpointing import copy_pair, load_models, read_learnt, save_models, write_config
+from dro_trl.compiled_layers import compile_for
 from dro_trl.model_card import write_model_card
 from dro_trl.prompts import Tokenizer
 from dro_trl.resumable_trainer import ResumableTrainer
@@ -21,6 +22,10 @@ class PairTrainer(ResumableTrainer):
     _start: dict[str, Any]
     _learnt: dict[str, float] | None = None
     """What was learnt of the policy's arguments when the pair was last saved."""
+
+    def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
+        models: Any = self.model
+        return compile_for(super()._build_accelerator_args(**kwargs), models.base_models())
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if not self.args.should_save:

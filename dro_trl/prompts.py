@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from dro_trl.line_tokens import line_tokens
 from dro_trl.types import Passage, Question, Selection
 
 Tokenizer = Any
@@ -156,14 +157,12 @@ def render(tokenizer: Tokenizer, text: str, lead: str = "") -> str:
 
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:
     """Return the token ids of a text that `render` made."""
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
+    return encode_all(tokenizer, [text])[0]
 
 
 def encode_all(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Return the token ids of each of several texts, or parts of them; the tokenizer shares them among its threads."""
-    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
-    return ids
+    """Return the token ids of each of several texts, or parts of them; lines that were read before are known."""
+    return line_tokens(tokenizer).encode(tokenizer, texts)
 
 
 def encode_with_ends(tokenizer: Tokenizer, text: str, ends: Sequence[int]) -> tuple[list[int], list[int]]:

@@ -55,6 +55,11 @@ def test_leaving_out_what_weighs_little_needs_weights(tmp_path, other):
         config(tmp_path, min_generator_weight=0.1, **other)
 
 
+def test_a_compiled_layer_is_not_recomputed_with_one_of_two_adapters(tmp_path):
+    with pytest.raises(ValueError, match=r"^torch_compile=True, shared_base=True and activation_checkpointing=True "):
+        config(tmp_path, torch_compile=True, shared_base=True, activation_checkpointing=True)
+
+
 def test_one_selection_is_enough_for_the_generator_alone(tmp_path):
     assert config(tmp_path, num_selections=1, train_selector=False).num_selections == 1
 

@@ -15,6 +15,7 @@ from trl import ModelConfig, SFTTrainer, get_peft_config
 
 from dro_trl.atomic_write import write_json
 from dro_trl.checkpointing import save_whole
+from dro_trl.compiled_layers import compile_for
 from dro_trl.loading import load_model, load_tokenizer, loading_whole
 from dro_trl.lockstep import most_forwards
 from dro_trl.model_card import write_warmup_card
@@ -104,6 +105,9 @@ class SelectorWarmupTrainer(WarmupTrainer):
             return forward(*args, **kwargs) if rows is None else self.logps(_OneCall(model, forward), rows)
 
         model.forward = with_selections
+
+    def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
+        return compile_for(super()._build_accelerator_args(**kwargs), [self.model])  # type: ignore[list-item]
 
     def logps(self, model: Any, rows: Sequence[dict[str, Any]]) -> Tensor:
         """Return log p_s(z|x) of each row's selection in nats, (B,) in any order of the rows.

@@ -49,6 +49,7 @@ CASES = {
         },
     },
     "one question": {"questions": [5], **SGD},
+    "encoded ahead": {"dataloader_num_workers": 1, **SGD},
     "answers scored in several passes": {**SGD, "scoring_token_budget": 150},
     "what weighs little left out": {"min_generator_weight": 0.3, "scoring_token_budget": 150, "lora": True},
     "the same, off-policy, lora, checkpointing": {
@@ -61,9 +62,9 @@ CASES = {
 }
 
 
-def train(backend, folder):
+def train(backend, folder, cases=CASES):
     folder.mkdir()
-    (folder / "cases.json").write_text(json.dumps({name: {**COMMON, **case} for name, case in CASES.items()}))
+    (folder / "cases.json").write_text(json.dumps({name: {**COMMON, **case} for name, case in cases.items()}))
     launch(backend, "tests.distributed.train_program", str(folder / "cases.json"))
     return folder
 

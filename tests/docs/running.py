@@ -76,6 +76,12 @@ WITH_MORE = {
         "--num_questions 2 --num_selections 4 --thresholds 0.1",
         "minutes: its sizes are options",
     ),
+    "OMP_NUM_THREADS=1 python examples/benchmarks/compiled_layers.py": (
+        "--policies pointwise --backend eager --num_first 1 --num_timed 1",
+        "minutes: it compiles both policies for the processor",
+    ),
+    "python examples/benchmarks/preparing_batches.py --model models/gemma-3-270m "
+    "--dataset quickstart/data/train.top8.jsonl": ("--num_questions 2", "its inputs here are few"),
     "python examples/benchmarks/index_speed.py --num_passages 2000000": ("--num_passages 300", "minutes"),
     "python examples/gradient_variance.py": ("--problems 2 --draws 50", "minutes: its sizes are options"),
 }
