@@ -35,8 +35,9 @@ def selector_step(
     chooser: Any, model: Any, optimizer: torch.optim.Optimizer, rows: list[Question], num_selections: int, seed: int
 ) -> None:
     """Draw M selections for a question, and update the selector with random weights of them."""
-    sample = chooser.sample(model, chooser.encode(rows), num_selections, [torch.Generator().manual_seed(seed)])
-    weights = torch.rand(1, num_selections, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    inputs = chooser.encode(rows).to(model.device)
+    sample = chooser.sample(model, inputs, num_selections, [torch.Generator().manual_seed(seed)])
+    weights = torch.rand(1, num_selections, generator=torch.Generator().manual_seed(0)).softmax(-1).to(model.device)
     dro_loss(sample.logps, weights).backward()
     optimizer.step()
     optimizer.zero_grad()

@@ -25,6 +25,26 @@ QWEN2_25M = {
     "tie_word_embeddings": True,
 }
 """The shape of a Qwen2 of 25M parameters."""
+SIZES: dict[str, dict[str, Any]] = {
+    "25M": QWEN2_25M,
+    "0.5B": {
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": True,
+    },
+    "1.5B": {
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": True,
+    },
+}
+"""Shapes of Qwen2, the larger ones those of Qwen2.5 0.5B and 1.5B but for the vocabulary."""
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:
@@ -60,11 +80,11 @@ def questions(num: int, num_candidates: int, passage_tokens: int, seed: int = 0)
     ]
 
 
-def random_model(model_type: str, **shape: Any) -> PreTrainedModel:
-    """Return a float32 causal LM with random weights."""
+def random_model(model_type: str, dtype: torch.dtype = torch.float32, **shape: Any) -> PreTrainedModel:
+    """Return a causal LM with random weights, on the CPU."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(model_type, **{"vocab_size": VOCABULARY, "max_position_embeddings": 8192, **shape})
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
     return model
 
 

@@ -47,7 +47,11 @@ class StepTimes(TrainerCallback):
 
 
 def make_trainer(
-    rows: Dataset, folder: str | Path, shape: Mapping[str, Any] = QWEN2_25M, **options: Any
+    rows: Dataset,
+    folder: str | Path,
+    shape: Mapping[str, Any] = QWEN2_25M,
+    dtype: torch.dtype = torch.float32,
+    **options: Any,
 ) -> DROTrainer:
     """Return a trainer of two random Qwen2, one question a step, with `options` of `DROConfig`."""
     args = DROConfig(
@@ -61,8 +65,8 @@ def make_trainer(
         },
     )
     return DROTrainer(
-        model=random_model("qwen2", **shape),
-        generator=random_model("qwen2", **shape),
+        model=random_model("qwen2", dtype, **shape),
+        generator=random_model("qwen2", dtype, **shape),
         args=args,
         train_dataset=rows,
         processing_class=word_tokenizer(),

@@ -1,11 +1,12 @@
 """Time of a training step of the selector, and of drawing selections, against TRL's own GRPOTrainer and `generate`.
 
     python examples/benchmarks/step_against_trl.py
+    python examples/benchmarks/step_against_trl.py --size 0.5B --dtype bfloat16     # on a GPU, if there is one
 
-A Qwen2 of 25M random weights in float32 as selector and generator, one question a step, N = 20 passages of 100
-tokens, K = 5. GRPOTrainer is unmodified; it writes as many tokens as a selection has, and its reward is the
-generator's likelihood of the answer. Since random weights write no valid selection, that reward reads a random one in
-its place, so that the generator has its work. Continuous batching is transformers' own. The systems take turns,
+A Qwen2 of 25M random weights in float32, or of another size, as selector and generator, one question a step, N = 20
+passages of 100 tokens, K = 5. GRPOTrainer is unmodified; it writes as many tokens as a selection has, and its reward
+is the generator's likelihood of the answer. Since random weights write no valid selection, that reward reads a random
+one in its place, so that the generator has its work. Continuous batching is transformers' own. The systems take turns,
 `--rounds` times; a figure is the median over rounds of the mean step, the first step of a round left out.
 """
 
@@ -14,6 +15,8 @@ import random
 import statistics
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +24,10 @@ import torch
 from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
-from small_models import QWEN2_25M, questions, random_model, word_tokenizer
+from small_models import SIZES, questions, random_model, word_tokenizer
 from small_runs import COMMON, StepTimes, make_trainer, now
 from small_runs import NUM_SELECTED as K
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
 
 from dro_trl import AnswerLogLikelihood, DROConfig
@@ -35,6 +38,26 @@ from dro_trl.trl_adapter import SelectionReward, trl_dataset
 
 N = 20
 AUTOREGRESSIVE, PLACKETT_LUCE = "dro_trl.AutoregressivePolicy", "dro_trl.PlackettLucePolicy"
+
+
+@dataclass
+class Work:
+    """What every system is given."""
+
+    rows: Dataset
+    num: int
+    """M."""
+    steps: int
+    size: str
+    dtype: torch.dtype
+
+    def model(self) -> PreTrainedModel:
+        """Return a new model."""
+        return random_model("qwen2", self.dtype, **SIZES[self.size])
+
+    def drawing_model(self) -> PreTrainedModel:
+        """Return a new model to draw from, on the GPU where there is one."""
+        return self.model().eval().to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
 
 
 class RandomSelections:
@@ -50,10 +73,10 @@ class RandomSelections:
         return self.reward(completions=drawn, **kwargs)
 
 
-def step_of_trl(rows: Dataset, num: int, steps: int) -> list[float]:
+def step_of_trl(work: Work) -> list[float]:
     """Return the times of GRPOTrainer's steps."""
     tokenizer, times = word_tokenizer(), StepTimes()
-    generator = random_model("qwen2", **QWEN2_25M)
+    generator = work.drawing_model()
     reward = SelectionReward(
         AnswerLogLikelihood(),
         num_selected=K,
@@ -64,19 +87,19 @@ def step_of_trl(rows: Dataset, num: int, steps: int) -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
         args = GRPOConfig(
             folder,
-            num_generations=num,
-            per_device_train_batch_size=num,
+            num_generations=work.num,
+            per_device_train_batch_size=work.num,
             max_completion_length=4 * K - 1,
-            max_steps=steps,
+            max_steps=work.steps,
             use_cpu=not torch.cuda.is_available(),
             generation_kwargs={"min_new_tokens": 4 * K - 1},
             **COMMON,
         )
         trainer = GRPOTrainer(
-            model=random_model("qwen2", **QWEN2_25M),
+            model=work.model(),
             reward_funcs=RandomSelections(reward),
             args=args,
-            train_dataset=trl_dataset(rows, DROConfig(folder, num_selected=K), tokenizer),
+            train_dataset=trl_dataset(work.rows, DROConfig(folder, num_selected=K), tokenizer),
             processing_class=tokenizer,
             callbacks=[times],
         )
@@ -84,30 +107,31 @@ def step_of_trl(rows: Dataset, num: int, steps: int) -> list[float]:
     return times.seconds
 
 
-def step_of_ours(rows: Dataset, num: int, steps: int, **options: Any) -> list[float]:
+def step_of_ours(work: Work, **options: Any) -> list[float]:
     """Return the times of DROTrainer's steps."""
     times = StepTimes()
     with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(rows, folder, num_selections=num, max_steps=steps, **options)
+        options |= {"num_selections": work.num, "max_steps": work.steps}
+        trainer = make_trainer(work.rows, folder, SIZES[work.size], work.dtype, **options)
         trainer.add_callback(times)
         trainer.train()
     return times.seconds
 
 
 @torch.no_grad()
-def draws_by_generate(rows: Dataset, num: int, steps: int) -> list[float]:
+def draws_by_generate(work: Work) -> list[float]:
     """Return the times of `generate(num_return_sequences=M)`, as many tokens as a selection has."""
-    tokenizer, model = word_tokenizer(), random_model("qwen2", **QWEN2_25M).eval()
+    tokenizer, model = word_tokenizer(), work.drawing_model()
     policy: Any = load_policy(AUTOREGRESSIVE, tokenizer, K, None)
     seconds = []
-    for row in list(rows)[:steps]:
-        ids = torch.tensor(policy.encode([row]).prompt_ids)
+    for row in list(work.rows)[: work.steps]:
+        ids = torch.tensor(policy.encode([row]).prompt_ids, device=model.device)
         start = now()
         model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
             do_sample=True,
-            num_return_sequences=num,
+            num_return_sequences=work.num,
             max_new_tokens=4 * K - 1,
             min_new_tokens=4 * K - 1,
         )
@@ -116,48 +140,54 @@ def draws_by_generate(rows: Dataset, num: int, steps: int) -> list[float]:
 
 
 @torch.no_grad()
-def draws_by_batching(rows: Dataset, num: int, steps: int) -> list[float]:
+def draws_by_batching(work: Work) -> list[float]:
     """Return the times of transformers' continuous batching for the same, which shares the prompt's keys as well."""
-    tokenizer, model = word_tokenizer(), random_model("qwen2", **QWEN2_25M).eval()
+    tokenizer, model = word_tokenizer(), work.drawing_model()
     policy: Any = load_policy(AUTOREGRESSIVE, tokenizer, K, None)
     config = GenerationConfig(
-        do_sample=True, num_return_sequences=num, max_new_tokens=4 * K - 1, eos_token_id=-1, pad_token_id=0
+        do_sample=True, num_return_sequences=work.num, max_new_tokens=4 * K - 1, eos_token_id=-1, pad_token_id=0
     )
     seconds = []
-    for row in list(rows)[:steps]:
+    for row in list(work.rows)[: work.steps]:
         start = now()
         written = model.generate_batch(policy.encode([row]).prompt_ids, generation_config=config, warmup=False)
         seconds.append(now() - start)
-        assert [len(output.generated_tokens) for output in written.values()] == [4 * K - 1] * num
+        assert [len(output.generated_tokens) for output in written.values()] == [4 * K - 1] * work.num
     return seconds
 
 
 @torch.no_grad()
-def draws_of_ours(rows: Dataset, num: int, steps: int, policy: str) -> list[float]:
+def draws_of_ours(work: Work, policy: str) -> list[float]:
     """Return the times of a policy's `sample`, which scores the selections as well."""
-    chooser, model = load_policy(policy, word_tokenizer(), K, None), random_model("qwen2", **QWEN2_25M).eval()
+    chooser, model = load_policy(policy, word_tokenizer(), K, None), work.drawing_model()
     seconds = []
-    for number, row in enumerate(list(rows)[:steps]):
+    for number, row in enumerate(list(work.rows)[: work.steps]):
         start = now()
-        chooser.sample(model, chooser.encode([row]), num, [torch.Generator().manual_seed(number)])
+        chooser.sample(
+            model, chooser.encode([row]).to(model.device), work.num, [torch.Generator().manual_seed(number)]
+        )
         seconds.append(now() - start)
     return seconds
 
 
-System = Callable[[Dataset, int, int], list[float]]
+System = Callable[[Work], list[float]]
 GROUPS: dict[str, dict[str, System]] = {
     "step": {
         "TRL GRPOTrainer, generator frozen": step_of_trl,
-        "autoregressive, generator frozen": lambda *a: step_of_ours(*a, policy=AUTOREGRESSIVE, train_generator=False),
-        "autoregressive, both trained": lambda *a: step_of_ours(*a, policy=AUTOREGRESSIVE),
-        "Plackett-Luce, generator frozen": lambda *a: step_of_ours(*a, policy=PLACKETT_LUCE, train_generator=False),
-        "Plackett-Luce, both trained": lambda *a: step_of_ours(*a, policy=PLACKETT_LUCE),
+        "autoregressive, generator frozen": lambda work: step_of_ours(
+            work, policy=AUTOREGRESSIVE, train_generator=False
+        ),
+        "autoregressive, both trained": lambda work: step_of_ours(work, policy=AUTOREGRESSIVE),
+        "Plackett-Luce, generator frozen": lambda work: step_of_ours(
+            work, policy=PLACKETT_LUCE, train_generator=False
+        ),
+        "Plackett-Luce, both trained": lambda work: step_of_ours(work, policy=PLACKETT_LUCE),
     },
     "draw": {
         "generate(num_return_sequences=M)": draws_by_generate,
         "generate_batch (continuous batching)": draws_by_batching,
-        "autoregressive": lambda *a: draws_of_ours(*a, policy=AUTOREGRESSIVE),
-        "Plackett-Luce": lambda *a: draws_of_ours(*a, policy=PLACKETT_LUCE),
+        "autoregressive": partial(draws_of_ours, policy=AUTOREGRESSIVE),
+        "Plackett-Luce": partial(draws_of_ours, policy=PLACKETT_LUCE),
     },
 }
 """The first of each group is the peer."""
@@ -169,6 +199,8 @@ def main() -> None:
     parser.add_argument(
         "--num_selections", type=int, nargs="+", default=[4, 16], help="M; GRPOTrainer wants 2 or more"
     )
+    parser.add_argument("--size", choices=SIZES, default="25M")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--passage_tokens", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3, help="in a round, the first of which is left out")
@@ -181,13 +213,15 @@ def main() -> None:
     for group in options.groups:
         for num in options.num_selections:
             rounds: dict[str, list[float]] = {name: [] for name in GROUPS[group]}
+            work = Work(rows, num, options.steps, options.size, getattr(torch, options.dtype))
             for _ in range(options.rounds):
                 for name, system in GROUPS[group].items():
-                    rounds[name].append(statistics.mean(system(rows, num, options.steps)[1:]))
+                    rounds[name].append(statistics.mean(system(work)[1:]))
             peer = next(iter(rounds.values()))
             for name, seconds in rounds.items():
                 ratios = [theirs / ours for theirs, ours in zip(peer, seconds, strict=True)]
                 row = {"group": group, "num_selections": num, "system": name, "seconds": seconds, "ratios": ratios}
+                row |= {"size": options.size, "dtype": options.dtype}
                 results.append(row | {"median": statistics.median(seconds), "ratio": statistics.median(ratios)})
                 spread = f"{results[-1]['ratio']:.1f} ({min(ratios):.1f} to {max(ratios):.1f})"
                 shown.add_row(group, str(num), name, f"{results[-1]['median']:.2f}", spread)

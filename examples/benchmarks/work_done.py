@@ -1,14 +1,15 @@
 """How much of a training step is work, and how much of that work is needed.
 
     OMP_NUM_THREADS=1 python examples/benchmarks/work_done.py
+    python examples/benchmarks/work_done.py --size 0.5B --dtype bfloat16     # on a GPU
 
-A Qwen2 of 25M random weights in float32 as selector and generator, all weights trained, one question a step, N = 20
-passages of 100 tokens, K = 5, M = 4. For each policy, in a fresh process:
+A Qwen2 of 25M random weights in float32, or of another size, as selector and generator, all weights trained, one
+question a step, N = 20 passages of 100 tokens, K = 5, M = 4. For each policy, in a fresh process:
 
-- *rate*: the operations a second of a step of `DROTrainer` over those of a product of two matrices of 2048 x 2048 in
-  the same process; the two take turns, one product before each step. Median over the steps, the first left out.
-  Seconds are those that the processor gave to the process, which has one thread, so that other work on the machine
-  counts little.
+- *rate*: the operations a second of a step of `DROTrainer` over those of a product of two matrices of 2048 x 2048 (on
+  a GPU 8192 x 8192, in the models' format) in the same process; the two take turns, one product before each step.
+  Median over the steps, the first left out. Seconds are those that the processor gave to the process, which has one
+  thread, so that other work on the machine counts little; on a GPU those of the clock.
 - *over the floor*: the operations of a step over the fewest that it could do. torch's FlopCounterMode counts those
   that are done, with the CPU's attention, which it does not know, by formulas of `operations.py`.
 - *M = 16 over M = 1*: the time of a step of the selector alone, where the two take turns, medians over the steps; and
@@ -41,8 +42,8 @@ from operations import at_size, counting, floor_operations, generator_reads, sel
 from rich.console import Console
 from rich.table import Table
 from selector_memory import POLICIES, selector_step
-from small_models import QWEN2_25M, VOCABULARY, in_fresh_process, questions, random_model, word_tokenizer
-from small_runs import NUM_SELECTED, StepTimes, make_trainer
+from small_models import QWEN2_25M, SIZES, VOCABULARY, in_fresh_process, questions, random_model, word_tokenizer
+from small_runs import NUM_SELECTED, StepTimes, make_trainer, now
 from transformers import TrainerCallback
 
 from dro_trl.atomic_write import write_json
@@ -53,19 +54,21 @@ from dro_trl.types import Question
 
 LARGER = ("qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-7b")
 KINDS = ("layers", "attention", "logits")
+DEVICE, PRODUCT_SIZE = ("cuda", 8192) if torch.cuda.is_available() else ("cpu", 2048)
+clock = now if torch.cuda.is_available() else process_time
 
 
 class Products(TrainerCallback):
     """The operations a second of a large product, before each step."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, dtype: torch.dtype) -> None:
         self.rates: list[float] = []
-        self._matrix = torch.randn(size, size)
+        self._matrix = torch.randn(size, size, device=DEVICE, dtype=dtype)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        start = process_time()
+        start = clock()
         self._matrix @ self._matrix
-        self.rates.append(2 * len(self._matrix) ** 3 / (process_time() - start))
+        self.rates.append(2 * len(self._matrix) ** 3 / (clock() - start))
 
 
 class CountedStep(TrainerCallback):
@@ -90,7 +93,12 @@ def selector_policy(name: str) -> Any:
 
 
 def step_rates_and_operations(
-    policy: str, rows: Sequence[Question], num_selections: int, sizes: dict[str, Any], product_size: int
+    policy: str,
+    rows: Sequence[Question],
+    num_selections: int,
+    sizes: dict[str, Any],
+    dtype: torch.dtype,
+    product_size: int,
 ) -> dict[str, Any]:
     """Train a step for each question: all are timed but the first, and the last, which is counted.
 
@@ -99,11 +107,11 @@ def step_rates_and_operations(
         `product_rate` beside it, and the `rate` over that. `shape` is that of either model.
     """
     path, kwargs = POLICIES[policy]
-    products, times, counted = Products(product_size), StepTimes(process_time), CountedStep()
+    products, times, counted = Products(product_size, dtype), StepTimes(clock), CountedStep()
     seen: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         options = {"num_selections": num_selections, "policy": path, "policy_kwargs": kwargs}
-        trainer = make_trainer(Dataset.from_list(rows), folder, sizes, max_steps=len(rows), **options)
+        trainer = make_trainer(Dataset.from_list(rows), folder, sizes, dtype, max_steps=len(rows), **options)
         for callback in (products, times, counted):  # The clock starts after the product.
             trainer.add_callback(callback)
         trainer.model.register_forward_hook(lambda m, a, given, out: seen.update(given, out=out), with_kwargs=True)
@@ -136,16 +144,19 @@ def selector_operations(policy: str, rows: Sequence[Question], num_selections: i
     return found
 
 
-def selector_seconds(policy: str, rows: Sequence[Question], steps: int, sizes: dict[str, Any]) -> dict[str, Any]:
+def selector_seconds(
+    policy: str, rows: Sequence[Question], steps: int, sizes: dict[str, Any], dtype: torch.dtype
+) -> dict[str, Any]:
     """Return the seconds of the selector's steps with M = 1 and with M = 16, which take turns; the first left out."""
-    chooser, model = selector_policy(policy), random_model("qwen2", **sizes).train()
+    model: Any = random_model("qwen2", dtype, **sizes).train()
+    chooser, model = selector_policy(policy), model.to(DEVICE)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     seconds: dict[str, list[float]] = {"1": [], "16": []}
     for number in range(steps + 1):
         for num, found in seconds.items():
-            start = process_time()
+            start = clock()
             selector_step(chooser, model, optimizer, rows, int(num), number)
-            found.append(process_time() - start)
+            found.append(clock() - start)
     return {num: found[1:] for num, found in seconds.items()}
 
 
@@ -156,16 +167,17 @@ def measure(
     num_candidates: int = 20,
     passage_tokens: int = 100,
     sizes: dict[str, Any] = QWEN2_25M,
-    product_size: int = 2048,
+    dtype: torch.dtype = torch.float32,
+    product_size: int = PRODUCT_SIZE,
 ) -> dict[str, Any]:
     """Return all figures of a policy."""
     torch.set_num_threads(1)
     rows = questions(steps + 2, num_candidates, passage_tokens)
-    found = step_rates_and_operations(policy, rows, num_selections, sizes, product_size)
+    found = step_rates_and_operations(policy, rows, num_selections, sizes, dtype, product_size)
     of_selector = selector_operations(policy, rows[:1], num_selections, sizes)
     done = {"selector": of_selector, "generator": found["done"] - of_selector}
     one, many = (selector_operations(policy, rows[:1], num, sizes) for num in (1, 16))
-    seconds = selector_seconds(policy, rows[:1], steps, sizes)
+    seconds = selector_seconds(policy, rows[:1], steps, sizes, dtype)
     floor, shape = found["floor"], found["shape"]
     larger = {name: describe_model(load_config(name), None, trained=True, checkpointing=False)[0] for name in LARGER}
     return {
@@ -220,11 +232,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policies", nargs="+", choices=POLICIES, default=list(POLICIES))
     parser.add_argument("--steps", type=int, default=5, help="that are timed")
+    parser.add_argument("--size", choices=SIZES, default="25M")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--output", type=Path, default=Path("work_done.json"))
     options = parser.parse_args()
     results = []
+    sizes, dtype = SIZES[options.size], getattr(torch, options.dtype)
     for policy in options.policies:
-        results.append(in_fresh_process(measure, policy, options.steps))
+        results.append(in_fresh_process(measure, policy, options.steps, 4, 20, 100, sizes, dtype))
         write_json(options.output, results)
     for table in tables(results):
         Console(width=120).print(table)
