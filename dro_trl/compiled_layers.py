@@ -1,14 +1,36 @@
 """Decoder layers compiled one by one: the forward pass around them is Python on texts, where a graph would break."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from types import MethodType
 from typing import Any
 
 import torch
 from accelerate.utils import DynamoBackend, TorchDynamoPlugin
 from torch import nn
+from transformers import Cache
 
 _MOST_GRAPHS = 64
 """Of all layers together: one for each model, with and without gradients, blocks, continuations and adapters."""
+
+
+class _Compiler:
+    """Compiles what layers compute, once for all of a class."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._options = options
+        self._known: dict[Any, Callable[..., Any]] = {}
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        if function not in self._known:
+            self._known[function] = torch.compile(function, **self._options)
+        return self._known[function]
+
+
+def _forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+    # FSDP2 gives a layer a class of its own after this was put in its place.
+    plain = type(self).forward
+    with_cache = any(isinstance(value, Cache) for value in (*args, *kwargs.values()))
+    return (plain if with_cache else self._compiler(plain))(self, *args, **kwargs)
 
 
 def compile_layers(model: nn.Module, **options: Any) -> None:
@@ -18,30 +40,22 @@ def compile_layers(model: nn.Module, **options: Any) -> None:
 
     Args:
         model: A causal LM of transformers, adapters included.
-        options: As in `torch.compile`.
+        options: As in `torch.compile`; `dynamic` is always true.
 
     Raises:
         ValueError: If the model does not say which of its modules are layers.
     """
     names = set(getattr(model, "_no_split_modules", None) or ())
-    layers = [module for module in model.modules() if type(module).__name__ in names]
+    layers: list[Any] = [module for module in model.modules() if type(module).__name__ in names]
     if not layers:
         raise ValueError(
             f"torch_compile=True: {type(model).__name__} does not say which of its modules are decoder layers "
             "(`_no_split_modules`), and those alone are compiled; set it to False"
         )
-    options = {**options, "recompile_limit": _MOST_GRAPHS}
-    if options.get("dynamic") is None:
-        options["dynamic"] = True
+    compiler = _Compiler({**options, "dynamic": True, "recompile_limit": _MOST_GRAPHS})
     for layer in layers:
-        layer.forward = _unless_cached(layer.forward, torch.compile(layer.forward, **options))
-
-
-def _unless_cached(plain: Any, compiled: Any) -> Any:
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        return (compiled if kwargs.get("past_key_values") is None else plain)(*args, **kwargs)
-
-    return forward
+        layer._compiler = compiler
+        layer.forward = MethodType(_forward, layer)
 
 
 def compile_for(accelerator_args: dict[str, Any], models: Iterable[nn.Module]) -> dict[str, Any]:

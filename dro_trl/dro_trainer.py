@@ -166,7 +166,7 @@ class DROTrainer(PairTrainer):
         if not self.model.training:
             return {"rows": inputs, "draw": 0}
         if isinstance(inputs[0], ReadAhead):
-            return {**vars(inputs[0]), "draw": self.state.global_step}
+            return {"rows": inputs[0].rows, "inputs": inputs[0].inputs, "draw": self.state.global_step}
         size = self._train_batch_size
 
         def micro_batch(at: int) -> Batch:

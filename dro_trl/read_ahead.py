@@ -1,5 +1,6 @@
 """The next batch prepared while this one trains, by the data loader's workers (`dataloader_num_workers`)."""
 
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +13,16 @@ from dro_trl.types import Question
 
 @dataclass
 class ReadAhead:
-    """A batch of B questions, and what the selector reads of them; loaders leave it on the CPU until it is used."""
+    """A batch of B questions, and what the selector reads of them, on the CPU until it is used."""
 
     rows: list[Question]
-    inputs: Any
-    """What the policy's `encode` makes of the rows."""
+    pickled: bytes
+    """What the policy's `encode` makes of the rows: tensors in shared memory would hold a file each until then."""
+
+    @property
+    def inputs(self) -> Any:
+        """What the policy's `encode` makes of the rows."""
+        return pickle.loads(self.pickled)  # A worker of this process wrote it.
 
 
 @dataclass
@@ -38,4 +44,4 @@ class Collator:
         if get_worker_info() is None or not self.ahead or not isinstance(batch[0], int):
             return batch
         rows = [self.dataset[i] for i in batch]
-        return [ReadAhead(rows, self.policy.encode(rows))]
+        return [ReadAhead(rows, pickle.dumps(self.policy.encode(rows)))]

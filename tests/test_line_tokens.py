@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from dro_trl import line_tokens as module
@@ -11,16 +11,26 @@ from dro_trl import prompts
 from dro_trl.line_tokens import LineTokens, line_tokens
 from tests.tiny_models import tiny_questions, tiny_tokenizer
 
+SPLIT = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 LINES = [f"a line of {i} words." for i in range(50)] + ["\n\n  another"]
 
 
-def trained(pre_tokenizer=None):
-    """Return a tokenizer of 300 tokens that sees of a text what `pre_tokenizer` leaves together."""
+def trained(pre_tokenizer=None, extra=(), **options):
+    """Return a tokenizer of 400 tokens that sees of a text what `pre_tokenizer` leaves together."""
     tokenizer = Tokenizer(models.BPE())
     if pre_tokenizer is not None:
         tokenizer.pre_tokenizer = pre_tokenizer
-    tokenizer.train_from_iterator(["\n".join(LINES)], trainers.BpeTrainer(vocab_size=300, show_progress=False))
+    trainer = trainers.BpeTrainer(vocab_size=400, show_progress=False, **options)
+    tokenizer.train_from_iterator(["\n".join(LINES), *extra], trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+def byte_level(extra=()):
+    """Return a tokenizer that cuts texts as those of Qwen and Llama 3 do."""
+    words = pre_tokenizers.Split(Regex(SPLIT), "isolated")
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    return trained(pre_tokenizers.Sequence([words, bytes_]), extra, initial_alphabet=alphabet)
 
 
 def whole(tokenizer, texts):
@@ -58,8 +68,8 @@ class Counting:
     def __len__(self):
         return len(self.tokenizer)
 
-    def get_vocab(self):
-        return self.tokenizer.get_vocab()
+    def __getattr__(self, name):
+        return getattr(self.tokenizer, name)
 
 
 def test_a_passage_is_tokenized_once_for_all_prompts_that_hold_it():
@@ -79,7 +89,8 @@ def test_a_passage_is_tokenized_once_for_all_prompts_that_hold_it():
 def test_what_was_seen_first_is_forgotten_first(monkeypatch):
     tokenizer = Counting(tiny_tokenizer())
     tokens = LineTokens(tokenizer)
-    monkeypatch.setattr(module, "MOST_TOKENS", 2 * len(tokens.encode(tokenizer, [LINES[10]])[0]))
+    line = LINES[10]
+    monkeypatch.setattr(module, "MOST_BYTES", 2 * module._size_of(line, tokens.encode(tokenizer, [line])[0]))
     expected = whole(tokenizer.tokenizer, LINES[10:13])
     tokenizer.characters = 0
     assert tokens.encode(tokenizer, LINES[10:13]) == expected
@@ -89,10 +100,29 @@ def test_what_was_seen_first_is_forgotten_first(monkeypatch):
     assert tokenizer.characters == sum(map(len, LINES[10:13]))
 
 
-def test_tokens_that_are_added_change_what_is_known():
-    tokenizer = trained(pre_tokenizers.ByteLevel(add_prefix_space=False))
+def test_tokens_that_are_added_change_what_is_read_from_then_on():
+    tokenizer = byte_level()
     before = prompts.encode(tokenizer, LINES[3])
     tokenizer.add_tokens(["line of"])
     added = tokenizer.convert_tokens_to_ids("line of")
     assert added not in before
+    assert added in prompts.encode(tokenizer, LINES[4])
     assert added in prompts.encode(tokenizer, LINES[3])
+
+
+def test_a_token_that_takes_the_end_of_a_line_is_left_its_text():
+    text = "a line.\n<|start|>\nanother"
+    for strip in ("lstrip", "rstrip"):
+        tokenizer = byte_level()
+        tokenizer.add_tokens([AddedToken("<|start|>", special=True, **{strip: True})])
+        assert prompts.encode(tokenizer, text) == whole(tokenizer, [text])[0]
+        assert not line_tokens(tokenizer).by_line
+
+
+def test_tokens_of_white_space_alone_may_reach_over_the_end_of_a_line():
+    """As in the vocabularies of Qwen and Llama 3, in which two lines end with one token on some systems."""
+    tokenizer = byte_level(extra=["a line.\r\n\r\n", "\n\n  a line", "\n\t\n"] * 20)
+    assert any("\u010d\u010a" in token for token in tokenizer.get_vocab())
+    text = "a line.\r\n\r\n  another line.\n\n a line.\n\t\nanother\n"
+    assert line_tokens(tokenizer).by_line
+    assert prompts.encode(tokenizer, text) == whole(tokenizer, [text])[0]

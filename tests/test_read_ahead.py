@@ -1,9 +1,13 @@
 """Batches that workers prepare: the same training, and the main process encodes no question of it."""
 
+import os
+
 import pytest
 from datasets import Dataset
+from torch.utils.data import DataLoader
 
 from dro_trl import AutoregressivePolicy, PlackettLucePolicy
+from dro_trl.read_ahead import Collator
 from tests.tiny_models import tiny_questions, tiny_tokenizer
 from tests.training import logged, make_trainer, weights_of
 
@@ -45,3 +49,16 @@ def test_an_estimation_step_and_an_evaluation_go_on_as_they_were(tmp_path):
     worked, _, ahead = trained(tmp_path / "one", PlackettLucePolicy, 1, **options)
     assert ahead == 0
     assert worked[:2] == plain[:2]
+
+
+def test_batches_that_wait_for_a_step_hold_no_files():
+    """A step of many micro-batches takes all of them out of the loader before it begins."""
+    rows = tiny_questions(*[4] * 16)
+    collator = Collator(rows, PlackettLucePolicy(tiny_tokenizer(), 2), ahead=True)
+    waiting, opened = [], []
+    for batch in DataLoader(range(len(rows)), batch_size=1, collate_fn=collator, num_workers=1):
+        waiting.append(batch)
+        opened.append(len(os.listdir("/proc/self/fd")))
+    assert max(opened) <= opened[0] + 2
+    assert waiting[3][0].rows == [rows[3]]
+    assert waiting[3][0].inputs.batch.input_ids.equal(collator.policy.encode([rows[3]]).batch.input_ids)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -149,7 +150,7 @@ class Stage:
         paths = [*self.python_path, *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, **({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})}
         # A group of its own, so that the processes of `accelerate launch` end together with it.
-        with subprocess.Popen(command, env=environment, pass_fds=[lock], process_group=0) as process:
+        with start(command, env=environment, pass_fds=[lock], process_group=0) as process:
             try:
                 code = process.wait()
             except BaseException:
@@ -160,6 +161,18 @@ class Stage:
                 f"stage {self.name}: `{self.shown(arguments)}` ended with exit code {code}; its own message is above. "
                 "The same `dro-trl run` goes on there"
             )
+
+
+def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+    """Start a process as `Popen` does; an interruption meanwhile, such as by SIGTERM, ends it as well."""
+    with ThreadPoolExecutor(1) as pool:  # Signals interrupt the main thread alone.
+        starting = pool.submit(lambda: subprocess.Popen(command, **options))
+        try:
+            return starting.result()
+        except BaseException:
+            if starting.exception() is None:
+                starting.result().kill()
+            raise
 
 
 def read_record(path: Path) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from dro_trl.atomic_write import write_json
 from dro_trl.fingerprint import differences, file_digest
 from dro_trl.recipe import parse_recipe
 from dro_trl.resuming import last_checkpoint
-from dro_trl.stages.stage import locked
+from dro_trl.stages.stage import locked, start
 from dro_trl.study.parsing import write_recipe
 from dro_trl.study.plan import Row, Study, plan_rows
 
@@ -118,7 +118,7 @@ def run_command(arguments: Sequence[str], log: Path, lock: int) -> dict[str, flo
     started = time.monotonic()
     with log.open("ab") as file:
         command = [sys.executable, "-m", "dro_trl", *arguments]
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, pass_fds=[lock])
+        process = start(command, stdout=file, stderr=subprocess.STDOUT, pass_fds=[lock])
         try:
             # Unlike getrusage(RUSAGE_CHILDREN), wait4 tells of this child alone, not of the largest so far.
             _, status, usage = os.wait4(process.pid, 0)

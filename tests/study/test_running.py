@@ -1,5 +1,6 @@
 """Rows: run once, recognised, resumed, refused; and the processes that they run in."""
 
+import contextlib
 import json
 import shutil
 import signal
@@ -162,6 +163,15 @@ def test_a_process_that_fails_is_told_with_the_end_of_its_output(tmp_path, lock)
         run_command(["trian"], tmp_path / "log", lock)
 
 
+def trainings(process):
+    """Return the trainings that a process has started and that are there."""
+    found = []
+    for child in psutil.Process(process.pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # It may have started others, which are gone already.
+            found += [child] if "train" in child.cmdline() else []
+    return found
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_study_that_is_ended_takes_its_training_along_or_leaves_its_row_locked(study_of, tmp_path, how):
     study = study_of(methods={"dro": {}}, num_train_epochs=10_000)  # Not done before it is ended.
@@ -169,7 +179,7 @@ def test_a_study_that_is_ended_takes_its_training_along_or_leaves_its_row_locked
     command = [sys.executable, "-m", "dro_trl", "compare", "--config", str(tmp_path / "recipe.yaml")]
     process = subprocess.Popen(command, cwd=tmp_path)
     deadline = time.monotonic() + 200
-    while not (children := psutil.Process(process.pid).children()):
+    while not (children := trainings(process)):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
