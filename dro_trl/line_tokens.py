@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 MOST_BYTES = 128 * 2**20
 """Kept for a tokenizer; the lines that were seen first go first."""
-_ENDS = re.compile(r"(?<=\n)(?=\S)")
+_END = r"(?<=\n)(?=\S)"
 """Where a line ends: before white space, tokenizers differ in what they join."""
 _OVER_AN_END = re.compile(r"[\nĊ][^\sĊčĉĠ▁]")
 """In a tokenizer's vocabulary, where byte-level ones write white space as letters."""
@@ -25,7 +25,9 @@ class LineTokens:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        self.by_line = _is_by_line(tokenizer)
+        start = tokenizer.bos_token  # A line of its own, so that a passage at the start of a text is the same line.
+        self._ends = re.compile(f"{_END}|(?<={re.escape(start)})" if start else _END)
+        self.by_line = _is_by_line(tokenizer, self._ends)
         """Whether a text's tokens are those of its lines."""
         self._size = len(tokenizer)
         self._kept: dict[str, array[int]] = {}
@@ -36,7 +38,7 @@ class LineTokens:
         """Return the token ids of each text, without special tokens; what is new is tokenized in one call."""
         if not self.by_line:
             return _tokenize(tokenizer, texts)
-        rows = [_ENDS.split(text) for text in texts]
+        rows = [self._ends.split(text) for text in texts]
         with self._lock:
             new = [line for line in dict.fromkeys(chain(*rows)) if line not in self._kept]
             if new and len(tokenizer) != self._size:  # Tokens were added; a slow question, so only where it counts.
@@ -56,11 +58,12 @@ def _size_of(line: str, ids: Sequence[int]) -> int:
     return len(line) + 4 * len(ids) + 200
 
 
-def _is_by_line(tokenizer: Any) -> bool:
+def _is_by_line(tokenizer: Any, ends: re.Pattern[str]) -> bool:
     if any(token.lstrip or token.rstrip for token in tokenizer.added_tokens_decoder.values()):
         return False  # Such a token takes the end of the line before it, or of its own.
+    probes = (text for probe in _PROBES for text in (probe, f"{tokenizer.bos_token or ''}{probe}"))
     return not any(map(_OVER_AN_END.search, tokenizer.get_vocab())) and all(
-        _tokenize(tokenizer, [probe])[0] == list(chain(*_tokenize(tokenizer, _ENDS.split(probe)))) for probe in _PROBES
+        _tokenize(tokenizer, [text])[0] == list(chain(*_tokenize(tokenizer, ends.split(text)))) for text in probes
     )
 
 

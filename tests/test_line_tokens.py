@@ -79,8 +79,10 @@ def test_a_passage_is_tokenized_once_for_all_prompts_that_hold_it():
     row = tiny_questions(5)[0]
     selections = [[0, 1], [1, 0], [4, 0], [0, 1]]
     texts = [prompts.generator_prompt(row["question"], [row["candidates"][i] for i in s]) for s in selections]
+    once = {line for text in texts for line in text.splitlines(keepends=True)} | {tokenizer.bos_token}
+    texts = [prompts.render(tokenizer, text) for text in texts]
+    assert texts[0].startswith(tokenizer.bos_token)
     prompts.encode_all(tokenizer, texts)
-    once = {line for text in texts for line in text.splitlines(keepends=True)}
     assert tokenizer.characters == sum(map(len, once))
     prompts.encode_all(tokenizer, texts[::-1])
     assert tokenizer.characters == sum(map(len, once))
