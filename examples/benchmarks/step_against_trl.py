@@ -27,7 +27,7 @@ from rich.table import Table
 from small_models import SIZES, questions, random_model, word_tokenizer
 from small_runs import COMMON, StepTimes, make_trainer, now
 from small_runs import NUM_SELECTED as K
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
 
 from dro_trl import AnswerLogLikelihood, DROConfig
@@ -37,6 +37,8 @@ from dro_trl.prompts import format_selection
 from dro_trl.trl_adapter import SelectionReward, trl_dataset
 
 N = 20
+MEMORY = 0.25
+"""Of what is free, for continuous batching: it would take nearly all, whatever others need."""
 AUTOREGRESSIVE, PLACKETT_LUCE = "dro_trl.AutoregressivePolicy", "dro_trl.PlackettLucePolicy"
 
 
@@ -150,7 +152,9 @@ def draws_by_batching(work: Work) -> list[float]:
     seconds = []
     for row in list(work.rows)[: work.steps]:
         start = now()
-        written = model.generate_batch(policy.encode([row]).prompt_ids, generation_config=config, warmup=False)
+        written = model.generate_batch(
+            policy.encode([row]).prompt_ids, config, ContinuousBatchingConfig(max_memory_percent=MEMORY), warmup=False
+        )
         seconds.append(now() - start)
         assert [len(output.generated_tokens) for output in written.values()] == [4 * K - 1] * work.num
     return seconds
