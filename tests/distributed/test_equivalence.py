@@ -21,6 +21,8 @@ COMMON = {
 AUTOREGRESSIVE = {"policy": "dro_trl.AutoregressivePolicy"}
 SGD = {"optim": "sgd", "learning_rate": 0.02}
 CASES = {
+    # First: a worker is forked, for which what ZeRO-3 has set aside for several pairs must be free once more.
+    "encoded ahead": {"dataloader_num_workers": 1, **SGD},
     "plackett-luce, full, sgd": {**SGD, "evaluate": True},
     "plackett-luce, lora, adamw, accumulated": {"lora": True, "gradient_accumulation_steps": 2},
     "autoregressive, full, adamw, accumulated": {**AUTOREGRESSIVE, "gradient_accumulation_steps": 2},
@@ -49,7 +51,6 @@ CASES = {
         },
     },
     "one question": {"questions": [5], **SGD},
-    "encoded ahead": {"dataloader_num_workers": 1, **SGD},
     "answers scored in several passes": {**SGD, "scoring_token_budget": 150},
     "what weighs little left out": {"min_generator_weight": 0.3, "scoring_token_budget": 150, "lora": True},
     "the same, off-policy, lora, checkpointing": {
