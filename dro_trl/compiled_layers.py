@@ -74,7 +74,8 @@ def compile_for(accelerator_args: dict[str, Any], models: Iterable[nn.Module]) -
     if getattr(accelerator_args.get("deepspeed_plugin"), "zero_stage", None) == 3:
         raise ValueError(
             "torch_compile=True and ZeRO-3 do not go together, since DeepSpeed gathers the weights of each module in "
-            "Python, where a layer's graph breaks; set torch_compile=False, or use FSDP2 or ZeRO-2"
+            "Python, where a layer's graph breaks; set torch_compile=False (and no --dynamo_backend of accelerate "
+            "launch), or use FSDP2 or ZeRO-2"
         )
     options = {name: value for name, value in plugin.to_dict().items() if name != "use_regional_compilation"}
     for model in models:

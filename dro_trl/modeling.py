@@ -223,15 +223,11 @@ class SelectorGenerator(nn.Module):
         if isinstance(scored, SelectionSample):
             selections, behavior_logps = scored.selections, scored.behavior_logps
         assert selections is not None
-        ref_logps = None
-        if score_reference:
-            with torch.no_grad(), self._reference() as reference:
-                ref_logps = self.policy.logps(reference, inputs, selections).logps
         output = SelectorGeneratorOutput(
             selections=selections,
             selector_logps=scored.logps,
             behavior_logps=behavior_logps,
-            ref_logps=ref_logps,
+            ref_logps=self._reference_logps(inputs, selections) if score_reference else None,
             entropy=scored.entropy,
             state_values=self.value_head(noted, getattr(inputs, "questions", None)) if self.value_head else None,
         )
@@ -257,6 +253,11 @@ class SelectorGenerator(nn.Module):
         wanted, known = worth_training(output), output.answer_logps
         logps, output.answer_mask = score(wanted)
         output.answer_logps = logps if known is None else torch.where(wanted[..., None, None], logps, known)
+
+    @torch.no_grad()
+    def _reference_logps(self, inputs: Any, selections: Tensor) -> Tensor:
+        with self._reference() as reference:
+            return self.policy.logps(reference, inputs, selections).logps
 
     @contextlib.contextmanager
     def _reference(self) -> Iterator[nn.Module]:

@@ -84,9 +84,8 @@ def pack(
     input_ids, position_ids, segments = [], [], []
     for prompt, rests, _ in rows:
         input_ids.append(torch.tensor([*prompt, *(token for rest in rests for token in rest)]))
-        position_ids.append(
-            torch.cat([torch.arange(len(prompt)), *(len(prompt) + torch.arange(len(r)) for r in rests)])
-        )
+        behind = [len(prompt) + torch.arange(len(rest)) for rest in rests]
+        position_ids.append(torch.cat([torch.arange(len(prompt)), *behind]))
         lengths = torch.tensor([len(prompt), *map(len, rests)])
         segments.append(torch.repeat_interleave(torch.arange(len(lengths)), lengths))
 
