@@ -46,6 +46,8 @@ def predict(
     ]
 
 
+Answered = dict[tuple[int, tuple[int, ...]], Prediction]
+"""What a generator wrote, by the number of the row and the passages that it read."""
 DEFAULT_SYSTEMS = ("start, retriever order", "start", "trained, retriever order", "trained")
 """The pair before and after training; the generator reads the retriever's first K passages, or the selector's."""
 
@@ -112,12 +114,14 @@ def evaluate_pair(
         pipeline = load(folder, **model_kwargs)
         ks = ks or sorted({1, pipeline.policy.num_selected})
         task = Task(pipeline, pipeline.prepare(rows), ranks, batch_size, num_selections, seed)
+        known: Answered = {}
         for name, system in found.items():
             if system.chooser == pair:
                 selections[name] = parts.map(f"{name}: selections", partial(_choose, system, task))
             if system.generator == pair:
-                answer = partial(_answer, selections[name], max_new_tokens)
+                answer = partial(_answer, selections[name], known, max_new_tokens)
                 predictions[name] = parts.map(f"{name}: answers", partial(answer, task))
+                known |= dict(zip(_readings(selections[name], 0), predictions[name], strict=True))
         del pipeline, task  # Before the next pair is loaded.
     baselines = [name for name in predictions if name != "trained"]
     report = compare(
@@ -130,5 +134,17 @@ def _choose(system: System, task: Task, part: slice) -> list[Selection]:
     return system.choose(replace(task, rows=task.rows[part], ranks=task.ranks[part]))
 
 
-def _answer(selections: list[Selection], max_new_tokens: int, task: Task, part: slice) -> list[Prediction]:
-    return predict(task.pipeline, task.rows[part], selections[part], task.batch_size, max_new_tokens)
+def _readings(selections: Sequence[Selection], first_row: int) -> list[tuple[int, tuple[int, ...]]]:
+    """Return what the generator reads: each row's number and the passages of its selection."""
+    return [(number, tuple(selection)) for number, selection in enumerate(selections, first_row)]
+
+
+def _answer(
+    selections: list[Selection], known: Answered, max_new_tokens: int, task: Task, part: slice
+) -> list[Prediction]:
+    """Answer the questions of a part, but for those that another system answered from the same passages."""
+    read = _readings(selections[part], part.start)
+    new = [reading for reading in read if reading not in known]
+    rows, chosen = [task.rows[number] for number, _ in new], [list(selection) for _, selection in new]
+    found = dict(zip(new, predict(task.pipeline, rows, chosen, task.batch_size, max_new_tokens), strict=True))
+    return [found.get(reading) or known[reading] for reading in read]
