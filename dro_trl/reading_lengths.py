@@ -17,6 +17,7 @@ from dro_trl.loading import load_tokenizer
 from dro_trl.policies.autoregressive import AutoregressivePolicy
 from dro_trl.policies.base import load_policy
 from dro_trl.policies.plackett_luce import PlackettLucePolicy
+from dro_trl.training_data import is_answerable
 from dro_trl.types import Question
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class Lengths:
     mean: QuestionLengths
     longest: QuestionLengths
     num_questions: int | None
-    """How many there are, where the data is at hand."""
+    """How many are trained on, where the data is at hand."""
     source: str
     """Where they come from."""
 
@@ -109,13 +110,11 @@ def stated_lengths(args: DROConfig, stated: StatedLengths) -> QuestionLengths:
 def measured_lengths(
     rows: Sequence[Question], tokenizer: Any, args: DROConfig, seed: int = 0
 ) -> list[QuestionLengths]:
-    """Return the lengths of each question, encoded as in training, with selections drawn at random."""
+    """Return the lengths of each question, whose passages are cut, as in training, with selections drawn at random."""
     kwargs: Any = args.policy_kwargs
     policy: Any = load_policy(args.policy, tokenizer, args.num_selected, kwargs)
     if not isinstance(policy, (AutoregressivePolicy, PlackettLucePolicy)):
         raise ValueError(f"policy={args.policy!r}: what it reads is not known; its lengths cannot be estimated")
-    if args.max_passage_tokens is not None:
-        rows, _ = prompts.cut_passages(rows, tokenizer, args.max_passage_tokens)
     draw = random.Random(seed)
     return [_lengths_of(row, policy, tokenizer, args, draw) for row in rows]
 
@@ -147,7 +146,10 @@ def find_lengths(
         args: The trainer's options.
         tokenizer_name: Where the tokenizer is.
         stated: Used instead of the data; where None, only if there is no such file or tokenizer here.
-        sample: How many of the questions are encoded.
+        sample: How many of the questions are encoded; how many are answerable is taken from their share in these.
+
+    Raises:
+        ValueError: If `answerable_only` leaves none of them, or the policy is not one that is known here.
     """
     num_questions = None
     if Path(str(script.dataset_name)).exists():
@@ -160,8 +162,18 @@ def find_lengths(
         num_questions = min(len(data), script.max_train_samples or len(data))
         if stated is None and Path(tokenizer_name).is_dir():
             numbers = random.Random(0).sample(range(num_questions), min(sample, num_questions))
-            found = measured_lengths([data[i] for i in numbers], load_tokenizer(tokenizer_name), args)
-            return _summary(found, num_questions, f"{len(found)} of {num_questions} rows of {script.dataset_name}")
+            rows: Sequence[Question] = [data[i] for i in numbers]
+            source = f"{len(rows)} of {num_questions} rows of {script.dataset_name}"
+            tokenizer = load_tokenizer(tokenizer_name)
+            if args.max_passage_tokens is not None:
+                rows, _ = prompts.cut_passages(rows, tokenizer, args.max_passage_tokens)
+            if args.answerable_only:
+                rows = [row for row in rows if is_answerable(row)]
+                if not rows:
+                    raise ValueError(f"{source}: none is answerable, and answerable_only=True leaves those alone")
+                num_questions = round(num_questions * len(rows) / len(numbers))
+                source += f", {len(rows)} of them answerable"
+            return _summary(measured_lengths(rows, tokenizer, args), num_questions, source)
     stated = stated or StatedLengths()
     lengths = stated_lengths(args, stated)
     source = f"stated: passages of {stated.passage} tokens, questions of {stated.question}, answers of {stated.answer}"

@@ -71,7 +71,7 @@ ALLOWED = {
     "estimate": set(),  # formulas alone
     "estimate_flops": {"estimate"},
     "model_shapes": {"estimate"},
-    "reading_lengths": BELOW_TRAINER | {"data", "estimate"},
+    "reading_lengths": BELOW_TRAINER | {"data", "estimate", "training_data"},
     "line_tokens": set(),
     "prompts": {"line_tokens", "types"},
     "retrieval": PLAIN,

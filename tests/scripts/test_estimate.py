@@ -43,6 +43,26 @@ def test_lengths_are_those_of_the_data(tmp_path):
     assert other["memory"]["selector"]["kept"] == found["memory"]["selector"]["kept"]
 
 
+def test_questions_that_are_left_out_are_not_counted(tmp_path):
+    """One of four has its answer in a passage, and a longer one behind what is cut."""
+    save_start(tmp_path / "start")
+    recipe = write_recipe(tmp_path, answerable_only=True, per_device_train_batch_size=1, max_passage_tokens=40)
+    lines = (tmp_path / "train.jsonl").read_text().splitlines()
+    rows = [{**json.loads(line), "answers": ["nowhere"]} for line in lines]
+    rows[2]["answers"], rows[2]["candidates"][3]["text"] = ["a stadium"], "built a stadium"
+    rows[3]["answers"], rows[3]["candidates"][0]["text"] = ["a tower"], "many words " * 60 + "and a tower"
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found, _ = estimate(tmp_path, "--config", recipe)
+    assert found["lengths"]["source"] == f"4 of 4 rows of {tmp_path / 'train.jsonl'}, 1 of them answerable"
+    assert (found["lengths"]["num_questions"], found["time"]["steps"]) == (1, 1)
+    assert found["lengths"]["longest"] == found["lengths"]["mean"]
+    rows[2]["answers"] = ["a palace"]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    failed = CliRunner().invoke(app, ["estimate", "--config", recipe, "--flops_per_second", "1e9"])
+    assert failed.exit_code != 0
+    assert "none is answerable, and answerable_only=True" in failed.output + str(failed.exception)
+
+
 def test_stated_lengths_and_known_sizes(tmp_path):
     """N = 20 passages of 100 + 3 tokens, a question of 10 and 12 around it; K = 2 for the generator.
 
