@@ -19,7 +19,7 @@ import torch
 from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
-from small_models import PeakMemory, in_fresh_process, questions, random_model, word_tokenizer
+from small_models import DEVICE, PeakMemory, in_fresh_process, questions, random_model, word_tokenizer
 from transformers import AutoConfig, TrainerCallback
 from trl import get_peft_config
 
@@ -93,7 +93,7 @@ def arguments(folder: Path, name: str) -> list[str]:
         "disable_tqdm": "true",
     }
     fixed = [part for option, value in given.items() for part in (f"--{option}", str(value))]
-    return [*fixed, "--use_cpu", *options.split()]
+    return [*fixed, *(["--use_cpu"] if DEVICE == "cpu" else []), *options.split()]
 
 
 class StepTimes(TrainerCallback):

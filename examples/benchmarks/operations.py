@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch._ops import OpOverloadPacket
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from dro_trl import AutoregressivePolicy, prompts
@@ -17,20 +18,22 @@ aten = torch.ops.aten
 PRODUCTS = (aten.mm, aten.addmm, aten.bmm, aten.baddbmm)
 
 
-def attention_operations(products: int) -> Callable[..., int]:
-    """Return a formula of the CPU's attention kernel, which torch's counter leaves out.
+KERNELS = ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
 
-    Args:
-        products: Of length x length x width: 2 in the forward pass; 5 in the backward pass, which computes the scores
-            again. Where attention is causal, without a mask, the kernel leaves out what is not seen.
+
+def attention_operations(kernel: OpOverloadPacket) -> Callable[..., int]:
+    """Return a formula of one of torch's attention kernels: its counter does not know all, and none that is causal.
+
+    There are 2 products of length x length x width in the forward pass, and 5 in the backward pass, which computes the
+    scores again. Where attention is causal, without a mask, a kernel leaves out what is not seen.
     """
+    names = [argument.name for argument in kernel.default._schema.arguments]
+    products = 5 if "grad_out" in names or "grad_out_" in names else 2
 
     def count(*args: Any, **kwargs: Any) -> int:
-        of_gradient = products == 5
-        query, key = args[1:3] if of_gradient else args[:2]
-        causal = (args[7:8] if of_gradient else args[4:5]) == (True,) or kwargs.get("is_causal", False)
-        batch, heads, rows, width = query.shape
-        pairs = rows * (rows + 1) // 2 if causal else rows * key.shape[2]
+        given = dict(zip(names, args, strict=False)) | kwargs
+        batch, heads, rows, width = given["query"].shape
+        pairs = rows * (rows + 1) // 2 if given.get("is_causal") else rows * given["key"].shape[2]
         return 2 * products * batch * heads * width * pairs
 
     return count
@@ -54,15 +57,11 @@ def counting(vocabulary: int) -> tuple[FlopCounterMode, Counter[str]]:
         count._get_raw = True  # type: ignore[attr-defined]  # Tensors, not their shapes alone.
         return count
 
-    forward, backward = (
-        aten._scaled_dot_product_flash_attention_for_cpu,
-        aten._scaled_dot_product_flash_attention_for_cpu_backward,
-    )
     mapping = {product: noting(flop_registry[product], None) for product in PRODUCTS}
-    mapping |= {
-        forward: noting(attention_operations(2), "attention"),
-        backward: noting(attention_operations(5), "attention"),
-    }
+    for name in KERNELS:
+        for part in ("", "_backward"):
+            kernel = getattr(aten, f"_scaled_dot_product_{name}{part}")
+            mapping[kernel] = noting(attention_operations(kernel), "attention")
     return FlopCounterMode(display=False, custom_mapping=mapping), found
 
 

@@ -2,11 +2,11 @@
 
     python examples/benchmarks/selector_memory.py
 
-A Qwen2 of 25M random weights in float32, one question of N = 20 passages of 100 tokens, K = 5. A step draws M
-selections, scores them, and updates the weights (AdamW). Each figure is the second step's peak in a fresh process, the
-median of `--repeats` such processes: the increase of resident memory over the state before the model was made, and
-over the state before that step. The selector reads its prompt once, whatever M: memory at M = 16 should be at most 1.5
-times that at M = 2.
+A Qwen2 of 25M random weights in float32, or of another size, one question of N = 20 passages of 100 tokens, K = 5. A
+step draws M selections, scores them, and updates the weights (AdamW). Each figure is the second step's peak in a fresh
+process, the median of `--repeats` such processes: the increase of resident memory, or of a GPU's, over the state
+before the model was made, and over the state before that step. The selector reads its prompt once, whatever M: memory
+at M = 16 should be at most 1.5 times that at M = 2.
 """
 
 import argparse
@@ -17,7 +17,15 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from small_models import QWEN2_25M, PeakMemory, in_fresh_process, questions, random_model, word_tokenizer
+from small_models import (
+    SIZES,
+    PeakMemory,
+    add_model_options,
+    in_fresh_process,
+    questions,
+    random_model,
+    word_tokenizer,
+)
 
 from dro_trl.atomic_write import write_json
 from dro_trl.losses import dro_loss
@@ -43,14 +51,14 @@ def selector_step(
     optimizer.zero_grad()
 
 
-def measure(policy: str, num_selections: int, passage_tokens: int) -> dict[str, float]:
+def measure(policy: str, num_selections: int, passage_tokens: int, size: str, dtype: str) -> dict[str, float]:
     """Train two steps, and return the peak of the second in MiB."""
     torch.set_num_threads(1)
     path, kwargs = POLICIES[policy]
     chooser = load_policy(path, word_tokenizer(), 5, kwargs)
     rows = questions(1, 20, passage_tokens)
     whole = PeakMemory()
-    model = random_model("qwen2", **QWEN2_25M).train()
+    model = random_model("qwen2", getattr(torch, dtype), **SIZES[size]).train()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     for number in range(2):
         step = PeakMemory()
@@ -69,6 +77,7 @@ def main() -> None:
     parser.add_argument("--passage_tokens", type=int, default=100)
     parser.add_argument("--policies", nargs="+", choices=POLICIES, default=list(POLICIES))
     parser.add_argument("--repeats", type=int, default=3)
+    add_model_options(parser)
     parser.add_argument("--output", type=Path, default=Path("selector_memory.json"))
     options = parser.parse_args()
     rows = []
@@ -76,7 +85,8 @@ def main() -> None:
     for policy in options.policies:
         first: dict[str, float] = {}
         for num in options.num_selections:
-            runs = [in_fresh_process(measure, policy, num, options.passage_tokens) for _ in range(options.repeats)]
+            given = (policy, num, options.passage_tokens, options.size, options.dtype)
+            runs = [in_fresh_process(measure, *given) for _ in range(options.repeats)]
             row = {"policy": policy, "num_selections": num, "runs": runs}
             for name in ("peak_mib", "step_mib"):
                 row[name] = statistics.median(run[name] for run in runs)

@@ -1,8 +1,10 @@
-"""What the memory benchmarks share: random models, questions of a given length, and the peak of a process."""
+"""What the benchmarks share: random models, questions of a given length, and the peak of a process."""
 
+import argparse
 import concurrent.futures
 import gc
 import multiprocessing
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 
 from dro_trl import prompts
 from dro_trl.types import Question
+
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # To ask for a GPU otherwise ends its use in forks.
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 VOCABULARY = 32_000
 QWEN2_25M = {
@@ -81,23 +86,36 @@ def questions(num: int, num_candidates: int, passage_tokens: int, seed: int = 0)
 
 
 def random_model(model_type: str, dtype: torch.dtype = torch.float32, **shape: Any) -> PreTrainedModel:
-    """Return a causal LM with random weights, on the CPU."""
+    """Return a causal LM with random weights, on the GPU where there is one."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(model_type, **{"vocab_size": VOCABULARY, "max_position_embeddings": 8192, **shape})
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    with torch.device(DEVICE):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
     return model
 
 
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--size` and `--dtype` of the random models."""
+    parser.add_argument("--size", choices=SIZES, default="25M")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+
+
 class PeakMemory:
-    """The peak of this process's resident memory since the object was made (Linux)."""
+    """The peak since the object was made of a GPU's allocated memory; without one, of resident memory (Linux)."""
 
     def __init__(self) -> None:
         gc.collect()
+        if DEVICE == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            self._start = torch.cuda.memory_allocated()
+            return
         Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from here.
         self._start = _status("VmRSS")
 
     def mib(self) -> float:
         """Return by how much memory has exceeded the start, at most, in MiB."""
+        if DEVICE == "cuda":
+            return (torch.cuda.max_memory_allocated() - self._start) / 2**20
         return (_status("VmHWM") - self._start) / 1024
 
 

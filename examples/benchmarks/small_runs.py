@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from small_models import QWEN2_25M, random_model, word_tokenizer
+from small_models import DEVICE, QWEN2_25M, random_model, word_tokenizer
 from transformers import TrainerCallback
 
 from dro_trl import DROConfig, DROTrainer
@@ -27,9 +27,13 @@ COMMON: dict[str, Any] = {
 
 def now() -> float:
     """Return the seconds of a clock, once a GPU has done what it was given."""
-    if torch.cuda.is_available():
+    if DEVICE == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
+
+
+work_clock = now if DEVICE == "cuda" else time.process_time
+"""Seconds that work took: on a GPU those of the clock, else those that the processor gave to this process."""
 
 
 class StepTimes(TrainerCallback):
@@ -59,7 +63,7 @@ def make_trainer(
         **{
             "num_selected": NUM_SELECTED,
             "per_device_train_batch_size": 1,
-            "use_cpu": not torch.cuda.is_available(),
+            "use_cpu": DEVICE == "cpu",
             **COMMON,
             **options,
         },

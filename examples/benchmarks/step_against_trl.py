@@ -24,7 +24,7 @@ import torch
 from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
-from small_models import SIZES, questions, random_model, word_tokenizer
+from small_models import DEVICE, SIZES, add_model_options, questions, random_model, word_tokenizer
 from small_runs import COMMON, StepTimes, make_trainer, now
 from small_runs import NUM_SELECTED as K
 from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
@@ -58,8 +58,8 @@ class Work:
         return random_model("qwen2", self.dtype, **SIZES[self.size])
 
     def drawing_model(self) -> PreTrainedModel:
-        """Return a new model to draw from, on the GPU where there is one."""
-        return self.model().eval().to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
+        """Return a new model to draw from."""
+        return self.model().eval()
 
 
 class RandomSelections:
@@ -93,7 +93,7 @@ def step_of_trl(work: Work) -> list[float]:
             per_device_train_batch_size=work.num,
             max_completion_length=4 * K - 1,
             max_steps=work.steps,
-            use_cpu=not torch.cuda.is_available(),
+            use_cpu=DEVICE == "cpu",
             generation_kwargs={"min_new_tokens": 4 * K - 1},
             **COMMON,
         )
@@ -203,8 +203,7 @@ def main() -> None:
     parser.add_argument(
         "--num_selections", type=int, nargs="+", default=[4, 16], help="M; GRPOTrainer wants 2 or more"
     )
-    parser.add_argument("--size", choices=SIZES, default="25M")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    add_model_options(parser)
     parser.add_argument("--passage_tokens", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3, help="in a round, the first of which is left out")

@@ -11,7 +11,7 @@ question a step, N = 20 passages of 100 tokens, K = 5, M = 4. For each policy, i
   Median over the steps, the first left out. Seconds are those that the processor gave to the process, which has one
   thread, so that other work on the machine counts little; on a GPU those of the clock.
 - *over the floor*: the operations of a step over the fewest that it could do. torch's FlopCounterMode counts those
-  that are done, with the CPU's attention, which it does not know, by formulas of `operations.py`.
+  that are done, with attention by formulas of `operations.py`.
 - *M = 16 over M = 1*: the time of a step of the selector alone, where the two take turns, medians over the steps; and
   its operations.
 
@@ -33,7 +33,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from time import process_time
 from typing import Any
 
 import torch
@@ -42,8 +41,18 @@ from operations import at_size, counting, floor_operations, generator_reads, sel
 from rich.console import Console
 from rich.table import Table
 from selector_memory import POLICIES, selector_step
-from small_models import QWEN2_25M, SIZES, VOCABULARY, in_fresh_process, questions, random_model, word_tokenizer
-from small_runs import NUM_SELECTED, StepTimes, make_trainer, now
+from small_models import (
+    DEVICE,
+    QWEN2_25M,
+    SIZES,
+    VOCABULARY,
+    add_model_options,
+    in_fresh_process,
+    questions,
+    random_model,
+    word_tokenizer,
+)
+from small_runs import NUM_SELECTED, StepTimes, make_trainer, work_clock
 from transformers import TrainerCallback
 
 from dro_trl.atomic_write import write_json
@@ -54,8 +63,7 @@ from dro_trl.types import Question
 
 LARGER = ("qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-7b")
 KINDS = ("layers", "attention", "logits")
-DEVICE, PRODUCT_SIZE = ("cuda", 8192) if torch.cuda.is_available() else ("cpu", 2048)
-clock = now if torch.cuda.is_available() else process_time
+PRODUCT_SIZE = 8192 if DEVICE == "cuda" else 2048
 
 
 class Products(TrainerCallback):
@@ -66,9 +74,9 @@ class Products(TrainerCallback):
         self._matrix = torch.randn(size, size, device=DEVICE, dtype=dtype)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        start = clock()
+        start = work_clock()
         self._matrix @ self._matrix
-        self.rates.append(2 * len(self._matrix) ** 3 / (clock() - start))
+        self.rates.append(2 * len(self._matrix) ** 3 / (work_clock() - start))
 
 
 class CountedStep(TrainerCallback):
@@ -107,7 +115,7 @@ def step_rates_and_operations(
         `product_rate` beside it, and the `rate` over that. `shape` is that of either model.
     """
     path, kwargs = POLICIES[policy]
-    products, times, counted = Products(product_size, dtype), StepTimes(clock), CountedStep()
+    products, times, counted = Products(product_size, dtype), StepTimes(work_clock), CountedStep()
     seen: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         options = {"num_selections": num_selections, "policy": path, "policy_kwargs": kwargs}
@@ -149,14 +157,14 @@ def selector_seconds(
 ) -> dict[str, Any]:
     """Return the seconds of the selector's steps with M = 1 and with M = 16, which take turns; the first left out."""
     model: Any = random_model("qwen2", dtype, **sizes).train()
-    chooser, model = selector_policy(policy), model.to(DEVICE)
+    chooser = selector_policy(policy)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     seconds: dict[str, list[float]] = {"1": [], "16": []}
     for number in range(steps + 1):
         for num, found in seconds.items():
-            start = clock()
+            start = work_clock()
             selector_step(chooser, model, optimizer, rows, int(num), number)
-            found.append(clock() - start)
+            found.append(work_clock() - start)
     return {num: found[1:] for num, found in seconds.items()}
 
 
@@ -232,8 +240,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policies", nargs="+", choices=POLICIES, default=list(POLICIES))
     parser.add_argument("--steps", type=int, default=5, help="that are timed")
-    parser.add_argument("--size", choices=SIZES, default="25M")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    add_model_options(parser)
     parser.add_argument("--output", type=Path, default=Path("work_done.json"))
     options = parser.parse_args()
     results = []

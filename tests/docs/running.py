@@ -58,6 +58,13 @@ NOT_RUN = {
     "python examples/benchmarks/start_up.py": "starts what tests/test_package.py starts",
     "python examples/benchmarks/answer_scoring.py": "takes minutes, for the same reason; no test runs it",
     "python examples/benchmarks/answer_scoring.py --rounds 1 --backward": "takes minutes, likewise; no test runs it",
+    "pytest -m gpu": "wants a GPU",
+    "python examples/benchmarks/step_against_trl.py --size 0.5B --dtype bfloat16 --rounds 3 --groups step": "likewise",
+    "python examples/benchmarks/work_done.py --size 0.5B --dtype bfloat16 --policies pointwise autoregressive": (
+        "wants a GPU; tests/examples/benchmarks runs it smaller"
+    ),
+    "python examples/benchmarks/answer_scoring.py --size 0.5B --dtype bfloat16 --rounds 1 "
+    "--scoring_token_budget 4000": "wants a GPU; no test runs it",
 }
 """Commands that cannot be run here, each with the reason."""
 
