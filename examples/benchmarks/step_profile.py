@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python examples/benchmarks/step_profile.py
 
-A Qwen2 of 25M random weights in float32 as selector and generator, all weights trained, one question a step, N = 20
-passages of 100 tokens, K = 5, M = 4; torch.profiler over the third step of `DROTrainer`, optimizer included. Times are
-an operator's own, without those that it calls.
+A Qwen2 of 25M random weights in float32 as selector and generator, all weights trained, `--batch_size` questions a
+step, N = 20 passages of 100 tokens, K = 5, M = 4; torch.profiler over the third step of `DROTrainer`, optimizer
+included. Times are an operator's own, without those that it calls; those that others call count as well.
 """
 
 import argparse
@@ -65,16 +65,21 @@ class ProfiledStep(TrainerCallback):
 
 
 def profile_step(
-    policy: str, num_candidates: int = 20, passage_tokens: int = 100, sizes: dict[str, Any] = QWEN2_25M
+    policy: str,
+    num_candidates: int = 20,
+    passage_tokens: int = 100,
+    sizes: dict[str, Any] = QWEN2_25M,
+    batch_size: int = 1,
 ) -> list[dict[str, Any]]:
     """Return the operators of a step, the most expensive first."""
     torch.set_num_threads(1)
     path, kwargs = POLICIES[policy]
     profiled = ProfiledStep()
-    rows = Dataset.from_list(questions(3, num_candidates, passage_tokens))
+    rows = Dataset.from_list(questions(3 * batch_size, num_candidates, passage_tokens))
     with tempfile.TemporaryDirectory() as folder:
         options = {"num_selections": 4, "policy": path, "policy_kwargs": kwargs}
-        trainer = make_trainer(rows, folder, sizes, max_steps=len(rows), **options)
+        options |= {"per_device_train_batch_size": batch_size}
+        trainer = make_trainer(rows, folder, sizes, max_steps=3, **options)
         trainer.add_callback(profiled)
         trainer.train()
     return profiled.operators()
@@ -94,11 +99,14 @@ def main() -> None:
     """Profile, print, and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policy", choices=POLICIES, default="pointwise")
+    parser.add_argument("--batch_size", type=int, default=1)
     parser.add_argument("--rows", type=int, default=12, help="of the printed table")
     parser.add_argument("--output", type=Path, default=Path("step_profile.json"))
     options = parser.parse_args()
-    operators = profile_step(options.policy)
+    operators = profile_step(options.policy, batch_size=options.batch_size)
     Console(width=140).print(table(operators[: options.rows], options.policy))
+    calls = sum(row["calls"] for row in operators)
+    print(f"{calls} calls of operators a step, {calls / options.batch_size:.0f} a question")
     write_json(options.output, operators)
     print(f"Results: {options.output}")
 
