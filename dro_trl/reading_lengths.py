@@ -17,7 +17,7 @@ from dro_trl.loading import load_tokenizer
 from dro_trl.policies.autoregressive import AutoregressivePolicy
 from dro_trl.policies.base import load_policy
 from dro_trl.policies.plackett_luce import PlackettLucePolicy
-from dro_trl.training_data import is_answerable
+from dro_trl.training_data import prepare_dataset
 from dro_trl.types import Question
 
 logger = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ def find_lengths(
         sample: How many of the questions are encoded; how many are answerable is taken from their share in these.
 
     Raises:
-        ValueError: If `answerable_only` leaves none of them, or the policy is not one that is known here.
+        ValueError: As `prepare_dataset`, or if the policy is not one that is known here.
     """
     num_questions = None
     if Path(str(script.dataset_name)).exists():
@@ -162,18 +162,14 @@ def find_lengths(
         num_questions = min(len(data), script.max_train_samples or len(data))
         if stated is None and Path(tokenizer_name).is_dir():
             numbers = random.Random(0).sample(range(num_questions), min(sample, num_questions))
-            rows: Sequence[Question] = [data[i] for i in numbers]
-            source = f"{len(rows)} of {num_questions} rows of {script.dataset_name}"
+            source = f"{len(numbers)} of {num_questions} rows of {script.dataset_name}"
             tokenizer = load_tokenizer(tokenizer_name)
-            if args.max_passage_tokens is not None:
-                rows, _ = prompts.cut_passages(rows, tokenizer, args.max_passage_tokens)
+            rows = prepare_dataset(data.select(numbers), source, None, tokenizer, args, training=True)
+            assert rows is not None  # As those that were given.
             if args.answerable_only:
-                rows = [row for row in rows if is_answerable(row)]
-                if not rows:
-                    raise ValueError(f"{source}: none is answerable, and answerable_only=True leaves those alone")
-                num_questions = round(num_questions * len(rows) / len(numbers))
                 source += f", {len(rows)} of them answerable"
-            return _summary(measured_lengths(rows, tokenizer, args), num_questions, source)
+            found = measured_lengths(list(rows), tokenizer, args)
+            return _summary(found, round(num_questions * len(rows) / len(numbers)), source)
     stated = stated or StatedLengths()
     lengths = stated_lengths(args, stated)
     source = f"stated: passages of {stated.passage} tokens, questions of {stated.question}, answers of {stated.answer}"

@@ -19,15 +19,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
-from small_models import (
-    SIZES,
-    PeakMemory,
-    add_model_options,
-    in_fresh_process,
-    questions,
-    random_model,
-    word_tokenizer,
-)
+from small_models import PeakMemory, add_model_options, in_fresh_process, questions, sized_model, word_tokenizer
 from small_runs import work_clock
 from transformers import PreTrainedModel
 
@@ -71,7 +63,7 @@ def measure(way: str, num_distinct: int, options: argparse.Namespace) -> dict[st
     torch.set_num_threads(1)
     row = questions(1, N, options.passage_tokens)[0]
     selections = draw(num_distinct, options.preference)
-    model = random_model("qwen2", getattr(torch, options.dtype), **SIZES[options.size]).train()
+    model = sized_model(options.size, options.dtype).train()
     scorer = AnswerScorer(word_tokenizer(), token_budget=options.scoring_token_budget if way == "budget" else None)
     read = []
     model.register_forward_pre_hook(lambda _, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True)

@@ -17,15 +17,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from small_models import (
-    SIZES,
-    PeakMemory,
-    add_model_options,
-    in_fresh_process,
-    questions,
-    random_model,
-    word_tokenizer,
-)
+from small_models import PeakMemory, add_model_options, in_fresh_process, questions, sized_model, word_tokenizer
 
 from dro_trl.atomic_write import write_json
 from dro_trl.losses import dro_loss
@@ -58,7 +50,7 @@ def measure(policy: str, num_selections: int, passage_tokens: int, size: str, dt
     chooser = load_policy(path, word_tokenizer(), 5, kwargs)
     rows = questions(1, 20, passage_tokens)
     whole = PeakMemory()
-    model = random_model("qwen2", getattr(torch, dtype), **SIZES[size]).train()
+    model = sized_model(size, dtype).train()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     for number in range(2):
         step = PeakMemory()

@@ -4,7 +4,6 @@ import argparse
 import concurrent.futures
 import gc
 import multiprocessing
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from dro_trl import prompts
 from dro_trl.types import Question
 
-os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # To ask for a GPU otherwise ends its use in forks.
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 VOCABULARY = 32_000
@@ -94,6 +92,11 @@ def random_model(model_type: str, dtype: torch.dtype = torch.float32, **shape: A
     return model
 
 
+def sized_model(size: str, dtype: str) -> PreTrainedModel:
+    """Return a Qwen2 of one of `SIZES` with random weights."""
+    return random_model("qwen2", getattr(torch, dtype), **SIZES[size])
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add `--size` and `--dtype` of the random models."""
     parser.add_argument("--size", choices=SIZES, default="25M")
@@ -128,8 +131,9 @@ def _status(name: str) -> int:
 def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """Return what a function returns in a process of its own, which has imported everything already.
 
-    It is a fork of this one, which therefore must not have computed anything itself.
+    It is a fork of this one, which therefore must not have computed anything itself; where there is a GPU, which a
+    fork cannot use, a new one.
     """
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("fork" if DEVICE == "cpu" else "spawn")
     with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
         return pool.submit(function, *arguments).result()

@@ -143,9 +143,11 @@ def step_rates_and_operations(
     }
 
 
-def selector_operations(policy: str, rows: Sequence[Question], num_selections: int, sizes: dict[str, Any]) -> Any:
+def selector_operations(
+    policy: str, rows: Sequence[Question], num_selections: int, sizes: dict[str, Any], dtype: torch.dtype
+) -> Any:
     """Return the operations of a step of the selector alone, by kind."""
-    model = random_model("qwen2", **sizes).train()
+    model = random_model("qwen2", dtype, **sizes).train()
     counter, found = counting(VOCABULARY)
     with counter:
         selector_step(selector_policy(policy), model, torch.optim.SGD(model.parameters()), rows, num_selections, 0)
@@ -182,9 +184,9 @@ def measure(
     torch.set_num_threads(1)
     rows = questions(steps + 2, num_candidates, passage_tokens)
     found = step_rates_and_operations(policy, rows, num_selections, sizes, dtype, product_size)
-    of_selector = selector_operations(policy, rows[:1], num_selections, sizes)
+    of_selector = selector_operations(policy, rows[:1], num_selections, sizes, dtype)
     done = {"selector": of_selector, "generator": found["done"] - of_selector}
-    one, many = (selector_operations(policy, rows[:1], num, sizes) for num in (1, 16))
+    one, many = (selector_operations(policy, rows[:1], num, sizes, dtype) for num in (1, 16))
     seconds = selector_seconds(policy, rows[:1], steps, sizes, dtype)
     floor, shape = found["floor"], found["shape"]
     larger = {name: describe_model(load_config(name), None, trained=True, checkpointing=False)[0] for name in LARGER}

@@ -60,7 +60,7 @@ def test_questions_that_are_left_out_are_not_counted(tmp_path):
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     failed = CliRunner().invoke(app, ["estimate", "--config", recipe, "--flops_per_second", "1e9"])
     assert failed.exit_code != 0
-    assert "none is answerable, and answerable_only=True" in failed.output + str(failed.exception)
+    assert "answerable_only=True leaves nothing to train on; set it to False" in failed.output + str(failed.exception)
 
 
 def test_stated_lengths_and_known_sizes(tmp_path):
