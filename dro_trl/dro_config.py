@@ -1,10 +1,11 @@
 """The options of `DROTrainer`."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from transformers import TrainingArguments
 
+from dro_trl.lm.turns import Chat
 from dro_trl.prompts import PromptTexts, prompt_texts
 
 
@@ -12,7 +13,12 @@ from dro_trl.prompts import PromptTexts, prompt_texts
 class SelectionConfig(TrainingArguments):
     """Options on the rows, the passages and the policy, which a warm-up has as well."""
 
-    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "policy_kwargs", "prompt_texts"]
+    _VALID_DICT_FIELDS = [
+        *TrainingArguments._VALID_DICT_FIELDS,
+        "policy_kwargs",
+        "prompt_texts",
+        "chat_template_kwargs",
+    ]
 
     generator_name_or_path: str | None = field(
         default=None, metadata={"help": "Generator to start from; the selector's own start where not set."}
@@ -25,6 +31,28 @@ class SelectionConfig(TrainingArguments):
         default=None,
         metadata={
             "help": "Words of the prompts that are not the default, by name; see `dro_trl.prompts.PromptTexts`."
+        },
+    )
+    chat: Chat = field(
+        default="auto",
+        metadata={
+            "help": "Whether prompts go through the tokenizer's chat template: 'true', 'false', or 'auto', where it "
+            "fits the model: where the model stops at what the template ends an answer with. What a base model's "
+            "tokenizer comes with does not."
+        },
+    )
+    chat_template_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Keyword arguments of the chat template, such as `{enable_thinking: false}`."}
+    )
+    chat_template_path: str | None = field(
+        default=None,
+        metadata={"help": "Chat template of both models: a `.jinja` file, or the name or folder of a tokenizer."},
+    )
+    max_thinking_tokens: int = field(
+        default=0,
+        metadata={
+            "help": "Longest thought, in tokens, that the generator writes before an answer; it is not scored and no "
+            "part of the answer. None where 0."
         },
     )
     num_selected: int = field(default=5, metadata={"help": "K, the number of passages in a selection."})
@@ -40,7 +68,10 @@ class SelectionConfig(TrainingArguments):
     )
     max_passage_tokens: int | None = field(
         default=None,
-        metadata={"help": "Cut passages to this many of the generator's tokens (counted, logged). Not where not set."},
+        metadata={
+            "help": "Cut the texts of passages, without their titles, to this many of the generator's tokens "
+            "(counted, logged). Not where not set."
+        },
     )
     answerable_only: bool = field(
         default=False,
@@ -53,6 +84,12 @@ class SelectionConfig(TrainingArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         prompt_texts(self.prompt_texts)  # type: ignore[arg-type]
+        if isinstance(self.chat, bool):  # As YAML reads `true`.
+            self.chat = "true" if self.chat else "false"
+        if self.chat not in get_args(Chat):
+            raise ValueError(f"chat={self.chat!r} is unknown; use one of {str(get_args(Chat))[1:-1]}")
+        if self.max_thinking_tokens < 0:
+            raise ValueError(f"max_thinking_tokens={self.max_thinking_tokens} must not be negative")
         for name in ("num_candidates", "num_selected"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")

@@ -15,7 +15,8 @@ from dro_trl import losses, objectives
 from dro_trl.collapse import CollapseMonitor
 from dro_trl.dro_config import DROConfig
 from dro_trl.generation import answer_selections
-from dro_trl.loading import load_starts, load_tokenizer, make_pair
+from dro_trl.lm.turns import saved_turns
+from dro_trl.loading import load_starts, load_tokenizers, make_pair
 from dro_trl.modeling import SelectorGeneratorOutput, parameter_groups
 from dro_trl.objectives import ScoredSelections
 from dro_trl.pair_trainer import PairTrainer
@@ -92,21 +93,21 @@ class DROTrainer(PairTrainer):
         generator = generator or args.generator_name_or_path
         models = load_starts(model, generator, args)
         self._start = {name: part.name_or_path for name, part in models.items()}
-        selector_tokenizer = load_tokenizer(processing_class or self._start["selector"], "processing_class")
-        shared = generator_processing_class or (self._start["generator"] if generator else selector_tokenizer)
-        generator_tokenizer = load_tokenizer(shared, "generator_processing_class")
-        self.tokenizers = {"selector": selector_tokenizer, "generator": generator_tokenizer}
+        given = generator_processing_class or (self._start["generator"] if generator else None)
+        sources = {"selector": processing_class or self._start["selector"], "generator": given}
+        self.tokenizers = load_tokenizers(sources, args, models)
         self._policy_path = args.policy if policy is None else None
         aliases = {args.likelihood_aliases, *(getattr(func, "aliases", "first") for func in self.reward_sum.funcs)}
         pair = make_pair(models, self.tokenizers, args, policy, peft_config, all_aliases=aliases != {"first"})
-        rows = prepare_dataset(train_dataset, "train_dataset", retriever, generator_tokenizer, args, training=True)
+        prepare = partial(prepare_dataset, retriever=retriever, tokenizer=pair.scorer.tokenizer, args=args, pair=pair)
+        rows = prepare(train_dataset, "train_dataset", training=True)
         super().__init__(
             model=pair,
             args=args,
             data_collator=Collator(rows, pair.policy, ahead=args.on_policy),
             train_dataset=rows,
-            eval_dataset=prepare_dataset(eval_dataset, "eval_dataset", retriever, generator_tokenizer, args),
-            processing_class=selector_tokenizer,
+            eval_dataset=prepare(eval_dataset, "eval_dataset"),
+            processing_class=self.tokenizers["selector"],
             callbacks=callbacks,
             optimizers=optimizers,
         )
@@ -249,8 +250,9 @@ class DROTrainer(PairTrainer):
             columns["answer_logps"] = output.answer_logps.detach().flatten(0, 1)
             columns["answer_mask"] = output.answer_mask.flatten(0, 1)
         if self.reward_sum.names("generated_answers"):
-            pair, tokenizer = self.accelerator.unwrap_model(self.model), self.tokenizers["generator"]
-            columns["generated_answers"] = answer_selections(pair.generator, tokenizer, columns, self.args.texts)
+            generator, tokenizer = self.accelerator.unwrap_model(self.model).generator, self.tokenizers["generator"]
+            options = (self.args.texts, self.args.max_thinking_tokens)
+            columns["generated_answers"] = answer_selections(generator, tokenizer, columns, *options)
         total, by_name = self.reward_sum(columns)
         self._record(by_name)
         return total.to(output.selections.device).view(output.selections.shape[:2])
@@ -386,7 +388,8 @@ class DROTrainer(PairTrainer):
     def run_facts(self) -> dict[str, Any]:
         """Return what makes this run what it is, beside its options and rows."""
         trained = sum(parameter.requires_grad for parameter in self.model.parameters())
-        return {"start": self._start, "policy": self._policy_path, "trained_tensors": trained}
+        facts = {"start": self._start, "policy": self._policy_path, "trained_tensors": trained}
+        return {**facts, "turns": saved_turns(self.tokenizers)}
 
     def pending_state(self) -> dict[str, Any]:
         """Return this process's part of what is between two steps."""

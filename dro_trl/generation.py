@@ -1,7 +1,9 @@
 """Greedy answers of the generator."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -9,25 +11,36 @@ from torch import Tensor, nn
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from dro_trl import prompts
+from dro_trl.lm.fitting import position_limit
+from dro_trl.lm.turns import answer_stops, turns_of
 from dro_trl.lockstep import is_sharded, most_forwards
 from dro_trl.prompts import DEFAULT, PromptTexts, Tokenizer
 from dro_trl.types import Passage
 
 
-class _EndOfLine(StoppingCriteria):
-    """Stops a row once it has written something and then a new line."""
+class _Until(StoppingCriteria):
+    """Stops a row once what it has written says so.
 
-    def __init__(self, tokenizer: Tokenizer, prompt_length: int) -> None:
+    Args:
+        tokenizer: Decodes it, special tokens included.
+        prompt_length: Tokens before it.
+        is_done: Looks at the text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, prompt_length: int, is_done: Callable[[str], bool]) -> None:
         self._tokenizer = tokenizer
         self._prompt_length = prompt_length
+        self._is_done = is_done
 
     def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
         written = self._tokenizer.batch_decode(input_ids[:, self._prompt_length :])
-        done = ["\n" in text.lstrip() for text in written]
-        return torch.tensor(done, device=input_ids.device, dtype=torch.bool)
+        return torch.tensor([self._is_done(text) for text in written], device=input_ids.device, dtype=torch.bool)
 
 
-@torch.no_grad()
+def _is_line(text: str) -> bool:
+    return "\n" in text.lstrip()
+
+
 def generate_answers(
     model: nn.Module,
     tokenizer: Tokenizer,
@@ -36,8 +49,11 @@ def generate_answers(
     max_new_tokens: int = 32,
     batch_size: int = 16,
     texts: PromptTexts = DEFAULT,
+    max_thinking_tokens: int = 0,
 ) -> list[str]:
     """Answer each question from its passages by greedy decoding.
+
+    An answer ends with its line, and before any token at which the model or its chat template ends a text.
 
     Args:
         model: The generator.
@@ -47,36 +63,77 @@ def generate_answers(
         max_new_tokens: Longest answer, in tokens.
         batch_size: Questions decoded together; batches are of like length, and the result does not depend on it.
         texts: The words of the prompt.
+        max_thinking_tokens: Longest thought that the model writes before its answer, in tokens; it is closed there,
+            and is no part of the answer. No thought where 0.
 
     Returns:
         The answers, one line each, in the order of the questions.
+
+    Raises:
+        ValueError: If the model is to think, and its chat template has no place for a thought; or if a prompt leaves
+            no room for an answer of that length before the last of the positions that a model has learnt.
     """
-    rendered = [
-        prompts.render(tokenizer, prompts.generator_prompt(question, chosen, texts))
-        for question, chosen in zip(questions, passages, strict=True)
-    ]
+    said = [prompts.generator_prompt(q, chosen, texts) for q, chosen in zip(questions, passages, strict=True)]
+    write = partial(_write, model, tokenizer, questions, batch_size=batch_size)
+    if max_thinking_tokens:
+        opened = [prompts.render(tokenizer, text, think=True) for text in said]
+        closing, mark = turns_of(tokenizer).thought_end or "", turns_of(tokenizer).thought_mark or ""
+        thoughts = write(opened, max_thinking_tokens, lambda text: mark in text, keep_special=True)
+        rendered = [
+            text + prompts.plain(tokenizer, thought.partition(mark)[0].strip()) + closing
+            for text, thought in zip(opened, thoughts, strict=True)
+        ]
+    else:
+        rendered = [prompts.render(tokenizer, text) for text in said]
+    return [prompts.clean_answer(text) for text in write(rendered, max_new_tokens, _is_line)]
+
+
+@torch.no_grad()
+def _write(
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    questions: Sequence[str],
+    rendered: Sequence[str],
+    max_new_tokens: int,
+    is_done: Callable[[str], bool],
+    batch_size: int,
+    keep_special: bool = False,
+) -> list[str]:
+    """Continue each prompt greedily until the text is done or the model ends it; return what it wrote before that."""
     encoded = prompts.encode_all(tokenizer, rendered)
+    limit, is_learnt = position_limit(model)
+    longest = max(map(len, encoded), default=0)
+    if limit is not None and is_learnt and longest + max_new_tokens > limit:
+        number = max(range(len(encoded)), key=lambda i: len(encoded[i]))
+        raise ValueError(
+            f"question {questions[number]!r}: its prompt has {longest} tokens, with max_new_tokens={max_new_tokens} "
+            f"more than the {limit} positions (max_position_embeddings) that the generator has; set "
+            "max_passage_tokens, or lower num_selected"
+        )
+    stops = answer_stops(tokenizer, model)
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    answers = [""] * len(encoded)
+    found = [""] * len(encoded)
     with _generating(model):
         # Where the model is sharded, a process that is done answers again for as long as another is not.
         for number in range(most_forwards(model, len(batches))):
             rows = batches[min(number, len(batches) - 1)]
             inputs = _left_padded([encoded[i] for i in rows], tokenizer, next(model.parameters()).device)
-            stop = StoppingCriteriaList([_EndOfLine(tokenizer, inputs["input_ids"].shape[1])])
+            length = inputs["input_ids"].shape[1]
             output = model.generate(  # type: ignore[operator]
                 **inputs,
                 do_sample=False,
                 max_new_tokens=max_new_tokens,
-                stopping_criteria=stop,
+                stopping_criteria=StoppingCriteriaList([_Until(tokenizer, length, is_done)]),
+                eos_token_id=sorted(stops) or None,
                 pad_token_id=tokenizer.pad_token_id,
                 synced_gpus=is_sharded(model),
             )
-            written = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-            for i, text in zip(rows, written, strict=True):
-                answers[i] = prompts.clean_answer(text)
-    return answers
+            written = [list(takewhile(lambda token: token not in stops, ids)) for ids in output[:, length:].tolist()]
+            texts = tokenizer.batch_decode(written, skip_special_tokens=not keep_special)
+            for i, text in zip(rows, texts, strict=True):
+                found[i] = text
+    return found
 
 
 @contextlib.contextmanager
@@ -98,7 +155,11 @@ def _contiguous(head: nn.Module, hidden: tuple[Tensor]) -> tuple[Tensor]:
 
 
 def answer_selections(
-    model: nn.Module, tokenizer: Tokenizer, columns: dict[str, Any], texts: PromptTexts = DEFAULT
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    columns: dict[str, Any],
+    texts: PromptTexts = DEFAULT,
+    max_thinking_tokens: int = 0,
 ) -> list[str]:
     """Answer from each selection, identical ones once.
 
@@ -107,6 +168,7 @@ def answer_selections(
         tokenizer: Its tokenizer.
         columns: `question`, `candidates` and `selections`, one entry per selection.
         texts: The words of the prompt.
+        max_thinking_tokens: As in `generate_answers`.
     """
     read = [
         [passages[index] for index in selection]
@@ -114,7 +176,14 @@ def answer_selections(
     ]
     keys = [(q, *(p["id"] for p in passages)) for q, passages in zip(columns["question"], read, strict=True)]
     distinct = dict(zip(keys, read, strict=True))
-    answers = generate_answers(model, tokenizer, [key[0] for key in distinct], list(distinct.values()), texts=texts)
+    answers = generate_answers(
+        model,
+        tokenizer,
+        [key[0] for key in distinct],
+        list(distinct.values()),
+        texts=texts,
+        max_thinking_tokens=max_thinking_tokens,
+    )
     by_key = dict(zip(distinct, answers, strict=True))
     return [by_key[key] for key in keys]
 

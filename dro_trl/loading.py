@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.integrations import deepspeed
 
-from dro_trl.dro_config import DROConfig
+from dro_trl.dro_config import DROConfig, SelectionConfig
+from dro_trl.lm.turns import check_turns, keep_turns, read_turns, set_turns, stop_where_answers_end, turns_before
 from dro_trl.modeling import AnswerScorer, SelectorGenerator
 from dro_trl.policies.base import SelectionPolicy, load_policy
 from dro_trl.prompts import Tokenizer
@@ -114,7 +115,7 @@ def load_tokenizer(source: str | Tokenizer, option: str = "processing_class") ->
         option: What to set where there is none, for the error.
 
     Raises:
-        ValueError: If the source is empty, as the name of a model made in memory is.
+        ValueError: If the source is empty, as the name of a model made in memory is, or there is no padding token.
     """
     if source == "":
         raise ValueError(
@@ -122,8 +123,58 @@ def load_tokenizer(source: str | Tokenizer, option: str = "processing_class") ->
         )
     tokenizer = AutoTokenizer.from_pretrained(source) if isinstance(source, str) else source
     if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ValueError(
+                f"{option}: the tokenizer of {source if isinstance(source, str) else tokenizer.name_or_path!r} has "
+                "neither a pad_token nor an eos_token; give it one of them"
+            )
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def load_tokenizers(
+    sources: Mapping[str, str | Tokenizer | None], args: SelectionConfig, models: Mapping[str, Any]
+) -> dict[str, Tokenizer]:
+    """Return the tokenizers of a selector and a generator, with what their models read around texts.
+
+    Args:
+        sources: Of `selector` and `generator`: each a tokenizer, or where it is; the selector's own where None.
+        args: Say whether and how chat templates are applied.
+        models: The models, or their names or folders: where they stop says whether a chat template fits.
+
+    Raises:
+        ValueError: If there is no tokenizer, or no chat template that was asked for.
+    """
+    found: dict[str, Tokenizer] = {}
+    kwargs: Any = args.chat_template_kwargs
+    for name, source in sources.items():
+        if source is None:
+            found[name] = found["selector"]
+            continue
+        tokenizer = load_tokenizer(source, "processing_class" if name == "selector" else f"{name}_processing_class")
+        found[name] = set_turns(tokenizer, args.chat, kwargs, args.chat_template_path, models[name], name)
+    return found
+
+
+def saved_tokenizers(folder: Path, turns: Mapping[str, Any] | None) -> dict[str, Tokenizer]:
+    """Return the tokenizers that were saved with a pair, whose models read around texts what they read in training.
+
+    Args:
+        folder: The pair's.
+        turns: What its `dro_config.json` says of them.
+
+    Raises:
+        ValueError: If `turns` are none.
+    """
+    found = {}
+    for name in ("selector", "generator"):
+        tokenizer = load_tokenizer(str(folder / name))
+        if turns is None:
+            kept = turns_before(tokenizer)
+        else:
+            kept = read_turns(turns.get(name), f"{folder / 'dro_config.json'}: turns.{name}")
+        found[name] = keep_turns(tokenizer, kept)
+    return found
 
 
 def _check_every_passage(args: DROConfig) -> None:
@@ -167,6 +218,9 @@ def make_pair(
         )
     elif getattr(policy, "texts", args.texts) != args.texts:
         raise ValueError(f"policy.texts and prompt_texts={args.prompt_texts} differ; give both the same")
+    for name, model in models.items():
+        check_turns(model, tokenizers[name], name)
+        stop_where_answers_end(model, tokenizers[name])
     weights = getattr(policy, "score_weights", None)
     if weights is not None and weights.weight.requires_grad and not args.train_selector:
         raise ValueError(

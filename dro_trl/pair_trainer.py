@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 from dro_trl.checkpointing import copy_pair, load_models, read_learnt, save_models, write_config
 from dro_trl.compiled_layers import compile_for
+from dro_trl.lm.turns import adopt_turns, saved_turns
 from dro_trl.model_card import write_model_card
 from dro_trl.prompts import Tokenizer
 from dro_trl.resumable_trainer import ResumableTrainer
-from dro_trl.resuming import begin_checkpoint
+from dro_trl.resuming import RUN_NAME, begin_checkpoint
 
 
 class PairTrainer(ResumableTrainer):
@@ -40,8 +41,14 @@ class PairTrainer(ResumableTrainer):
     def _describe_pair(self, folder: Path) -> None:
         options = {**vars(self.args), "policy": self._policy_path, "start": self._start}
         options["learnt_policy_kwargs"] = self._learnt
+        options["turns"] = saved_turns(self.tokenizers)
         write_config(folder, options)
         write_model_card(folder, options, self.state.log_history, getattr(self, "hub_model_id", None))
+
+    def take_up(self, run: dict[str, Any], checkpoint: Path) -> None:
+        """Read prompts as when the run began: a chat template may write the day's date."""
+        if "turns" in run:
+            adopt_turns(self.tokenizers, run["turns"], f"{checkpoint / RUN_NAME}: turns")
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write the pair's own model card in place of Trainer's, whose arguments are not heeded."""

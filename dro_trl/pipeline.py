@@ -15,7 +15,9 @@ from tqdm.auto import tqdm
 from dro_trl import prompts
 from dro_trl.checkpointing import MODELS, read_config
 from dro_trl.generation import generate_answers
-from dro_trl.loading import load_model, load_tokenizer
+from dro_trl.lm.fitting import check_fit, cut_passages, warn_of_special_tokens
+from dro_trl.loading import load_model, saved_tokenizers
+from dro_trl.modeling import AnswerScorer
 from dro_trl.policies.base import SelectionPolicy, check_candidates, load_policy
 from dro_trl.policies.plackett_luce import PlackettLucePolicy
 from dro_trl.policies.sliding_windows import Scored, SlidingWindows, select_by_scores, select_by_windows
@@ -55,6 +57,7 @@ class RAGPipeline:
             them where None. Windows move from the end of the list to its beginning, and the best of each move up.
         window_stride: By how many candidates a window moves, at most `window_size` - K; half of `window_size` where
             None. Policies that score each passage alone select as if there were no windows.
+        max_thinking_tokens: Longest thought, in tokens, that the generator writes before an answer; none where 0.
 
     Raises:
         ValueError: If a window would leave out candidates that were selected in the one before.
@@ -72,6 +75,7 @@ class RAGPipeline:
         texts: PromptTexts = DEFAULT,
         window_size: int | None = None,
         window_stride: int | None = None,
+        max_thinking_tokens: int = 0,
     ) -> None:
         self.windows = SlidingWindows.make(window_size, window_stride, policy.num_selected)
         self.selector = selector.eval()
@@ -82,6 +86,7 @@ class RAGPipeline:
         self.num_candidates = num_candidates
         self.max_passage_tokens = max_passage_tokens
         self.texts = texts
+        self.max_thinking_tokens = max_thinking_tokens
 
     @classmethod
     def from_pretrained(
@@ -117,7 +122,7 @@ class RAGPipeline:
         folder = Path(folder)
         paths = {name: str(folder / name) for name in MODELS}
         windows = (window_size, window_stride)
-        pipeline = cls._load(read_config(folder), paths, device, policy, num_selected, windows, model_kwargs)
+        pipeline = cls._load(folder, read_config(folder), paths, device, policy, num_selected, windows, model_kwargs)
         pipeline.retriever = retriever
         pipeline.num_candidates = num_candidates or pipeline.num_candidates
         return pipeline
@@ -143,11 +148,14 @@ class RAGPipeline:
             raise ValueError(f"{folder} was trained from models in memory, so its start cannot be loaded (--no-start)")
         config["learnt_policy_kwargs"] = None
         paths = {name: str(path) for name, path in config["start"].items()}
-        return cls._load(config, paths, device, policy, num_selected, (window_size, window_stride), model_kwargs)
+        return cls._load(
+            Path(folder), config, paths, device, policy, num_selected, (window_size, window_stride), model_kwargs
+        )
 
     @classmethod
     def _load(
         cls,
+        folder: Path,
         config: dict[str, Any],
         paths: dict[str, str],
         device: str | torch.device,
@@ -168,7 +176,7 @@ class RAGPipeline:
             models = load_shared(base.to(device), paths)  # type: ignore[arg-type]
         else:
             models = {name: load_model(path, model_kwargs).to(device) for name, path in paths.items()}  # type: ignore[arg-type]
-        tokenizers = {name: load_tokenizer(path) for name, path in paths.items()}
+        tokenizers = saved_tokenizers(folder, config["turns"])  # Of a start as well: it reads what training read.
         texts = prompts.prompt_texts(config["prompt_texts"])
         policy = policy or load_policy(
             config["policy"],
@@ -187,6 +195,7 @@ class RAGPipeline:
             texts=texts,
             window_size=windows[0],
             window_stride=windows[1],
+            max_thinking_tokens=config["max_thinking_tokens"] or 0,
         )
 
     def __call__(self, question: str) -> RAGOutput:
@@ -235,11 +244,15 @@ class RAGPipeline:
         """Return the rows with their passages cut as in training.
 
         Raises:
-            ValueError: If a row has fewer than K candidates.
+            ValueError: If a row has fewer than K candidates, or a prompt more tokens than a model can read.
         """
         check_candidates(rows, self.policy.num_selected)
         if self.max_passage_tokens is not None:
-            rows, _ = prompts.cut_passages(rows, self.tokenizer, self.max_passage_tokens)
+            rows, _ = cut_passages(rows, self.tokenizer, self.max_passage_tokens)
+        warn_of_special_tokens(rows, "questions", self.tokenizer)
+        selector = self.selector if self.windows is None else None  # Which reads less of a row than all of it.
+        scorer = AnswerScorer(self.tokenizer, texts=self.texts)
+        check_fit(rows, "questions", selector, self.generator, self.policy, scorer)
         return rows
 
     def answer(
@@ -254,6 +267,7 @@ class RAGPipeline:
             max_new_tokens=max_new_tokens,
             batch_size=2 * batch_size,
             texts=self.texts,
+            max_thinking_tokens=self.max_thinking_tokens,
         )
 
     @torch.no_grad()

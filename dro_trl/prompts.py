@@ -8,7 +8,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from dro_trl.line_tokens import line_tokens
-from dro_trl.types import Passage, Question, Selection
+from dro_trl.lm.turns import turns_of
+from dro_trl.types import Passage, Selection
 
 Tokenizer = Any
 """A fast tokenizer of transformers (its stubs do not type the calls made here)."""
@@ -69,7 +70,7 @@ def passage_text(passage: Passage) -> str:
 def generator_prompt(question: str, passages: Sequence[Passage], texts: PromptTexts = DEFAULT) -> str:
     """Return what the generator reads: the passages in the selector's order, then the question."""
     context = [f"{texts.passage} {passage_text(passage)}" for passage in passages]
-    return _lines(texts.generator_instruction, *context, f"{texts.question} {question}", texts.answer)
+    return _lines(texts.generator_instruction, *context, f"{texts.question} {question.strip()}", texts.answer)
 
 
 def _lines(instruction: str, *lines: str) -> str:
@@ -80,7 +81,7 @@ def scoring_prompt(
     question: str, candidates: Sequence[Passage], texts: PromptTexts = DEFAULT
 ) -> tuple[str, list[tuple[int, int]]]:
     """Return a prompt with a `Useful:` after each passage, and the span of each passage with its `Useful:`."""
-    text = _lines(texts.scoring_instruction, f"{texts.question} {question}\n")
+    text = _lines(texts.scoring_instruction, f"{texts.question} {question.strip()}\n")
     spans = []
     for passage in candidates:
         block = f"{texts.passage} {passage_text(passage)}\n{texts.useful}"
@@ -99,7 +100,7 @@ def ranking_prompt(
 ) -> str:
     """Return the listwise prompt: every passage with its identifier, then the question."""
     lines = [f"[{name}] {passage_text(passage)}" for name, passage in zip(identifiers, candidates, strict=True)]
-    return _lines(texts.ranking_instruction, *lines, f"{texts.question} {question}")
+    return _lines(texts.ranking_instruction, *lines, f"{texts.question} {question.strip()}")
 
 
 def format_selection(selection: Selection) -> str:
@@ -136,23 +137,40 @@ def parse_selection(text: str, num_candidates: int) -> Selection:
     return list(dict.fromkeys(number - 1 for number in numbers))
 
 
-def is_chat(tokenizer: Tokenizer) -> bool:
-    """Whether prompts for this tokenizer's model go through a chat template."""
-    return bool(getattr(tokenizer, "chat_template", None))
+def render(tokenizer: Tokenizer, text: str, lead: str = "", think: bool = False) -> str:
+    """Return a prompt as the model reads it, special tokens included; `encode` makes its tokens.
 
-
-def render(tokenizer: Tokenizer, text: str, lead: str = "") -> str:
-    """Return a prompt as the model reads it, special tokens included.
+    Special tokens that stand in the text itself are marked, so that they are read as the text that they are.
 
     Args:
-        tokenizer: Its chat template is applied where it has one.
+        tokenizer: What it reads around the text is kept with it (`dro_trl.lm.turns`).
         text: What the user says.
         lead: The first words of the reply; on a line of its own where there is no chat template.
+        think: Whether the reply begins with a thought.
+
+    Raises:
+        ValueError: If it is to begin with a thought, and there is no place for one.
     """
-    if is_chat(tokenizer):
-        messages = [{"role": "user", "content": text}]
-        return f"{tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)}{lead}"
-    return "\n".join(part for part in ((tokenizer.bos_token or "") + text, lead) if part)
+    turns = turns_of(tokenizer)
+    said = turns.before + plain(tokenizer, text)
+    if think and turns.think is None:
+        raise ValueError(
+            "max_thinking_tokens is set, and the generator's prompt has no place for a thought: its chat template "
+            "knows of none, or none is applied (chat); set it to 0"
+        )
+    if turns.chat:
+        return f"{said}{turns.think if think else turns.between}{lead}"
+    return "\n".join(part for part in (said, lead) if part)
+
+
+def text_start(tokenizer: Tokenizer) -> int:
+    """Return where, in what `render` returns, the text begins."""
+    return len(turns_of(tokenizer).before)
+
+
+def plain(tokenizer: Tokenizer, text: str) -> str:
+    """Mark the special tokens in a text, so that they are encoded as the text that they are."""
+    return line_tokens(tokenizer).plain(text)
 
 
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -185,40 +203,20 @@ def continuation_ids(tokenizer: Tokenizer, stem: str, text: str) -> list[int]:
 
 def question_ids(tokenizer: Tokenizer, question: str, texts: PromptTexts = DEFAULT) -> list[int]:
     """Return the tokens of a question where it follows `question_prompt`."""
-    if is_chat(tokenizer):
+    question = plain(tokenizer, question.strip())
+    if turns_of(tokenizer).chat:
         return encode(tokenizer, question)
     return continuation_ids(tokenizer, texts.question, f" {question}")
 
 
 def answer_ids(tokenizer: Tokenizer, answer: str, texts: PromptTexts = DEFAULT) -> list[int]:
-    """Return the tokens of an answer and of its end: a new line, or the end of the turn for a chat model."""
-    if is_chat(tokenizer):
-        return [*encode(tokenizer, answer), tokenizer.eos_token_id]
-    return continuation_ids(tokenizer, texts.answer, f" {answer}\n")
+    """Return the tokens of an answer and of its end: a new line, or what the chat template ends an answer with."""
+    answer, turns = plain(tokenizer, answer.strip()), turns_of(tokenizer)
+    if turns.chat:
+        return [*encode(tokenizer, answer), *encode(tokenizer, turns.end)]
+    return continuation_ids(tokenizer, texts.answer, f" {answer}{turns.end}")
 
 
 def clean_answer(text: str) -> str:
     """Return the answer in what a generator wrote: its first line that is not empty."""
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
-
-
-def cut_passages(rows: Sequence[Question], tokenizer: Tokenizer, max_tokens: int) -> tuple[list[Question], int]:
-    """Cut every candidate's text to its first `max_tokens` tokens.
-
-    Returns:
-        The rows with the cut candidates, and how many passages were cut.
-    """
-    texts = list({passage["text"] for row in rows for passage in row["candidates"]})
-    encoded = (
-        tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"] if texts else []
-    )
-    short = {
-        text: text[: offsets[max_tokens - 1][1]].rstrip()
-        for text, offsets in zip(texts, encoded, strict=True)
-        if len(offsets) > max_tokens
-    }
-    cut = sum(passage["text"] in short for row in rows for passage in row["candidates"])
-    return [
-        Question(**{**row, "candidates": [{**p, "text": short.get(p["text"], p["text"])} for p in row["candidates"]]})
-        for row in rows
-    ], cut

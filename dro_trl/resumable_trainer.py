@@ -13,6 +13,7 @@ from dro_trl.resuming import (
     is_disk_full,
     last_checkpoint,
     load_pending,
+    read_run_facts,
     save_pending,
     save_run,
 )
@@ -30,6 +31,9 @@ class ResumableTrainer(Trainer):
     def pending_state(self) -> dict[str, Any]:
         """Return this process's part of what is between two steps."""
         raise NotImplementedError
+
+    def take_up(self, run: dict[str, Any], checkpoint: Path) -> None:
+        """Take from the run that wrote a checkpoint what is kept of it, before it is compared with this one."""
 
     def restore_pending_state(self, state: dict[str, Any]) -> None:
         """Take up what `pending_state` returned."""
@@ -50,6 +54,8 @@ class ResumableTrainer(Trainer):
             resume_from_checkpoint = str(last_checkpoint(Path(str(self.args.output_dir))) or "")
             if not resume_from_checkpoint:
                 raise ValueError(f"output_dir={self.args.output_dir} holds no whole checkpoint to resume from")
+        if resume_from_checkpoint:
+            self.take_up(read_run_facts(Path(resume_from_checkpoint)), Path(resume_from_checkpoint))
         if self.args.save_strategy != "no" or resume_from_checkpoint:
             backend, plugin = str(self.accelerator.distributed_type), self.accelerator.state.deepspeed_plugin
             self._run = describe_run(

@@ -96,16 +96,26 @@ def save_run(folder: Path, run: dict[str, Any]) -> None:
     write_json(folder / RUN_NAME, run)
 
 
+def read_run_facts(folder: Path) -> dict[str, Any]:
+    """Return the description of the run that wrote a checkpoint.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    path = folder / RUN_NAME
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no {RUN_NAME}; it is not a checkpoint of DROTrainer, or not a whole one")
+    run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return run
+
+
 def check_same_run(folder: Path, run: dict[str, Any]) -> None:
     """Compare the run that wrote a checkpoint with the one that is to go on from it, and say what differs.
 
     Raises:
         ValueError: If something differs that would make it another run.
     """
-    path = folder / RUN_NAME
-    if not path.is_file():
-        raise ValueError(f"{folder} holds no {RUN_NAME}; it is not a checkpoint of DROTrainer, or not a whole one")
-    saved = json.loads(path.read_text(encoding="utf-8"))
+    saved = read_run_facts(folder)
     differing = {n: (saved.get(n), run.get(n)) for n in sorted({*saved, *run}) if saved.get(n) != run.get(n)}
     allowed = {name for name in differing if name.startswith(tuple(ALLOWED))}
     said = {name: f"{name} was {before!r} and is now {now!r}" for name, (before, now) in differing.items()}

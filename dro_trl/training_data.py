@@ -1,14 +1,15 @@
 """From the datasets that the user gives to those that the trainer reads."""
 
 import logging
+from typing import Any
 
 import torch
 from datasets import Dataset
 
-from dro_trl import prompts
 from dro_trl.data.attach import attach_candidates
 from dro_trl.data.schema import validate_dataset
 from dro_trl.dro_config import SelectionConfig
+from dro_trl.lm.fitting import check_fit, cut_passages, warn_of_special_tokens
 from dro_trl.metrics import has_answer, normalize_answer
 from dro_trl.prompts import Tokenizer
 from dro_trl.retrieval.base import Retriever
@@ -25,6 +26,7 @@ def prepare_dataset(
     tokenizer: Tokenizer,
     args: SelectionConfig,
     training: bool = False,
+    pair: Any = None,
 ) -> Dataset | None:
     """Attach candidates where a dataset has none, check every row, and cut long passages.
 
@@ -37,9 +39,11 @@ def prepare_dataset(
         tokenizer: The generator's, which counts `args.max_passage_tokens`.
         args: Options.
         training: Whether the rows are to be trained on.
+        pair: The `SelectorGenerator` that has to be able to read them; not asked where None.
 
     Raises:
-        ValueError: If a row is faulty, or has fewer candidates than `args.num_selected`, or none is left.
+        ValueError: If a row is faulty, has fewer candidates than `args.num_selected` or longer prompts than a model
+            can read, or none is left.
     """
     if dataset is None:
         return None
@@ -53,10 +57,13 @@ def prepare_dataset(
                 f"num_selected={args.num_selected}; retrieve more, or lower num_selected"
             )
     if args.max_passage_tokens is not None:
-        rows, cut = prompts.cut_passages(dataset.to_list(), tokenizer, args.max_passage_tokens)
+        rows, cut = cut_passages(dataset.to_list(), tokenizer, args.max_passage_tokens)
         total = sum(len(row["candidates"]) for row in rows)
         logger.warning(f"{name}: {cut} of {total} passages cut to max_passage_tokens={args.max_passage_tokens}")
         dataset = Dataset.from_list(rows, features=dataset.features)
+    warn_of_special_tokens(dataset.to_list(), name, tokenizer)
+    if pair is not None:
+        check_fit(dataset.to_list(), name, pair.selector, pair.generator, pair.policy, pair.scorer)
     if training:
         dataset = _with_answers(dataset, name, args.answerable_only)
     if training and args.shuffle_candidates:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from dro_trl import prompts
 from dro_trl.dro_config import DROConfig
 from dro_trl.generation import answer_selections
+from dro_trl.line_tokens import line_tokens
+from dro_trl.loading import load_tokenizers
 from dro_trl.modeling import AnswerScorer
 from dro_trl.policies.autoregressive import AutoregressivePolicy
 from dro_trl.prompts import DEFAULT, PromptTexts, Tokenizer
@@ -47,6 +49,7 @@ def trl_dataset(
     Raises:
         ValueError: If a row is faulty, or the tokenizer cannot be given a prompt that is a text.
     """
+    tokenizer = load_tokenizers({"selector": tokenizer}, args, {"selector": tokenizer.name_or_path})["selector"]
     rows = prepare_dataset(dataset, "dataset", retriever, generator_tokenizer or tokenizer, args, training)
     assert rows is not None
     policy = AutoregressivePolicy(tokenizer, args.num_selected, args.texts)
@@ -55,6 +58,11 @@ def trl_dataset(
 
 def _tokenized_alike(tokenizer: Tokenizer, prompt: str) -> str:
     """The text of which TRL's call of the tokenizer, which may begin every text anew, makes the policy's tokens."""
+    if marked := line_tokens(tokenizer).marked_in(prompt):
+        raise ValueError(
+            f"the special token {marked[0]!r} stands in the text of a question or passage, where TRL's trainers would "
+            "read it as one; take it out of the row"
+        )
     expected = prompts.encode(tokenizer, prompt)
     for text in (prompt, prompt.removeprefix(tokenizer.bos_token or "")):
         if tokenizer(text)["input_ids"] == expected:

@@ -20,9 +20,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dro_trl import PlackettLucePolicy, prompts
+from dro_trl import PlackettLucePolicy
 from dro_trl.atomic_write import write_json
 from dro_trl.data.load import load_rag_dataset
+from dro_trl.lm.fitting import cut_passages
 from dro_trl.modeling import AnswerScorer
 from dro_trl.training_data import is_answerable
 
@@ -77,7 +78,7 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=options.dtype).eval()
     given = [row for row in load_rag_dataset(options.dataset).to_list() if row["gold_ids"]][: options.limit]
-    rows, _ = prompts.cut_passages(given, tokenizer, options.max_passage_tokens)
+    rows, _ = cut_passages(given, tokenizer, options.max_passage_tokens)
     found = [measure(model, tokenizer, row, options.k, options.score_temperature) for row in tqdm(rows)]
     groups = {
         "all": found,

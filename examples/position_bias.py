@@ -18,9 +18,10 @@ from scipy.stats import bootstrap
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dro_trl import PlackettLucePolicy, prompts
+from dro_trl import PlackettLucePolicy
 from dro_trl.atomic_write import write_json
 from dro_trl.data.load import load_rag_dataset
+from dro_trl.lm.fitting import cut_passages
 
 ITEM_SCORES = ("pointwise", "query_likelihood", "passage_end")
 
@@ -57,7 +58,7 @@ def main() -> None:
     ]
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     if options.max_passage_tokens:
-        rows, _ = prompts.cut_passages(rows, tokenizer, options.max_passage_tokens)
+        rows, _ = cut_passages(rows, tokenizer, options.max_passage_tokens)
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=options.dtype).eval()
     table = Table(
         "item score", "measure", "mean", "95 % interval", title=f"{len(rows)} questions, seed {options.seed}"

@@ -3,6 +3,7 @@
 import ast
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -14,6 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "dro_trl"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 PLAIN = {
+    "lm",
     "atomic_write",
     "block_attention",
     "chosen_logps",
@@ -59,6 +61,7 @@ ALLOWED = {
     "fingerprint": {"atomic_write"},
     "recipe_file": set(),
     "stages": {"atomic_write", "fingerprint", "recipe_file"},  # what `dro-trl run` does, without torch
+    "lm": {"line_tokens", "prompts", "types"},
     "lockstep": set(),
     "types": set(),
     "weights": {"types"},
@@ -72,8 +75,8 @@ ALLOWED = {
     "estimate_flops": {"estimate"},
     "model_shapes": {"estimate"},
     "reading_lengths": BELOW_TRAINER | {"data", "estimate", "training_data"},
-    "line_tokens": set(),
-    "prompts": {"line_tokens", "types"},
+    "line_tokens": {"lm"},
+    "prompts": {"line_tokens", "lm", "types"},
     "retrieval": PLAIN,
     "data": PLAIN | {"retrieval.base"},
     "policies": PLAIN,
@@ -82,14 +85,22 @@ ALLOWED = {
     "modeling": PLAIN | {"policies.base", "value_head"},
     "value_head": {"shared_base"},
     "objectives": PLAIN | {"dro_config"},
-    "dro_config": {"types", "prompts"},
+    "dro_config": {"types", "prompts", "lm"},
     "starter_model": set(),
     **dict.fromkeys(TRAINER_PARTS, PLAIN | {"modeling", "dro_config", "objectives", "policies.base", "value_head"}),
     "checkpointing": PLAIN | {"modeling", "policies.score_weights"},
     # `DROTrainer(retriever=...)` runs the step that attaches candidates, and every dataset is checked before training.
     "training_data": PLAIN | {"dro_config", "sampler", "retrieval.base", "data.attach", "data.schema"},
     "resumable_trainer": {"resuming"},
-    "pair_trainer": {"compiled_layers", "resumable_trainer", "resuming", "checkpointing", "model_card", "prompts"},
+    "pair_trainer": {
+        "lm",
+        "compiled_layers",
+        "resumable_trainer",
+        "resuming",
+        "checkpointing",
+        "model_card",
+        "prompts",
+    },
     "dro_trainer": BELOW_TRAINER | {"retrieval.base", "training_data", "pair_trainer"},
     "trl_adapter": BELOW_TRAINER | {"retrieval.base", "training_data"},
     "pipeline": BELOW_TRAINER | {"retrieval.base"},
@@ -153,6 +164,9 @@ def test_module_keeps_to_the_table(path):
     assert not breaches(name_of(path), path.read_text())
 
 
+_installed = cache(packages_distributions)  # It reads the files of every distribution.
+
+
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_third_party_imports_are_declared_dependencies(path):
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
@@ -160,7 +174,7 @@ def test_third_party_imports_are_declared_dependencies(path):
     lines = project["dependencies"] + extras["gemma"] + extras["deepspeed"]
     declared = {canonicalize_name(Requirement(line).name) for line in lines}
     roots = {name.partition(".")[0] for name in imports_of(path.read_text())}
-    installed = packages_distributions()
+    installed = _installed()
     for root in roots - sys.stdlib_module_names - {"dro_trl"}:
         # The package of an extra may be absent here: its import name stands for it then.
         owners = {canonicalize_name(owner) for owner in installed.get(root, [root])}

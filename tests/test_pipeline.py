@@ -6,8 +6,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from dro_trl import PlackettLucePolicy, RAGPipeline, prompts
+from dro_trl import PlackettLucePolicy, RAGPipeline
 from dro_trl.generation import generate_answers
+from dro_trl.lm.fitting import cut_passages
 from dro_trl.pipeline import RAGOutput, print_output
 from tests.tiny_models import tiny_model, tiny_questions, tiny_tokenizer
 from tests.training import LORA, make_trainer, save_start
@@ -63,7 +64,7 @@ def test_more_passages_can_be_selected_than_in_training(trained, pipeline):
 
 def test_a_saved_pair_selects_and_answers_as_the_trainer_would(trained, pipeline):
     model, tokenizers = trained[1].model.eval(), trained[1].tokenizers
-    cut, number = prompts.cut_passages(ROWS, tokenizers["generator"], 6)
+    cut, number = cut_passages(ROWS, tokenizers["generator"], 6)
     assert number > 0
     policy = model.policy
     with torch.no_grad():

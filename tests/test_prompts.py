@@ -4,7 +4,7 @@ import pytest
 
 from dro_trl import prompts
 from dro_trl.types import Passage
-from tests.tiny_models import tiny_questions, tiny_tokenizer
+from tests.tiny_models import tiny_tokenizer
 
 
 def passage(text: str, title: str = "") -> Passage:
@@ -141,24 +141,3 @@ def test_selections_as_text():
     for text in ("[0] > [1]", "[1] > [13]"):
         with pytest.raises(ValueError, match=r"names \[(0|13)\], but there are 12 candidates"):
             prompts.parse_selection(text, 12)
-
-
-def test_cutting_passages():
-    """Texts of more than three tokens keep their first three; titles, other fields and the input stay as they are."""
-    tokenizer, rows = tiny_tokenizer(), tiny_questions(3, 2)
-    rows[0]["candidates"][1]["text"] = "abc"
-    rows[1]["candidates"][0]["text"] = "🎈🎈🎈🎈"
-    before = [dict(p) for row in rows for p in row["candidates"]]
-    short, cut = prompts.cut_passages(rows, tokenizer, 3)
-    assert cut == 4
-    assert [p["text"] for p in short[0]["candidates"]] == ["The club", "abc", "The club"]
-    assert all(len(prompts.encode(tokenizer, p["text"])) <= 3 for p in short[0]["candidates"])
-    assert [dict(p) for row in rows for p in row["candidates"]] == before
-    for row, cut_row in zip(rows, short, strict=True):
-        assert {**cut_row, "candidates": None} == {**row, "candidates": None}
-        for p, q in zip(row["candidates"], cut_row["candidates"], strict=True):
-            assert {**q, "text": None} == {**p, "text": None}
-            assert p["text"].startswith(q["text"])
-            assert q["text"]
-    assert prompts.cut_passages(rows, tokenizer, 500) == (rows, 0)
-    assert prompts.cut_passages([], tokenizer, 3) == ([], 0)

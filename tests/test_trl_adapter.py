@@ -37,16 +37,16 @@ def columns(completions, rows=ROWS):
     return {"completions": completions, **{name: [row[name] for row in repeated] for name in names}}
 
 
-def tokenizer_that_begins_texts(chat):
-    """As those of Llama and Gemma, it puts a token of its own before every text."""
+def tokenizer_that(begins_texts, chat):
+    """As those of Llama and Gemma, it puts a token of its own before every text; or as Qwen's, it does not."""
     plain = tiny_tokenizer(chat=chat)
-    tokenizer = type(plain)(
-        tokenizer_object=plain.backend_tokenizer, bos_token="<s>", pad_token="<pad>", chat_template=plain.chat_template
-    )
+    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    tokenizer = type(plain)(tokenizer_object=plain.backend_tokenizer, chat_template=plain.chat_template, **special)
+    start = [("<s>", tokenizer.bos_token_id)]
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
+        single="<s> $A" if begins_texts else "$A", special_tokens=start
     )
-    assert tokenizer("a")["input_ids"] == [tokenizer.bos_token_id, *plain("a")["input_ids"]]
+    assert (tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id) is begins_texts
     return tokenizer
 
 
@@ -55,8 +55,8 @@ def tokenizer_that_begins_texts(chat):
 
 @pytest.mark.parametrize(
     "tokenizer",
-    [tiny_tokenizer(), tiny_tokenizer(chat=True), tokenizer_that_begins_texts(chat=False)],
-    ids=["plain", "chat", "with a token of its own"],
+    [tiny_tokenizer(), tiny_tokenizer(chat=True), tokenizer_that(begins_texts=False, chat=False)],
+    ids=["with a token of its own", "chat", "plain"],
 )
 def test_trl_reads_what_the_autoregressive_policy_reads(tmp_path, tokenizer):
     """Token for token, and in the rows and the candidates' order that DROTrainer trains on."""
@@ -70,7 +70,7 @@ def test_trl_reads_what_the_autoregressive_policy_reads(tmp_path, tokenizer):
 def test_what_cannot_be_given_to_trl(tmp_path):
     """A chat template without the token that the tokenizer begins texts with; and too few candidates."""
     with pytest.raises(ValueError, match="adds special tokens of its own to a prompt.* in place of .*add_bos_token=F"):
-        trl_dataset(questions(), options(tmp_path), tokenizer_that_begins_texts(chat=True))
+        trl_dataset(questions(), options(tmp_path), tokenizer_that(begins_texts=True, chat=True))
     with pytest.raises(ValueError, match="dataset, row 1: .* found 4 passages, fewer than num_selected=5"):
         trl_dataset(questions(), options(tmp_path, num_selected=5), tiny_tokenizer())
 

@@ -5,7 +5,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from transformers import (
     Gemma3ForCausalLM,
@@ -92,6 +92,9 @@ def tiny_tokenizer(split_digits: bool = True, chat: bool = False) -> PreTrainedT
         show_progress=False,
     )
     tokenizer.train_from_iterator(_training_texts(), trainer)
+    if not chat:  # A template says itself what a text begins with.
+        start = ("<s>", tokenizer.token_to_id("<s>"))
+        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[start])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<s>",

@@ -31,11 +31,13 @@ class RankingInputs:
 
     prompt_ids: list[list[int]]
     num_candidates: list[int]
+    longest: int
+    """Tokens of the longest prompt with the longest selection that can be written behind it."""
     device: torch.device = torch.device("cpu")
 
     def to(self, device: torch.device) -> "RankingInputs":
         """Return the inputs for another device."""
-        return RankingInputs(self.prompt_ids, self.num_candidates, device)
+        return RankingInputs(self.prompt_ids, self.num_candidates, self.longest, device)
 
 
 class Path:
@@ -121,7 +123,9 @@ class AutoregressivePolicy:
         """
         check_candidates(rows, self.num_selected)
         prompt_ids = prompts.encode_all(self.tokenizer, [self.prompt(row) for row in rows])
-        return RankingInputs(prompt_ids, [len(row["candidates"]) for row in rows])
+        sizes = [len(row["candidates"]) for row in rows]
+        written = self.num_selected * max(len(self.choice_ids(item, False)) for item in range(max(sizes)))
+        return RankingInputs(prompt_ids, sizes, max(map(len, prompt_ids)) + written)
 
     def prompt(self, row: Question) -> str:
         """Return the listwise prompt that the selector continues with `[3] > [1]`, special tokens included."""

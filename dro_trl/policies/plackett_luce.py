@@ -116,6 +116,11 @@ class ScoringInputs:
         every = torch.arange(len(self.item_mask), device=self.item_mask.device)
         return every if len(self.batch.input_ids) == len(every) else every.repeat_interleave(self.item_mask.sum(-1))
 
+    @property
+    def longest(self) -> int:
+        """Tokens from the beginning of a prompt to the end of its longest continuation."""
+        return int(self.batch.position_ids.max()) + 1
+
     def to(self, device: torch.device) -> "ScoringInputs":
         """Return the inputs on another device."""
         return ScoringInputs(self.batch.to(device), self.item_mask.to(device), self.prior.to(device))
@@ -259,8 +264,7 @@ class PlackettLucePolicy:
 
     def _rendered(self, row: Question) -> tuple[str, list[tuple[int, int]]]:
         text, spans = prompts.scoring_prompt(row["question"], row["candidates"], self.texts)
-        rendered = prompts.render(self.tokenizer, text)
-        shift = rendered.index(text)
+        rendered, shift = prompts.render(self.tokenizer, text), prompts.text_start(self.tokenizer)
         return rendered, [(shift + start, shift + end) for start, end in spans]
 
     def _encode_pointwise(self, row: Question) -> _Encoded:
@@ -278,7 +282,7 @@ class PlackettLucePolicy:
 
     def _encode_query_likelihood(self, row: Question) -> _Encoded:
         texts = [prompts.render(self.tokenizer, prompts.question_prompt(p, self.texts)) for p in row["candidates"]]
-        head = texts[0].index(self.texts.passage) + len(self.texts.passage)
+        head = prompts.text_start(self.tokenizer) + len(self.texts.passage)
         asked = prompts.question_ids(self.tokenizer, row["question"], self.texts)
         flags = [True] * len(asked)
         if self.reads_answer:

@@ -10,7 +10,7 @@ from dro_trl.dro_config import SelectionConfig
 Teacher = Literal["gold", "likelihood", "retriever", "run"]
 
 UNUSED = frozenset(
-    "assistant_only_loss chat_template_path completion_only_loss dataset_kwargs dataset_num_proc dataset_text_field "
+    "assistant_only_loss completion_only_loss dataset_kwargs dataset_num_proc dataset_text_field "
     "eos_token eval_packing gradient_checkpointing gradient_checkpointing_kwargs max_length num_candidates packing "
     "packing_strategy pad_token padding_free shuffle_dataset truncation_mode".split()
 )

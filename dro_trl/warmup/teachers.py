@@ -12,6 +12,7 @@ from datasets import Dataset
 
 from dro_trl.atomic_write import write_json
 from dro_trl.evaluation.systems import score_answers
+from dro_trl.lm.turns import saved_turns
 from dro_trl.loading import load_model, loading_whole
 from dro_trl.modeling import AnswerScorer
 from dro_trl.prompts import Tokenizer
@@ -148,7 +149,10 @@ def likelihood_order(
     """
     cache = Path(str(args.output_dir)) / f"teacher_likelihood.{name}.json"
     files = sorted((file.name, file.stat().st_mtime_ns) for file in Path(generator).glob("*.*"))
-    of = describe_run({"prompt_texts": args.prompt_texts, "loading": loading}, rows, generator=generator, files=files)
+    turns = saved_turns({"generator": tokenizer})
+    of = describe_run(
+        {"prompt_texts": args.prompt_texts, "loading": loading, "turns": turns}, rows, generator=generator, files=files
+    )
     if cache.is_file():
         saved = json.loads(cache.read_text(encoding="utf-8"))
         if saved["of"] == of:

@@ -16,7 +16,8 @@ from trl import ModelConfig, SFTTrainer, get_peft_config
 from dro_trl.atomic_write import write_json
 from dro_trl.checkpointing import save_whole
 from dro_trl.compiled_layers import compile_for
-from dro_trl.loading import load_model, load_tokenizer, loading_whole
+from dro_trl.lm.turns import adopt_turns, saved_turns
+from dro_trl.loading import load_model, load_tokenizers, loading_whole
 from dro_trl.lockstep import most_forwards
 from dro_trl.model_card import write_warmup_card
 from dro_trl.modeling import AnswerScorer
@@ -30,7 +31,7 @@ from dro_trl.recipe import (
     parse_parts,
 )
 from dro_trl.resumable_trainer import ResumableTrainer
-from dro_trl.resuming import begin_checkpoint
+from dro_trl.resuming import RUN_NAME, begin_checkpoint, read_run_facts
 from dro_trl.warmup.config import UNUSED as UNUSED_IN_WARMUP
 from dro_trl.warmup.config import WarmupConfig
 from dro_trl.warmup.teachers import RETRIEVED, TaughtRows, teach
@@ -47,10 +48,12 @@ class WarmupTrainer(ResumableTrainer, SFTTrainer):
 
     facts: dict[str, Any]
     """What is warmed up, for checkpoints and the model card."""
+    turns: dict[str, Any]
+    """What both models read around texts."""
 
     def run_facts(self) -> dict[str, Any]:
         """Return what makes this run what it is, beside its options and rows."""
-        return self.facts
+        return {**self.facts, "turns": self.turns}
 
     def pending_state(self) -> dict[str, Any]:
         """Return nothing: no step is spread over several."""
@@ -173,7 +176,11 @@ def run_warmup(part: Part, script: DROScriptArguments, args: WarmupConfig, model
     args.resume_from_checkpoint = checkpoint_to_resume(script, args)
     starts = {"selector": str(model.model_name_or_path)}
     starts["generator"] = args.generator_name_or_path or starts["selector"]
-    tokenizers = {name: load_tokenizer(start) for name, start in starts.items()}
+    tokenizers = load_tokenizers(starts, args, starts)
+    args.chat_template_path = None  # It is read, and TRL would give the model the other tokenizer's tokens.
+    if args.resume_from_checkpoint:
+        checkpoint = Path(str(args.resume_from_checkpoint))
+        adopt_turns(tokenizers, read_run_facts(checkpoint)["turns"], f"{checkpoint / RUN_NAME}: turns")
     train, held_out = load_datasets(script)
 
     def prepared(rows: Dataset, name: str, training: bool = False) -> TaughtRows:
@@ -204,6 +211,7 @@ def run_warmup(part: Part, script: DROScriptArguments, args: WarmupConfig, model
         trainer: WarmupTrainer = SelectorWarmupTrainer(policy, **options)
     else:
         trainer = WarmupTrainer(**options)
+    trainer.turns = saved_turns(tokenizers)
     trainer.facts = {"part": part, "start": starts[part], "dataset": script.dataset_name}
     trainer.train(args.resume_from_checkpoint)
     save_warm(trainer, loading.get("dtype", "float32"))

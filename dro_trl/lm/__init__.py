@@ -1,0 +1,1 @@
+"""One language model: what it reads, and how."""
