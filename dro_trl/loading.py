@@ -16,6 +16,7 @@ from transformers.integrations import deepspeed
 from dro_trl.dro_config import DROConfig, SelectionConfig
 from dro_trl.lm.turns import check_turns, keep_turns, read_turns, set_turns, stop_where_answers_end, turns_before
 from dro_trl.modeling import AnswerScorer, SelectorGenerator
+from dro_trl.models.causal_lm import check_causal
 from dro_trl.policies.base import SelectionPolicy, load_policy
 from dro_trl.prompts import Tokenizer
 from dro_trl.shared_base import share_base
@@ -28,7 +29,11 @@ def load_model(model: str | PreTrainedModel, init_kwargs: Any = None) -> PreTrai
     """Return a model, loaded where a name or folder is given: in float32 unless `init_kwargs` say otherwise.
 
     A folder is named by its absolute path, so that a saved adapter finds it again from anywhere on this machine.
+
+    Raises:
+        ValueError: If it is not a causal language model.
     """
+    check_causal(model, init_kwargs)
     if not isinstance(model, str):
         return model
     if Path(model).is_dir():
@@ -75,11 +80,12 @@ def load_starts(
         args: Says how to load them, and whether they share their base; then both are one object.
 
     Raises:
-        ValueError: If the generator has a start of its own beside a shared base.
+        ValueError: If the generator has a start of its own beside a shared base, or one is no causal language model.
     """
     if generator and args.shared_base:
         raise ValueError("shared_base=True trains the generator on the selector's base; give no generator")
-    init = args.model_init_kwargs
+    init: Any = args.model_init_kwargs
+    check_causal(generator or model, init)  # Before the selector is loaded, which may take a while.
     selector = load_model(model, init)
     if args.shared_base:
         return {"selector": selector, "generator": selector}

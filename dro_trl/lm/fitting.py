@@ -28,7 +28,15 @@ def cut_passages(rows: Sequence[Question], tokenizer: Tokenizer, max_tokens: int
 
     Returns:
         The rows with the cut candidates, and how many passages were cut.
+
+    Raises:
+        ValueError: If the tokenizer does not say where in a text its tokens are.
     """
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"max_passage_tokens={max_tokens} needs a tokenizer of the library `tokenizers`, which "
+            f"{type(tokenizer).__name__} of {tokenizer.name_or_path!r} is not; leave max_passage_tokens unset"
+        )
     texts = list({passage["text"] for row in rows for passage in row["candidates"]})
     spans = _spans(tokenizer, texts)
     short = {

@@ -21,6 +21,7 @@ from dro_trl.loading import load_model, load_tokenizers, loading_whole
 from dro_trl.lockstep import most_forwards
 from dro_trl.model_card import write_warmup_card
 from dro_trl.modeling import AnswerScorer
+from dro_trl.models.causal_lm import check_causal
 from dro_trl.policies.base import SelectionPolicy, load_policy
 from dro_trl.recipe import (
     UNUSED,
@@ -176,6 +177,8 @@ def run_warmup(part: Part, script: DROScriptArguments, args: WarmupConfig, model
     args.resume_from_checkpoint = checkpoint_to_resume(script, args)
     starts = {"selector": str(model.model_name_or_path)}
     starts["generator"] = args.generator_name_or_path or starts["selector"]
+    for start in starts.values():
+        check_causal(start, loading)  # Before the teacher is asked, which may take long.
     tokenizers = load_tokenizers(starts, args, starts)
     args.chat_template_path = None  # It is read, and TRL would give the model the other tokenizer's tokens.
     if args.resume_from_checkpoint:

@@ -1,12 +1,13 @@
 """Passages cut to a length, prompts that do not fit a model, and special tokens that are counted."""
 
+import json
 import logging
 import unicodedata
 
 import pytest
 from datasets import Dataset
 from tokenizers import normalizers
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import CTRLTokenizer, GPT2Config, GPT2LMHeadModel
 
 from dro_trl import AutoregressivePolicy, PlackettLucePolicy, RAGPipeline, prompts
 from dro_trl.generation import generate_answers
@@ -156,3 +157,13 @@ def test_a_template_counts_as_well():
     tokenizer = with_template(template_of("qwen2_5"), "<|im_end|>")
     policy, row = PlackettLucePolicy(tokenizer, 1), tiny_questions(2)[0]
     assert policy.encode([row]).longest > PlackettLucePolicy(tiny_tokenizer(), 1).encode([row]).longest
+
+
+def test_a_tokenizer_without_offsets_cannot_cut(tmp_path):
+    (tmp_path / "vocab.json").write_text(json.dumps({"a": 0, "<unk>": 1}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    slow = CTRLTokenizer(tmp_path / "vocab.json", tmp_path / "merges.txt")
+    with pytest.raises(
+        ValueError, match="max_passage_tokens=2 needs a tokenizer of the library `tokenizers`.*CTRLTok"
+    ):
+        cut_passages(tiny_questions(2), slow, 2)

@@ -1,0 +1,1 @@
+"""The pair of models: what they may be, and what they start from."""
