@@ -17,6 +17,7 @@ from dro_trl.dro_config import DROConfig, SelectionConfig
 from dro_trl.lm.turns import check_turns, keep_turns, read_turns, set_turns, stop_where_answers_end, turns_before
 from dro_trl.modeling import AnswerScorer, SelectorGenerator
 from dro_trl.models.causal_lm import check_causal
+from dro_trl.models.quantised import keep_gradients
 from dro_trl.policies.base import SelectionPolicy, load_policy
 from dro_trl.prompts import Tokenizer
 from dro_trl.shared_base import share_base
@@ -102,7 +103,7 @@ def prepare_model(model: PreTrainedModel, train: bool, peft_config: PeftConfig |
     if peft_config is None:
         return model
     _warn_of_nameless_base(model)
-    return get_peft_model(model, copy.deepcopy(peft_config))
+    return get_peft_model(keep_gradients(model), copy.deepcopy(peft_config))
 
 
 def _warn_of_nameless_base(model: PreTrainedModel) -> None:
@@ -243,7 +244,7 @@ def make_pair(
     parts: dict[str, Any]
     if args.shared_base:
         _warn_of_nameless_base(models["selector"])
-        parts = share_base(models["selector"], peft_config, trained)
+        parts = share_base(keep_gradients(models["selector"]), peft_config, trained)
     else:
         parts = {name: prepare_model(model, trained[name], peft_config) for name, model in models.items()}
     scorer = AnswerScorer(tokenizers["generator"], all_aliases, args.texts, args.scoring_token_budget)

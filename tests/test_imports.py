@@ -28,7 +28,7 @@ PLAIN = {
     "weights",
     "losses",
     "metrics",
-    "models.causal_lm",
+    "models",
     "shared_base",
     "shared_prefixes",
     "shared_prompt",

@@ -2,11 +2,17 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import BitsAndBytesConfig
 
 from dro_trl import RAGPipeline, recipe
-from tests.training import save_start, write_recipe
+from dro_trl.generation import generate_answers
+from dro_trl.loading import load_model
+from dro_trl.warmup.training import parse_warmup, run_warmup
+from tests.tiny_models import tiny_tokenizer
+from tests.training import LORA, gradients, make_trainer, questions, save_start, write_recipe
 
+TOKENS = tiny_tokenizer()
 OPTIONS = {"use_peft": True, "lora_target_modules": ["q_proj", "v_proj"], "learning_rate": 1e-2, "num_train_epochs": 1}
 
 
@@ -47,3 +53,53 @@ def test_bitsandbytes_is_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(recipe, "is_bitsandbytes_available", lambda: False)
     with pytest.raises(ImportError, match=r"load_in_8bit: true needs bitsandbytes; pip install 'dro-trl\[qlora\]'"):
         run(tmp_path, load_in_8bit=True)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_gradients_are_the_same_after_an_evaluation(tmp_path, shared, packed):
+    """A processor with AVX512-BF16 packs four-bit layers in an evaluation; `packed` ones were so from the start."""
+    start = save_start(tmp_path / "start", hidden_size=64, intermediate_size=128)
+    model = load_model(start, {"quantization_config": BitsAndBytesConfig(load_in_4bit=True)})
+    if packed:
+        with torch.no_grad():
+            model(torch.tensor([[5, 6, 7]]))
+    trainer = make_trainer(
+        tmp_path / "out",
+        model=model,
+        shared_base=shared,
+        peft_config=LORA,
+        eval_dataset=questions(),
+        processing_class=TOKENS,
+    )
+    batch = {"rows": questions().to_list()[:2], "draw": 0}
+    loss, before = gradients(trainer, dict(batch))
+    trainer.evaluate()
+    generate_answers(trainer.model.generator, TOKENS, ["Who?"], [questions()[0]["candidates"]], max_new_tokens=2)
+    again, after = gradients(trainer, dict(batch))
+    assert again == pytest.approx(loss, rel=1e-6)
+    assert norms(after) == pytest.approx(norms(before), rel=1e-6)
+    assert sum(norm > 0 for name, norm in norms(before).items() if "layers.0" in name) >= 4  # Of both roles' q and v.
+
+
+def norms(found):
+    return {name: float(gradient.norm()) for name, gradient in found.items()}
+
+
+def test_a_warm_up_learns_on_after_an_evaluation(tmp_path):
+    """Evaluating after each step changes nothing in what is learnt."""
+    save_start(tmp_path / "start", hidden_size=64, intermediate_size=128)
+    learnt = {}
+    for strategy in ("no", "steps"):
+        lines = {**OPTIONS, "load_in_4bit": True, "teacher": "retriever", "num_selections": None, "lora_dropout": 0.0}
+        lines |= {
+            "eval_steps": 1,
+            "eval_strategy": strategy,
+            "eval_dataset_name": str(tmp_path / "train.jsonl"),
+            "max_steps": 3,
+        }
+        path = write_recipe(tmp_path, **lines, output_dir=str(tmp_path / strategy))
+        run_warmup("selector", *parse_warmup(["--config", path]))
+        learnt[strategy] = load_file(tmp_path / strategy / "adapter" / "adapter_model.safetensors")
+    for name, weight in learnt["no"].items():
+        torch.testing.assert_close(learnt["steps"][name], weight, rtol=0, atol=1e-6)

@@ -22,6 +22,7 @@ from dro_trl.lockstep import most_forwards
 from dro_trl.model_card import write_warmup_card
 from dro_trl.modeling import AnswerScorer
 from dro_trl.models.causal_lm import check_causal
+from dro_trl.models.quantised import keep_gradients
 from dro_trl.policies.base import SelectionPolicy, load_policy
 from dro_trl.recipe import (
     UNUSED,
@@ -197,7 +198,7 @@ def run_warmup(part: Part, script: DROScriptArguments, args: WarmupConfig, model
 
     taught = prepared(train, "train_dataset", training=True)
     options: dict[str, Any] = {
-        "model": load_model(starts[part], loading),
+        "model": keep_gradients(load_model(starts[part], loading)),
         "args": args,
         "train_dataset": columns(taught),
         "eval_dataset": columns(prepared(held_out, "eval_dataset")) if held_out is not None else None,
