@@ -5,6 +5,7 @@ from typing import Any, Literal, get_args
 
 from transformers import TrainingArguments
 
+from dro_trl.lm.devices import settle_precision, with_trained_dtype
 from dro_trl.lm.turns import Chat
 from dro_trl.prompts import PromptTexts, prompt_texts
 
@@ -113,7 +114,11 @@ class DROConfig(SelectionConfig):
 
     # Models
     model_init_kwargs: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "Keyword arguments of `from_pretrained`, for models given as strings."}
+        default=None,
+        metadata={
+            "help": "Keyword arguments of `from_pretrained`, for models given as strings. `dtype` is float32 unless "
+            "given; 'auto' is bfloat16 under adapters where the device has it, else float32."
+        },
     )
     train_selector: bool = field(default=True, metadata={"help": "Whether to update the selector."})
     train_generator: bool = field(default=True, metadata={"help": "Whether to update the generator."})
@@ -216,6 +221,13 @@ class DROConfig(SelectionConfig):
     num_selections_to_print: int = field(default=4, metadata={"help": "Questions in that table."})
 
     # Defaults of TrainingArguments that differ here
+    bf16: bool | None = field(  # type: ignore[assignment]
+        default=False,
+        metadata={
+            "help": "Whether to compute in bfloat16 (mixed precision); None, which recipes have where they say "
+            "nothing: where the device has it."
+        },
+    )
     learning_rate: float = field(default=3e-4, metadata={"help": "Initial learning rate of the selector."})
     logging_steps: float = field(default=10, metadata={"help": "Log every X update steps."})
     remove_unused_columns: bool = field(
@@ -226,6 +238,7 @@ class DROConfig(SelectionConfig):
     )
 
     def __post_init__(self) -> None:
+        settle_precision(self)
         super().__post_init__()
         for name, low in (
             ("num_selections", 1),
@@ -284,6 +297,18 @@ class DROConfig(SelectionConfig):
                 "model and not to a pair; leave it False, or call liger-kernel's own function for the model's type "
                 "before the models are loaded"
             )
+
+    def decide_dtype(self, adapters: bool) -> None:
+        """Put the number format that models are loaded in where `model_init_kwargs` have a `dtype` of `auto`.
+
+        Args:
+            adapters: Whether adapters are trained.
+
+        Raises:
+            ValueError: If the `dtype` is none.
+        """
+        if self.model_init_kwargs:
+            self.model_init_kwargs = with_trained_dtype(self.model_init_kwargs, self.device, adapters)  # type: ignore[arg-type]
 
     @property
     def on_policy(self) -> bool:

@@ -91,6 +91,7 @@ class DROTrainer(PairTrainer):
             reward_funcs = AnswerLogLikelihood(args.likelihood_reduction, args.likelihood_aliases)
         self.reward_sum = RewardSum(reward_funcs, args.reward_weights)
         generator = generator or args.generator_name_or_path
+        args.decide_dtype(adapters=peft_config is not None)
         models = load_starts(model, generator, args)
         self._start = {name: part.name_or_path for name, part in models.items()}
         given = generator_processing_class or (self._start["generator"] if generator else None)

@@ -15,6 +15,7 @@ from dro_trl import estimate as formulas
 from dro_trl.dro_config import DROConfig
 from dro_trl.estimate import Backend, BackendName, ModelShape, ModelStep, Precision, Reading, Tuning
 from dro_trl.estimate_flops import forward_flops, training_flops
+from dro_trl.lm import devices
 from dro_trl.model_shapes import describe_model, load_config
 from dro_trl.reading_lengths import (
     Lengths,
@@ -24,7 +25,6 @@ from dro_trl.reading_lengths import (
 )
 from dro_trl.recipe import DROScriptArguments, parse_recipe
 
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
 QUANTISED = {"4bit": 0.5 + 4 / 64, "8bit": 1.0}
 """Bytes of a quantised weight; at four bits with a float32 scale for each 64 (Dettmers et al., 2023, section 3)."""
 DEEPSPEED, SHARDED = "DEEPSPEED", "FSDP"
@@ -113,8 +113,11 @@ def describe_run(
         stated: Lengths to use instead of the data.
     """
     kwargs: Any = args.model_init_kwargs or {}
-    dtype = str(kwargs.get("dtype", model.dtype or "float32")).removeprefix("torch.")
     peft_config = get_peft_config(model)
+    device = torch.device("cuda" if backend.gpu else "cpu")
+    hardware = replace(devices.find_hardware(), bfloat16=True)  # Of the GPU that a run is for, which need not be here.
+    asked = kwargs.get("dtype", model.dtype or "float32")
+    weights = devices.choose_trained_dtype(asked, device, peft_config is not None, hardware).itemsize
     config = load_config(model_config or str(model.model_name_or_path))
     checkpointing = bool(args.activation_checkpointing)
 
@@ -122,7 +125,6 @@ def describe_run(
         return Role(*describe_model(of, peft_config, trained, checkpointing))
 
     half = args.bf16 or args.fp16 or mixed_precision in ("bf16", "fp16")
-    weights = BYTES.get(dtype, 4)
     base = QUANTISED["4bit"] if model.load_in_4bit else QUANTISED["8bit"] if model.load_in_8bit else weights
     precision = Precision(weights, 2 if half else weights, adapters=4, autocast=half)
     if backend.deepspeed or backend.name == "FSDP2":  # They convert the model itself.
@@ -290,8 +292,14 @@ def measured_flops_per_second(precision: Precision, hidden: int, intermediate: i
     return count * 2.0 * 512 * hidden * intermediate / (time.perf_counter() - started)
 
 
-def parse_for_any_machine(arguments: Sequence[str]) -> tuple[tuple[DROScriptArguments, DROConfig, ModelConfig], bool]:
+def parse_for_any_machine(
+    arguments: Sequence[str], launched: bool = False
+) -> tuple[tuple[DROScriptArguments, DROConfig, ModelConfig], bool]:
     """Return a recipe's parts, and whether it is for a GPU: transformers refuses `bf16` where there is none.
+
+    Args:
+        arguments: Of the command line.
+        launched: Whether it is for processes that an accelerate config names, on a GPU each unless `use_cpu` is said.
 
     Raises:
         ValueError: As `parse_recipe`.
@@ -302,7 +310,10 @@ def parse_for_any_machine(arguments: Sequence[str]) -> tuple[tuple[DROScriptArgu
         if torch.cuda.is_available():
             raise
         return parse_recipe([*arguments, "--use_cpu"]), True
-    return parts, not parts[1].use_cpu
+    if not parts[1].use_cpu or not launched:
+        return parts, not parts[1].use_cpu
+    _, args, _ = parse_recipe([*arguments, "--bf16", "false"])  # Which leaves `use_cpu` as it was said.
+    return parts, not args.use_cpu
 
 
 def describe_estimate(run: Run, flops_per_second: float, utilization: float, measured: bool) -> dict[str, Any]:

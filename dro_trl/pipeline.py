@@ -1,5 +1,6 @@
 """Using a trained pair: retrieve, select, answer."""
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +16,7 @@ from tqdm.auto import tqdm
 from dro_trl import prompts
 from dro_trl.checkpointing import MODELS, read_config
 from dro_trl.generation import generate_answers
+from dro_trl.lm.devices import AUTO, choose_device, choose_dtype, describe
 from dro_trl.lm.fitting import check_fit, cut_passages, warn_of_special_tokens
 from dro_trl.loading import load_model, saved_tokenizers
 from dro_trl.modeling import AnswerScorer
@@ -26,6 +28,7 @@ from dro_trl.retrieval.base import Retriever
 from dro_trl.shared_base import load_shared
 from dro_trl.types import Passage, Question, Selection
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -94,7 +97,7 @@ class RAGPipeline:
         folder: str | Path,
         retriever: Retriever | None = None,
         num_candidates: int | None = None,
-        device: str | torch.device = "cpu",
+        device: str | torch.device = AUTO,
         policy: SelectionPolicy | None = None,
         num_selected: int | None = None,
         window_size: int | None = None,
@@ -107,17 +110,18 @@ class RAGPipeline:
             folder: Holds `selector/`, `generator/` and `dro_config.json`.
             retriever: Finds candidates for bare questions.
             num_candidates: N; what the pair was trained with where None.
-            device: Where the models go.
+            device: Where the models go: `auto` (an accelerator where there is one), `cpu`, `cuda:1`, …
             policy: Needed where the pair was trained with a policy object instead of the option `policy`.
             num_selected: K; what the pair was trained with where None.
             window_size: As in `RAGPipeline`, as is `window_stride`.
             window_stride: By how many candidates a window moves.
-            **model_kwargs: For `from_pretrained` of both models; `dtype` is float32 unless given.
+            **model_kwargs: For `from_pretrained` of both models. `dtype` is `auto` unless given: bfloat16 where the
+                device multiplies it by itself, else float32.
 
         Raises:
             FileNotFoundError: If the folder is not one that `DROTrainer` wrote.
             ValueError: If the pair was trained with a policy object, and none is given; if both a policy and K are; or
-                if K, the windows and their stride do not go together.
+                if K, the windows and their stride do not go together; or if there is no such device or dtype.
         """
         folder = Path(folder)
         paths = {name: str(folder / name) for name in MODELS}
@@ -131,7 +135,7 @@ class RAGPipeline:
     def from_start(
         cls,
         folder: str | Path,
-        device: str | torch.device = "cpu",
+        device: str | torch.device = AUTO,
         policy: SelectionPolicy | None = None,
         num_selected: int | None = None,
         window_size: int | None = None,
@@ -170,6 +174,9 @@ class RAGPipeline:
             raise ValueError(
                 f"num_selected={num_selected} and a policy of num_selected={policy.num_selected}: give one of them"
             )
+        device = choose_device(device)
+        model_kwargs = {**model_kwargs, "dtype": choose_dtype(model_kwargs.get("dtype", AUTO), device)}
+        logger.info(f"{paths['selector']} and {paths['generator']} run {describe(device, model_kwargs['dtype'])}")
         models: dict[str, Any]
         if config.get("shared_base") and paths != config["start"]:
             base = load_model(config["start"]["selector"], model_kwargs)
@@ -223,7 +230,7 @@ class RAGPipeline:
         Args:
             rows: Questions with candidates; `answers` are not looked at.
             order: Whose K passages the generator reads: the selector's, or the first K of the retriever.
-            batch_size: Questions in a batch; the result does not depend on it.
+            batch_size: Questions in a batch; in float32 the result does not depend on it.
             max_new_tokens: Longest answer, in tokens.
 
         Returns:
@@ -276,7 +283,7 @@ class RAGPipeline:
 
         Args:
             rows: As `prepare` returns them.
-            batch_size: Questions, or windows of them, in a batch; the result does not depend on it.
+            batch_size: Questions, or windows of them, in a batch; in float32 the result does not depend on it.
             progress: Whether to show a bar, where there are several batches.
         """
         in_batches = partial(self._in_batches, batch_size=batch_size, progress=progress)

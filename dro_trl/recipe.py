@@ -20,6 +20,7 @@ from dro_trl.data.load import load_rag_dataset
 from dro_trl.dro_config import DROConfig
 from dro_trl.dro_trainer import DROTrainer
 from dro_trl.evaluation.plots import plot_training
+from dro_trl.lm.devices import AUTO, describe_training, with_trained_dtype
 from dro_trl.recipe_file import read_recipe, refuse_unknown
 from dro_trl.resuming import last_checkpoint
 from dro_trl.reward_calls import RewardFunc
@@ -43,7 +44,20 @@ class DROScriptArguments(ScriptArguments):
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in output_dir, if any."})
 
 
-PARTS = (DROScriptArguments, DROConfig, ModelConfig)
+@dataclass
+class RecipeModel(ModelConfig):
+    """TRL's `ModelConfig`, whose number format is the machine's where none is said."""
+
+    dtype: str | None = field(
+        default=AUTO,
+        metadata={
+            "help": "Of the weights: float32, bfloat16, …; 'auto' is bfloat16 under adapters where the device has it, "
+            "else float32, in which weights that are trained themselves keep small updates."
+        },
+    )
+
+
+PARTS = (DROScriptArguments, DROConfig, RecipeModel)
 UNUSED = {"dataset_config", "dataset_streaming", "ignore_bias_buffers"}
 """Fields of TRL's that nothing here heeds; a recipe that sets one is refused, as with any unknown key."""
 
@@ -53,7 +67,7 @@ def known_keys(parts: Sequence[type[Any]] = PARTS, unused: Set[str] = UNUSED) ->
     return {f.name for part in parts for f in fields(part) if f.init} - unused | {"env"}
 
 
-def parse_recipe(arguments: Sequence[str]) -> tuple[DROScriptArguments, DROConfig, ModelConfig]:
+def parse_recipe(arguments: Sequence[str]) -> tuple[DROScriptArguments, DROConfig, RecipeModel]:
     """Parse the recipe of a DRO run; see `parse_parts`."""
     script, args, model = parse_parts(arguments, PARTS, UNUSED)
     return script, args, model
@@ -91,6 +105,7 @@ def parse_parts(arguments: Sequence[str], parts: Sequence[type[Any]], unused: Se
     refuse_unknown(given, known - {"env"} | {f"no_{name}" for name in known}, "the command line")
     sys.path.extend(str(folder) for folder in folders if str(folder) not in sys.path)
     os.environ.update({name: str(value) for name, value in recipe.pop("env", {}).items()})
+    recipe.setdefault("bf16", None)  # Which asks the device, where a program's options say False.
     parser = TrlParser(parts)  # type: ignore[arg-type]
     parser.set_defaults_with_config(**recipe)
     script, args, model, rest = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
@@ -152,6 +167,19 @@ def loading_options(model: ModelConfig, given: Any) -> dict[str, Any]:
     return {**{name: value for name, value in options.items() if value is not None}, **(given or {})}
 
 
+def decide_loading(model: ModelConfig, args: Any) -> dict[str, Any]:
+    """Return `loading_options` with the number format decided, and say where and in what the training will run.
+
+    Raises:
+        ValueError: If there is no such format.
+    """
+    options = loading_options(model, args.model_init_kwargs)
+    decided = with_trained_dtype(options, args.device, model.use_peft)
+    if args.process_index == 0:
+        print(f"Training {describe_training(args, decided.get('dtype'))}")
+    return decided
+
+
 def load_datasets(script: DROScriptArguments) -> tuple[Dataset, Dataset | None]:
     """Return the rows to train on, and those to evaluate on where the recipe names any."""
     train = load_rag_dataset(str(script.dataset_name), split=script.dataset_train_split, on_bad_row=script.on_bad_row)
@@ -175,7 +203,7 @@ def checkpoint_to_resume(script: DROScriptArguments, args: TrainingArguments) ->
 
 def run_recipe(script: DROScriptArguments, args: DROConfig, model: ModelConfig) -> DROTrainer:
     """Train as a recipe says, and save the pair, its curves and `train_results.json` in `args.output_dir`."""
-    args.model_init_kwargs = loading_options(model, args.model_init_kwargs)
+    args.model_init_kwargs = decide_loading(model, args)
     train, held_out = load_datasets(script)
     trainer = DROTrainer(
         model=str(model.model_name_or_path),

@@ -154,12 +154,12 @@ def test_merged_models_select_and_answer_alike(tmp_path, options):
     assert str(tmp_path / "merged") in done.output
     assert not list((tmp_path / "merged").rglob("adapter*"))
     rows = questions().to_list()
-    pairs = {name: RAGPipeline.from_pretrained(tmp_path / name) for name in ("out", "merged")}
+    pairs = {name: RAGPipeline.from_pretrained(tmp_path / name, dtype="float32") for name in ("out", "merged")}
     found = {name: pipeline.predict(rows, max_new_tokens=4) for name, pipeline in pairs.items()}
     for one, other in zip(found["out"], found["merged"], strict=True):
         assert (one.answer, one.passages) == (other.answer, other.passages)
         assert one.scores == pytest.approx(other.scores, abs=1e-4)
-    untrained = RAGPipeline.from_start(tmp_path / "merged").predict(rows, max_new_tokens=4)
+    untrained = RAGPipeline.from_start(tmp_path / "merged", dtype="float32").predict(rows, max_new_tokens=4)
     assert [output.scores for output in untrained] != [output.scores for output in found["merged"]]
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from dro_trl import RAGPipeline
 from dro_trl.evaluation.evaluator import evaluate_pair
 from dro_trl.recipe import parse_recipe, run_recipe
 from tests.tiny_models import MODEL_TYPES, tiny_model, tiny_questions, tiny_tokenizer
@@ -96,7 +97,40 @@ def test_a_recipe_trains_and_its_pair_answers_on_the_gpu_as_on_a_cpu(tmp_path):
     assert results["peak_device_memory_bytes"] > 1_000_000
     found = []
     for device in ("cpu", "cuda"):
-        options = {"device": device, "max_new_tokens": 4, "batch_size": 2, "systems": ("trained", "start")}
+        options = {
+            "device": device,
+            "dtype": "float32",
+            "max_new_tokens": 4,
+            "batch_size": 2,
+            "systems": ("trained", "start"),
+        }
         report, predictions = evaluate_pair(tmp_path / "out", tiny_questions(4, 5, 6, 4), **options)
         found.append((report.systems, predictions))
     assert found[1] == found[0]
+
+
+@pytest.mark.parametrize("adapters", [False, True])
+def test_a_recipe_that_says_nothing_uses_the_gpu(tmp_path, adapters, capsys):
+    """In bfloat16 where the card has it, with weights in float32 where they are trained themselves."""
+    save_start(tmp_path / "start")
+    unsaid = {"use_cpu": None, "dtype": None, "bf16": None, "lora_target_modules": ["q_proj", "v_proj"]}
+    path = write_recipe(tmp_path, **unsaid, use_peft=adapters)
+    trainer = run_recipe(*parse_recipe(["--config", path]))
+    name, native = torch.cuda.get_device_name(0), torch.cuda.is_bf16_supported(including_emulation=False)
+    assert trainer.model.device.type == "cuda"
+    assert trainer.args.bf16 == native
+    frozen = {weight.dtype for key, weight in trainer.model.named_parameters() if "lora_" not in key}
+    assert frozen == {torch.bfloat16 if native and adapters else torch.float32}
+    assert f"Training on cuda:0 ({name}) in {'bfloat16' if native else 'float32'}" in capsys.readouterr().out
+
+
+def test_a_pair_is_used_on_the_gpu(tmp_path):
+    save_start(tmp_path / "start")
+    make_trainer(tmp_path / "pair", model=str(tmp_path / "start")).save_model()
+    pair = RAGPipeline.from_pretrained(tmp_path / "pair")
+    assert pair.selector.device == pair.generator.device == torch.device("cuda:0")
+    native = torch.cuda.is_bf16_supported(including_emulation=False)
+    assert pair.selector.dtype == (torch.bfloat16 if native else torch.float32)
+    beyond = f"cuda:{torch.cuda.device_count()}"
+    with pytest.raises(ValueError, match=f"device='{beyond}' is not one of this machine, which has cpu and cuda:0"):
+        RAGPipeline.from_pretrained(tmp_path / "pair", device=beyond)

@@ -49,11 +49,11 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pipeline(trained):
-    return RAGPipeline.from_pretrained(trained[0], retriever=FirstRows())
+    return RAGPipeline.from_pretrained(trained[0], retriever=FirstRows(), dtype="float32")
 
 
 def test_more_passages_can_be_selected_than_in_training(trained, pipeline):
-    wider = RAGPipeline.from_pretrained(trained[0], num_selected=4).predict(ROWS, max_new_tokens=1)
+    wider = RAGPipeline.from_pretrained(trained[0], num_selected=4, dtype="float32").predict(ROWS, max_new_tokens=1)
     for few, many in zip(pipeline.predict(ROWS, max_new_tokens=1), wider, strict=True):
         assert len(many.passages) == 4
         assert many.passages[:2] == few.passages
@@ -123,7 +123,7 @@ def test_too_few_candidates_are_told(pipeline, order):
 
 
 def test_the_start_is_the_pair_before_training(trained):
-    start = RAGPipeline.from_start(trained[0])
+    start = RAGPipeline.from_start(trained[0], dtype="float32")
     assert start.selector.config.vocab_size != start.generator.config.vocab_size
     ids = tiny_tokenizer()("Who?", return_tensors="pt").input_ids
     with torch.no_grad():

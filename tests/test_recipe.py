@@ -176,13 +176,13 @@ def test_a_recipe_says_what_is_expected_of_it(path, tmp_path):
     assert [f"{value:.1f}" for value in expected] == list(said.groups())
 
 
-def test_the_quickstart_trains_by_its_recipe(tiny_gemma, tmp_path, monkeypatch):
-    monkeypatch.setattr(quickstart, "number_format", lambda: "bfloat16")
+def test_the_quickstart_trains_by_its_recipe(tiny_gemma, tmp_path):
     rows = Dataset.from_list(tiny_questions(5, 6))
     trainer = quickstart.make_trainer(tiny_gemma, rows, tmp_path, seed=0)
     options = ["--model_name_or_path", tiny_gemma, "--output_dir", str(tmp_path)]
     _, args, model = parse_recipe(["--config", str(ROOT / "recipes" / "quickstart.yaml"), *options])
     args.model_init_kwargs = {"dtype": model.dtype}
+    args.decide_dtype(adapters=model.use_peft)
     assert trainer.args.to_dict() == args.to_dict()
     made, said = trainer.model.selector.peft_config["default"], get_peft_config(model)
     for name in ("r", "lora_alpha", "lora_dropout", "target_modules", "bias", "task_type", "use_rslora"):

@@ -113,17 +113,17 @@ def test_saved_adapters_are_ordinary_ones(tmp_path):
         with torch.no_grad():
             found, wanted = alone(input_ids).logits, getattr(trainer.model, role).eval()(input_ids=input_ids).logits
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
-    pipeline = RAGPipeline.from_pretrained(tmp_path / "run")
+    pipeline = RAGPipeline.from_pretrained(tmp_path / "run", dtype="float32")
     assert pipeline.selector.model is pipeline.generator.model
     rows = questions().to_list()
     shared = pipeline.predict(rows, max_new_tokens=4)
     config = tmp_path / "run" / "dro_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "shared_base": False}))
-    separate = RAGPipeline.from_pretrained(tmp_path / "run").predict(rows, max_new_tokens=4)
+    separate = RAGPipeline.from_pretrained(tmp_path / "run", dtype="float32").predict(rows, max_new_tokens=4)
     assert [output.answer for output in shared] == [output.answer for output in separate]
     for one, other in zip(shared, separate, strict=True):
         assert one.scores == pytest.approx(other.scores, abs=1e-4)
-    untrained = RAGPipeline.from_start(tmp_path / "run").predict(rows, max_new_tokens=4)
+    untrained = RAGPipeline.from_start(tmp_path / "run", dtype="float32").predict(rows, max_new_tokens=4)
     assert [output.scores for output in untrained] != [output.scores for output in shared]
 
 

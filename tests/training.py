@@ -119,6 +119,8 @@ def write_recipe(folder, **lines):
         "save_strategy": "no",
         "report_to": "none",
         "use_cpu": True,
+        "dtype": "float32",  # With `bf16`: the same numbers on every processor. None leaves a line out.
+        "bf16": False,
         **lines,
     }
     path = folder / "recipe.yaml"

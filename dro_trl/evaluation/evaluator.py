@@ -8,8 +8,9 @@ from typing import Any
 
 from dro_trl.evaluation.comparison import EvaluationReport, compare
 from dro_trl.evaluation.metrics import Prediction, check_extra
-from dro_trl.evaluation.parts import Parts, describe_evaluation, go_on, launched_processes
+from dro_trl.evaluation.parts import Parts, choose_place, describe_evaluation, go_on, launched_processes
 from dro_trl.evaluation.systems import System, Task, find_systems, shuffled
+from dro_trl.lm.devices import AUTO, name_of
 from dro_trl.pipeline import RAGPipeline
 from dro_trl.types import Question, Selection
 
@@ -27,7 +28,7 @@ def predict(
         pipeline: The pair whose generator answers.
         rows: Questions with candidates, answers and optionally gold passages, as `RAGPipeline.prepare` returns them.
         selections: For each row, the passages that the generator reads.
-        batch_size: Questions in a batch; the result does not depend on it.
+        batch_size: Questions in a batch; in float32 the result does not depend on it.
         max_new_tokens: Longest answer, in tokens.
 
     Returns:
@@ -76,7 +77,7 @@ def evaluate_pair(
             baselines.
         ks: Depths of recall and nDCG; 1 and K where None.
         seed: Of the bootstrap, and of what systems draw.
-        batch_size: Questions in a batch; the result does not depend on it.
+        batch_size: Questions in a batch; in float32 the result does not depend on it.
         max_new_tokens: Longest answer, in tokens.
         extra_metrics: As `extra` of `score_predictions`.
         num_selections: M, how many selections `"oracle"` draws.
@@ -96,14 +97,14 @@ def evaluate_pair(
     found = find_systems(systems)
     if "trained" not in found:
         raise ValueError(f"systems={list(systems)} must hold 'trained', which the others are compared with")
-    processes = launched_processes(model_kwargs.get("device", "cpu"))
+    processes = launched_processes(model_kwargs.get("device", AUTO))
+    device, dtype = choose_place(processes, model_kwargs.get("device", AUTO), model_kwargs.get("dtype", AUTO))
+    model_kwargs |= {"device": str(device), "dtype": name_of(dtype)}
     kept = None if progress_dir is None else Path(progress_dir)
     if kept is not None and processes.is_main_process:
         options: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "max_new_tokens": max_new_tokens}
         options |= {"num_selections": num_selections, "shuffle_candidates": shuffle_candidates, **model_kwargs}
         go_on(kept, describe_evaluation(Path(folder), rows, **options))
-    if model_kwargs.get("device") == "cuda" and processes.num_processes > 1:
-        model_kwargs["device"] = processes.device
     parts = Parts(len(rows), batch_size, processes, kept)
     rows, ranks = shuffled(rows, shuffle_candidates)
     selections: dict[str, list[Selection]] = {}

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from dro_trl.atomic_write import write_json
 from dro_trl.checkpointing import CONFIG_NAME, MODELS, read_config
+from dro_trl.lm.devices import AUTO, choose_device, choose_dtype
 from dro_trl.types import Question
 
 logger = logging.getLogger(__name__)
@@ -85,14 +86,36 @@ def _file_name(name: str, part: slice) -> str:
     return f"{re.sub(r'[^a-z]+', '-', name)}.{part.start:06}{PART_SUFFIX}"
 
 
-def launched_processes(device: str | torch.device = "cpu") -> PartialState:
+def launched_processes(device: str | torch.device = AUTO) -> PartialState:
     """Return the processes that the program was launched on, one where it was started without `accelerate launch`.
 
     Args:
-        device: Where the models run.
+        device: Where the models run, as `choose_device` takes it.
+
+    Raises:
+        ValueError: If there is no such device.
     """
     # A process that is done waits for the others for as long as their last part takes.
-    return PartialState(cpu=torch.device(device).type == "cpu", timeout=timedelta(days=1))
+    return PartialState(cpu=choose_device(device).type == "cpu", timeout=timedelta(days=1))
+
+
+def choose_place(
+    processes: PartialState, device: str | torch.device = AUTO, dtype: str | torch.dtype = AUTO
+) -> tuple[torch.device, torch.dtype]:
+    """Return where this process runs its models, on a device of its own where none is said, and in which format.
+
+    Args:
+        processes: The launched ones.
+        device: As `choose_device` takes it.
+        dtype: As `choose_dtype` takes it.
+
+    Raises:
+        ValueError: If there is no such device or format.
+    """
+    chosen = choose_device(device)
+    if processes.num_processes > 1 and chosen.type != "cpu" and str(device) in (AUTO, chosen.type):
+        chosen = processes.device
+    return chosen, choose_dtype(dtype, chosen)
 
 
 def go_on(folder: Path, run: dict[str, Any]) -> None:

@@ -1,1 +1,1 @@
-"""One language model: what it reads, and how."""
+"""One language model: what it reads, where and how."""

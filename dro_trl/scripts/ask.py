@@ -25,15 +25,23 @@ def main(
         int | None,
         typer.Option("--window_stride", min=1, help="By how many a window moves; half of it if not given."),
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="Where the models run.")] = "cpu",
-    dtype: Annotated[str, typer.Option("--dtype", help="Of the weights: float32, bfloat16, …")] = "float32",
+    device: Annotated[
+        str, typer.Option("--device", help="Where the models run: auto (a GPU if there is one), cpu, cuda:1, …")
+    ] = "auto",
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="Of the weights: auto (bfloat16 if the device has it), float32, …")
+    ] = "auto",
 ) -> None:
     """Retrieve, select and answer; prints the answer and the passages it rests on."""
+    from dro_trl.lm.devices import choose_device, choose_dtype, describe
     from dro_trl.pipeline import RAGPipeline, print_output
     from dro_trl.retrieval.pyserini import PyseriniRetriever
 
     if (index_dir is None) == (prebuilt is None):
         raise ValueError(f"give one of --index_dir and --prebuilt, not --index_dir={index_dir} --prebuilt={prebuilt}")
+    place = choose_device(device)
+    number_format = choose_dtype(dtype, place)
+    typer.echo(f"Asking {model} {describe(place, number_format)}", err=True)
     retriever = PyseriniRetriever(index_dir) if index_dir else PyseriniRetriever.from_prebuilt(str(prebuilt))
     with retriever:
         pipeline = RAGPipeline.from_pretrained(
@@ -43,7 +51,7 @@ def main(
             num_selected=num_selected,
             window_size=window_size,
             window_stride=window_stride,
-            device=device,
-            dtype=dtype,
+            device=place,
+            dtype=number_format,
         )
         print_output(pipeline(question))

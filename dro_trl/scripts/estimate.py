@@ -55,7 +55,7 @@ def main(
     )
     from dro_trl.reading_lengths import StatedLengths
 
-    (script, args, model), gpu = parse_for_any_machine(context.args)
+    (script, args, model), gpu = parse_for_any_machine(context.args, accelerate_config is not None)
     chosen, mixed_precision = read_backend(accelerate_config, gpu, backend, num_processes)
     stated = StatedLengths(passage_tokens, question_tokens, answer_tokens) if passage_tokens else None
     run = describe_run(script, args, model, chosen, mixed_precision, model_config, stated)

@@ -46,8 +46,12 @@ def main(
             "--shuffle_candidates", help="Seed of a random order of the candidates; as they are if not given."
         ),
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="Where the models run.")] = "cpu",
-    dtype: Annotated[str, typer.Option("--dtype", help="Of the weights: float32, bfloat16, …")] = "float32",
+    device: Annotated[
+        str, typer.Option("--device", help="Where the models run: auto (a GPU if there is one), cpu, cuda:1, …")
+    ] = "auto",
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="Of the weights: auto (bfloat16 if the device has it), float32, …")
+    ] = "auto",
     seed: Annotated[int, typer.Option("--seed", help="Of the bootstrap, and of what systems draw.")] = 0,
     on_bad_row: Annotated[
         str, typer.Option("--on_bad_row", "--on-bad-row", help="raise, or skip and count.")
@@ -64,15 +68,19 @@ def main(
 
     from dro_trl.data.load import load_rag_dataset
     from dro_trl.evaluation.evaluator import DEFAULT_SYSTEMS, evaluate_pair
-    from dro_trl.evaluation.parts import discard, launched_processes
+    from dro_trl.evaluation.parts import choose_place, discard, launched_processes
     from dro_trl.evaluation.plots import plot_comparison
     from dro_trl.evaluation.report import print_report, write_results
     from dro_trl.evaluation.systems import find_systems
+    from dro_trl.lm.devices import describe, name_of
 
     started = time.monotonic()
     output_dir = output_dir or model / "evaluation"
     progress_dir = output_dir / "progress"
     processes = launched_processes(device)
+    place, number_format = choose_place(processes, device, dtype)
+    if processes.is_main_process:
+        print(f"Evaluating {describe(place, number_format)}")
     if not resume and processes.is_main_process:
         discard(progress_dir)
     found = find_systems([*(DEFAULT_SYSTEMS if start else DEFAULT_SYSTEMS[2:]), *(systems or [])])
@@ -86,8 +94,8 @@ def main(
         seed=seed,
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
-        device=device,
-        dtype=dtype,
+        device=str(place),
+        dtype=name_of(number_format),
         num_selected=num_selected,
         window_size=window_size,
         window_stride=window_stride,

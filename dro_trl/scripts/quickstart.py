@@ -32,6 +32,7 @@ def main(
     from dro_trl.data.attach import attach_candidates
     from dro_trl.data.encyclopedia import FictionalEncyclopedia
     from dro_trl.data.load import load_rag_dataset
+    from dro_trl.lm.devices import describe_training
     from dro_trl.recipe import train_and_save
     from dro_trl.retrieval.pyserini import PyseriniRetriever
     from dro_trl.starter_model import gemma_3_270m
@@ -57,6 +58,7 @@ def main(
         console.print(f"{NUM_CANDIDATES} candidates a question, in {data}; index in {index}")
         stage.begin("Loading Gemma 3 270M twice: as the selector and as the generator")
         trainer = make_trainer(str(gemma_3_270m()), train, model, seed)
+        console.print(f"They run {describe_training(trainer.args)}")
         stage.begin(f"Training both on {num_train} questions")
         train_and_save(trainer)
         del trainer
@@ -105,14 +107,6 @@ class Stages:
         self._console.print(table)
 
 
-def number_format() -> str:
-    """Return `bfloat16` where the processor multiplies it natively, which halves a step's time, else `float32`."""
-    import torch
-
-    processor = torch.cpu.get_capabilities()
-    return "bfloat16" if processor.get("avx512_bf16") or processor.get("amx_bf16") else "float32"
-
-
 def make_trainer(model: str, train: "Dataset", output_dir: Path, seed: int) -> "DROTrainer":
     """Return the trainer: the class of every run, with options that any recipe can set."""
     from peft import LoraConfig
@@ -120,7 +114,6 @@ def make_trainer(model: str, train: "Dataset", output_dir: Path, seed: int) -> "
     from dro_trl.dro_config import DROConfig
     from dro_trl.dro_trainer import DROTrainer
 
-    dtype = number_format()
     args = DROConfig(
         str(output_dir),
         num_candidates=NUM_CANDIDATES,
@@ -135,9 +128,8 @@ def make_trainer(model: str, train: "Dataset", output_dir: Path, seed: int) -> "
         logging_steps=5,
         save_strategy="no",
         report_to="none",
-        use_cpu=True,
-        bf16=dtype == "bfloat16",
-        model_init_kwargs={"dtype": dtype},
+        bf16=None,  # Where the device has bfloat16.
+        model_init_kwargs={"dtype": "auto"},
         seed=seed,
     )
     lora = LoraConfig(
@@ -156,7 +148,7 @@ def evaluate(model: Path, output_dir: Path, held_out: "Dataset", seed: int, cons
     from dro_trl.evaluation.report import print_report, write_results
 
     report, predictions = evaluate_pair(
-        model, held_out.to_list(), DEFAULT_SYSTEMS[1:], seed=seed, max_new_tokens=MAX_NEW_TOKENS, dtype=number_format()
+        model, held_out.to_list(), DEFAULT_SYSTEMS[1:], seed=seed, max_new_tokens=MAX_NEW_TOKENS
     )
     print_report(report, console)
     console.print(
@@ -176,5 +168,5 @@ def ask(model: Path, index: Path, retriever: object, row: dict[str, object], con
     assert isinstance(retriever, Retriever)
     question, answers = str(row["question"]), row["answers"]
     console.print(f'dro-trl ask "{question}" --model {model} --index_dir {index}', style="dim", soft_wrap=True)
-    print_output(RAGPipeline.from_pretrained(model, retriever=retriever, dtype=number_format())(question), console)
+    print_output(RAGPipeline.from_pretrained(model, retriever=retriever)(question), console)
     console.print(f"The encyclopedia says: {answers}")

@@ -2,13 +2,14 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from dro_trl.atomic_write import atomic_path
+from dro_trl.lm.devices import choose_device, choose_dtype, name_of
 from dro_trl.recipe import known_keys, parse_recipe
 from dro_trl.recipe_file import RecipeLoader, read_recipe, refuse_unknown
 from dro_trl.study.plan import OWN_ORDER, START_SYSTEMS, Row, Study, plan_rows, slug
@@ -65,9 +66,23 @@ def parse_study(arguments: Sequence[str]) -> Study:
     _refuse_per_row(lines, source)
     own["seeds"] = _check_seeds(own.get("seeds", [0]), source)
     _check_numbers(own, source)
-    study = Study(recipe=lines, **own)
+    study = decide_place(Study(recipe=lines, **own), source)
     check_recipes(study)
     return study
+
+
+def decide_place(study: Study, source: str) -> Study:
+    """Put the device and the number format that rows are evaluated in where the study says `auto`.
+
+    Raises:
+        ValueError: If there is no such device or format.
+    """
+    try:
+        device = choose_device(study.eval_device)
+        dtype = choose_dtype(study.eval_dtype, device)
+    except ValueError as error:
+        raise ValueError(f"{source}: eval_{error}") from error
+    return replace(study, eval_device=str(device), eval_dtype=name_of(dtype))
 
 
 def write_recipe(row: Row, path: Path) -> None:

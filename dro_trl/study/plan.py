@@ -32,8 +32,9 @@ class Study:
     max_new_tokens: int = 32
     """Longest answer, in tokens."""
     eval_batch_size: int = 8
-    eval_device: str = "cpu"
-    eval_dtype: str = "float32"
+    eval_device: str = "auto"
+    eval_dtype: str = "auto"
+    """As `--device` and `--dtype` of `dro-trl evaluate`."""
     equal_samples: bool = True
     """Whether methods must draw equally many samples and make equally many optimizer steps; false for ablations."""
     title: str = "Methods compared"

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 from trl import SFTConfig
 
 from dro_trl.dro_config import SelectionConfig
+from dro_trl.lm.devices import settle_precision
 
 Teacher = Literal["gold", "likelihood", "retriever", "run"]
 
@@ -36,7 +37,13 @@ class WarmupConfig(SFTConfig, SelectionConfig):
     )
 
     # Defaults of SFTConfig that differ here, most of them to be those of DROConfig
-    bf16: bool = field(default=False, metadata={"help": "Whether to compute in bfloat16 (mixed precision)."})
+    bf16: bool | None = field(  # type: ignore[assignment]
+        default=False,
+        metadata={
+            "help": "Whether to compute in bfloat16 (mixed precision); None, which recipes have where they say "
+            "nothing: where the device has it."
+        },
+    )
     activation_checkpointing: bool | None = field(
         default=False, metadata={"help": "Compute activations again in the backward pass, to save memory."}
     )
@@ -44,6 +51,7 @@ class WarmupConfig(SFTConfig, SelectionConfig):
     remove_unused_columns: bool = field(default=False, metadata={"help": "Kept off: the rows are prepared already."})
 
     def __post_init__(self) -> None:
+        settle_precision(self)
         super().__post_init__()
         if self.teacher not in get_args(Teacher):
             raise ValueError(f"teacher={self.teacher!r} is unknown; use one of {str(get_args(Teacher))[1:-1]}")

@@ -11,11 +11,12 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor, nn
-from trl import ModelConfig, SFTTrainer, get_peft_config
+from trl import SFTTrainer, get_peft_config
 
 from dro_trl.atomic_write import write_json
 from dro_trl.checkpointing import save_whole
 from dro_trl.compiled_layers import compile_for
+from dro_trl.lm.devices import choose_dtype, name_of
 from dro_trl.lm.turns import adopt_turns, saved_turns
 from dro_trl.loading import load_model, load_tokenizers, loading_whole
 from dro_trl.lockstep import most_forwards
@@ -27,7 +28,9 @@ from dro_trl.policies.base import SelectionPolicy, load_policy
 from dro_trl.recipe import (
     UNUSED,
     DROScriptArguments,
+    RecipeModel,
     checkpoint_to_resume,
+    decide_loading,
     load_datasets,
     loading_options,
     parse_parts,
@@ -41,7 +44,7 @@ from dro_trl.warmup.teachers import RETRIEVED, TaughtRows, teach
 logger = logging.getLogger(__name__)
 
 Part = Literal["selector", "generator"]
-PARTS = (DROScriptArguments, WarmupConfig, ModelConfig)
+PARTS = (DROScriptArguments, WarmupConfig, RecipeModel)
 UNUSED_KEYS = UNUSED | UNUSED_IN_WARMUP | {"reward_funcs"}
 
 
@@ -160,20 +163,22 @@ def answer_dataset(taught: TaughtRows, scorer: AnswerScorer, num_selected: int) 
     return Dataset.from_dict({"input_ids": input_ids, "labels": labels})
 
 
-def parse_warmup(arguments: Sequence[str]) -> tuple[DROScriptArguments, WarmupConfig, ModelConfig]:
+def parse_warmup(arguments: Sequence[str]) -> tuple[DROScriptArguments, WarmupConfig, RecipeModel]:
     """Parse the recipe of a warm-up; see `dro_trl.recipe.parse_parts`."""
     script, args, model = parse_parts(arguments, PARTS, UNUSED_KEYS)
     return script, args, model
 
 
-def run_warmup(part: Part, script: DROScriptArguments, args: WarmupConfig, model: ModelConfig) -> WarmupTrainer:
+def run_warmup(part: Part, script: DROScriptArguments, args: WarmupConfig, model: RecipeModel) -> WarmupTrainer:
     """Warm a model up as a recipe says, and save it with `warmup_results.json` in `args.output_dir`.
 
     Raises:
         ValueError: If a row, the teacher or an option is not valid.
     """
     started = time.monotonic()
-    loading = loading_options(model, args.model_init_kwargs)
+    asked = loading_options(model, args.model_init_kwargs)
+    reading = {**asked, "dtype": name_of(choose_dtype(asked.get("dtype", "float32"), args.device))}  # Of a teacher.
+    loading = decide_loading(model, args)
     args.model_init_kwargs = None  # TRL would warn that it does not heed them.
     args.resume_from_checkpoint = checkpoint_to_resume(script, args)
     starts = {"selector": str(model.model_name_or_path)}
@@ -188,7 +193,7 @@ def run_warmup(part: Part, script: DROScriptArguments, args: WarmupConfig, model
     train, held_out = load_datasets(script)
 
     def prepared(rows: Dataset, name: str, training: bool = False) -> TaughtRows:
-        return teach(rows, name, args, tokenizers["generator"], starts["generator"], loading, training)
+        return teach(rows, name, args, tokenizers["generator"], starts["generator"], reading, training)
 
     def columns(taught: TaughtRows) -> Dataset:
         if part == "generator":

@@ -88,6 +88,8 @@ def arguments(folder: Path, name: str) -> list[str]:
         "num_selections": num_selections,
         "per_device_train_batch_size": 1,
         "max_steps": 2,
+        "dtype": "float32",
+        "bf16": "false",
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": "true",

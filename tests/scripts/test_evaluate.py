@@ -196,8 +196,12 @@ def test_the_same_passages_are_answered_from_once(trained_pair, monkeypatch):
 
 
 def test_the_batch_size_does_not_matter(trained_pair):
+    """In float32: a batch's sums are in another order, which bfloat16 rounds to other answers of a random model."""
     rows = tiny_questions(4, 7, 5, 6, 9, 4, 8, 5, 12, 4, 6)
-    found = [evaluate_pair(trained_pair, rows, FOUND, batch_size=size, max_new_tokens=4) for size in (1, 3, 8)]
+    found = [
+        evaluate_pair(trained_pair, rows, FOUND, batch_size=size, max_new_tokens=4, dtype="float32")
+        for size in (1, 3, 8)
+    ]
     assert found[0] == found[1] == found[2]
     assert list(found[0][1]) == list(FOUND)
 
