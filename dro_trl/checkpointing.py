@@ -1,20 +1,22 @@
 """Saving the two models, each in a folder of its own that `from_pretrained` loads, and reading them back."""
 
-import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-from peft import AutoPeftModelForCausalLM, PeftModel, set_peft_model_state_dict
-from peft.utils import load_peft_weights
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dro_trl.atomic_write import write_json
 from dro_trl.modeling import SelectorGenerator
+from dro_trl.models.files import check_model_files, one_line, read_object
+from dro_trl.models.merging import save_whole
+from dro_trl.models.pair_config import check_config
+from dro_trl.models.reading import base_of, is_adapter_source, read_adapter, read_weights
+from dro_trl.models.replacing import STAGING, replacing
 from dro_trl.policies.score_weights import learnt_kwargs, learnt_weight
 from dro_trl.prompts import Tokenizer
 from dro_trl.shared_base import AdapterView
@@ -49,12 +51,20 @@ def save_models(
         folder: Made where it does not exist.
         tokenizers: For `selector` and `generator`.
         state_dict: The gathered weights of the whole module where they are sharded; read off the module where None.
+
+    Raises:
+        ValueError: If weights that are sharded were not gathered.
     """
     for name in MODELS:
         prefix = "shared." if hasattr(pair, "shared") else f"{name}."
         part = None
         if state_dict is not None:
             part = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+            if not part:
+                raise ValueError(
+                    f"{folder}: the sharded weights of the {name} were not gathered, so there is nothing to save; set "
+                    " zero3_save_16bit_model: true in accelerate's config of DeepSpeed"
+                )
         model: Any = getattr(pair, name)
         model.save_pretrained(folder / name, state_dict=part)
         tokenizers[name].save_pretrained(folder / name)
@@ -75,45 +85,60 @@ def read_learnt(pair: SelectorGenerator, state_dict: dict[str, Tensor] | None) -
     return learnt_kwargs(gathered["score_weights.weight"])
 
 
+@contextmanager
+def replacing_pair(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder, whose pair takes the place of that in `folder`, `dro_config.json` last."""
+    with replacing(folder, (*MODELS, VALUE_HEAD_NAME, "README.md"), (CONFIG_NAME,)) as staged:
+        yield staged
+
+
+def check_output(output: Path, starts: Mapping[str, Any]) -> None:
+    """Refuse to write a pair over the models that it starts from.
+
+    Raises:
+        ValueError: If one of `starts` is where a model of the pair goes.
+    """
+    for name, start in starts.items():
+        for model in MODELS:
+            if start and Path(str(start)).is_dir() and Path(str(start)).resolve() == (output / model).resolve():
+                raise ValueError(
+                    f"output_dir={output}: its folder {model} is the start of the {name}, which would be lost; "
+                    "give another output_dir"
+                )
+
+
 def copy_pair(folder: Path, output: Path) -> None:
     """Copy what makes a pair, and its model card, out of a checkpoint."""
-    for name in MODELS:
-        shutil.copytree(folder / name, output / name, dirs_exist_ok=True)
-    for name in (CONFIG_NAME, "README.md"):
-        shutil.copy(folder / name, output / name)
+    with replacing_pair(output) as staged:
+        for name in MODELS:
+            shutil.copytree(folder / name, staged / name)
+        for name in (CONFIG_NAME, VALUE_HEAD_NAME, "README.md"):
+            if name != VALUE_HEAD_NAME or (folder / name).exists():
+                shutil.copy(folder / name, staged / name)
 
 
 def load_models(pair: SelectorGenerator, folder: Path) -> None:
     """Read the weights that `save_models` wrote into the models.
 
     Raises:
-        FileNotFoundError: If a model's folder or its weights are missing.
+        OSError: If a model's folder or its weights are missing.
+        ValueError: If they are damaged, or not those of these models.
     """
     if pair.value_head is not None:
-        pair.value_head.load_state_dict(load_file(folder / VALUE_HEAD_NAME))
+        with one_line(folder / VALUE_HEAD_NAME, "a value head"):
+            pair.value_head.load_state_dict(load_file(folder / VALUE_HEAD_NAME))
     if pair.score_weights is not None:
-        weight = learnt_weight(read_config(folder)["learnt_policy_kwargs"])
-        pair.score_weights.load_state_dict({"weight": weight})
+        learnt = read_config(folder)["learnt_policy_kwargs"]
+        with one_line(folder / CONFIG_NAME, "learnt_policy_kwargs"):
+            pair.score_weights.load_state_dict({"weight": learnt_weight(learnt)})
     for name in MODELS:
         model: Any = getattr(pair, name)
-        source = folder / name
         peft_model, adapter = (model.model, name) if isinstance(model, AdapterView) else (model, "default")
         if isinstance(peft_model, PeftModel):
-            set_peft_model_state_dict(peft_model, load_peft_weights(str(source), device="cpu"), adapter)
-            continue
-        files = sorted(source.glob("*.safetensors"))
-        if not files:
-            raise FileNotFoundError(
-                f"{source} holds no weights (*.safetensors); is {folder} a checkpoint of this run?"
-            )
-        weights: dict[str, Tensor] = {}
-        for file in files:
-            weights.update(load_file(file))
-        missing, unexpected = model.load_state_dict(weights, strict=False)
-        tied = set(getattr(model, "all_tied_weights_keys", None) or ())
-        if unexpected or set(missing) - tied:
-            raise ValueError(f"{source} does not fit the model: missing {missing[:3]}, unexpected {unexpected[:3]}")
-        model.tie_weights()
+            check_model_files(folder / name)
+            read_adapter(peft_model, str(folder / name), adapter)
+        else:
+            read_weights(model, folder / name)
 
 
 def merge_adapters(folder: Path, output: Path, dtype: str = "float32") -> None:
@@ -121,32 +146,25 @@ def merge_adapters(folder: Path, output: Path, dtype: str = "float32") -> None:
 
     Args:
         folder: What `DROTrainer` saved.
-        output: Where the models go; made where it does not exist.
+        output: Where the models go; made where it does not exist. A pair that is there is replaced.
         dtype: Of the weights that are written.
 
     Raises:
         FileNotFoundError: If the folder is not one that `DROTrainer` wrote.
-        ValueError: If neither model is an adapter, or the output is the folder itself.
+        ValueError: If neither model is an adapter, one cannot be merged, or the output is the folder itself or where a
+            base is. Nothing is written then.
     """
     config = read_config(folder)
     if output.resolve() == folder.resolve():
         raise ValueError(f"--output_dir {output} is the pair itself; give another folder")
-    adapters = [name for name in MODELS if (folder / name / "adapter_config.json").is_file()]
+    adapters = [name for name in MODELS if is_adapter_source(str(folder / name))]
     if not adapters:
         raise ValueError(f"{folder} holds no adapters: its models are whole already")
-    for name in MODELS:
-        save_whole(folder / name, output / name, dtype)
-    write_config(output, {**config, "shared_base": False})
-
-
-def save_whole(folder: Path, output: Path, dtype: str | torch.dtype) -> None:
-    """Write one model and its tokenizer; an adapter is added to a copy of its base."""
-    adapted = (folder / "adapter_config.json").is_file()
-    kind = AutoPeftModelForCausalLM if adapted else AutoModelForCausalLM
-    model: Any = kind.from_pretrained(folder, dtype=dtype)
-    whole = model.merge_and_unload() if adapted else model
-    whole.save_pretrained(output)
-    AutoTokenizer.from_pretrained(folder).save_pretrained(output)
+    check_output(output, {**config["start"], **{f"{name}'s base": base_of(str(folder / name)) for name in adapters}})
+    with replacing_pair(output) as staged:
+        for name in MODELS:
+            save_whole(folder / name, staged / name, dtype)
+        write_config(staged, {**config, "shared_base": False})
 
 
 def write_config(folder: Path, options: Mapping[str, Any]) -> None:
@@ -159,9 +177,15 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If the folder is not one that `DROTrainer` wrote.
+        ValueError: If an option is missing, unknown or has no valid value.
     """
     path = folder / CONFIG_NAME
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; give the output_dir of a DROTrainer run")
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        torn = (folder / STAGING).is_dir()
+        raise FileNotFoundError(
+            f"{path} does not exist; "
+            + ("saving was interrupted: save the pair again" if torn else "give the output_dir of a DROTrainer run")
+        )
+    config = read_object(path)
+    check_config(path, config, CONFIG_FIELDS)
     return {**dict.fromkeys(CONFIG_FIELDS), **config}

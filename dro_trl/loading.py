@@ -10,17 +10,19 @@ from typing import Any
 import torch
 from peft import PeftConfig, get_peft_model
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 from transformers.integrations import deepspeed
 
 from dro_trl.dro_config import DROConfig, SelectionConfig
 from dro_trl.lm.turns import check_turns, keep_turns, read_turns, set_turns, stop_where_answers_end, turns_before
 from dro_trl.modeling import AnswerScorer, SelectorGenerator
 from dro_trl.models.causal_lm import check_causal
+from dro_trl.models.files import check_model_files, check_tokenizer_files, one_line
 from dro_trl.models.quantised import keep_gradients
+from dro_trl.models.reading import base_of, read_base, read_model, read_shared
 from dro_trl.policies.base import SelectionPolicy, load_policy
 from dro_trl.prompts import Tokenizer
-from dro_trl.shared_base import share_base
+from dro_trl.shared_base import AdapterView, share_base
 from dro_trl.value_head import ValueHead
 
 logger = logging.getLogger(__name__)
@@ -32,16 +34,17 @@ def load_model(model: str | PreTrainedModel, init_kwargs: Any = None) -> PreTrai
     A folder is named by its absolute path, so that a saved adapter finds it again from anywhere on this machine.
 
     Raises:
-        ValueError: If it is not a causal language model.
+        OSError: If a file is missing, the base of an adapter included.
+        ValueError: If it is not a causal language model, a file is damaged, or its tensors are not those of the model.
     """
+    if isinstance(model, str) and Path(model).is_dir():
+        check_model_files(Path(model))
     check_causal(model, init_kwargs)
     if not isinstance(model, str):
         return model
     if Path(model).is_dir():
         model = str(Path(model).resolve())
-    loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        model, **{"dtype": torch.float32, **(init_kwargs or {})}
-    )
+    loaded: PreTrainedModel = read_model(model, **{"dtype": torch.float32, **(init_kwargs or {})})
     return loaded
 
 
@@ -68,6 +71,30 @@ def copy_model(model: PreTrainedModel, init_kwargs: Any = None) -> PreTrainedMod
     if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
         return load_model(str(model.name_or_path), init_kwargs)
     return copy.deepcopy(model)
+
+
+def load_shared(
+    folders: dict[str, str], device: str | torch.device, init_kwargs: Any = None
+) -> dict[str, AdapterView]:
+    """Return the base that two adapters were trained on, with both, as a view of each.
+
+    Args:
+        folders: Those of the adapters, for `selector` and `generator`.
+        device: Where the model goes.
+        init_kwargs: For the base, as in `load_model`.
+
+    Raises:
+        ValueError: If their bases differ.
+    """
+    bases = {name: base_of(folder) for name, folder in folders.items()}
+    if bases["selector"] != bases["generator"]:
+        raise ValueError(
+            f"{folders['selector']} is an adapter of {bases['selector']} and {folders['generator']} one of "
+            f"{bases['generator']}, but shared_base is true; they need one base"
+        )
+    kwargs = {"dtype": torch.float32, **(init_kwargs or {})}
+    base = read_base(bases["selector"], folders["selector"], kwargs)
+    return read_shared(base.to(device), folders)
 
 
 def load_starts(
@@ -122,13 +149,15 @@ def load_tokenizer(source: str | Tokenizer, option: str = "processing_class") ->
         option: What to set where there is none, for the error.
 
     Raises:
-        ValueError: If the source is empty, as the name of a model made in memory is, or there is no padding token.
+        FileNotFoundError: If the folder holds none.
+        ValueError: If the source is empty, as the name of a model made in memory is, a file is damaged, or there is no
+            padding token.
     """
     if source == "":
         raise ValueError(
             f"{option} is not set, and the model, made in memory, has no folder with a tokenizer; pass one"
         )
-    tokenizer = AutoTokenizer.from_pretrained(source) if isinstance(source, str) else source
+    tokenizer = _read_tokenizer(source) if isinstance(source, str) else source
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise ValueError(
@@ -182,6 +211,23 @@ def saved_tokenizers(folder: Path, turns: Mapping[str, Any] | None) -> dict[str,
             kept = read_turns(turns.get(name), f"{folder / 'dro_config.json'}: turns.{name}")
         found[name] = keep_turns(tokenizer, kept)
     return found
+
+
+def _read_tokenizer(source: str) -> Tokenizer:
+    if Path(source).is_dir():
+        check_tokenizer_files(Path(source))
+    with one_line(source, "a tokenizer"):
+        return AutoTokenizer.from_pretrained(source)
+
+
+def check_vocabulary(model: Any, tokenizer: Tokenizer, source: str) -> None:
+    """Raise a ValueError if a tokenizer has tokens that a model has no embeddings for."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ValueError(
+            f"{source}: the tokenizer has {len(tokenizer)} tokens and the model embeddings for {rows} alone; it is "
+            "another model's: save or copy it again"
+        )
 
 
 def _check_every_passage(args: DROConfig) -> None:

@@ -5,7 +5,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dro_trl.checkpointing import copy_pair, load_models, read_learnt, save_models, write_config
+from dro_trl.checkpointing import (
+    check_output,
+    copy_pair,
+    load_models,
+    read_learnt,
+    replacing_pair,
+    save_models,
+    write_config,
+)
 from dro_trl.compiled_layers import compile_for
 from dro_trl.lm.turns import adopt_turns, saved_turns
 from dro_trl.model_card import write_model_card
@@ -24,6 +32,10 @@ class PairTrainer(ResumableTrainer):
     _learnt: dict[str, float] | None = None
     """What was learnt of the policy's arguments when the pair was last saved."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        check_output(Path(str(self.args.output_dir)), self._start)
+
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
         models: Any = self.model
         return compile_for(super()._build_accelerator_args(**kwargs), models.base_models())
@@ -34,16 +46,18 @@ class PairTrainer(ResumableTrainer):
         folder = Path(output_dir or str(self.args.output_dir))
         begin_checkpoint(folder)
         pair = self.accelerator.unwrap_model(self.model)
-        save_models(pair, folder, self.tokenizers, state_dict)
-        self._learnt = read_learnt(pair, state_dict)
-        self._describe_pair(folder)
+        with replacing_pair(folder) as staged:
+            save_models(pair, staged, self.tokenizers, state_dict)
+            self._learnt = read_learnt(pair, state_dict)
+            write_config(staged, self._options())
+        self._write_card(folder)
 
-    def _describe_pair(self, folder: Path) -> None:
-        options = {**vars(self.args), "policy": self._policy_path, "start": self._start}
-        options["learnt_policy_kwargs"] = self._learnt
-        options["turns"] = saved_turns(self.tokenizers)
-        write_config(folder, options)
-        write_model_card(folder, options, self.state.log_history, getattr(self, "hub_model_id", None))
+    def _options(self) -> dict[str, Any]:
+        policy = {"policy": self._policy_path, "learnt_policy_kwargs": self._learnt}
+        return {**vars(self.args), **policy, "start": self._start, "turns": saved_turns(self.tokenizers)}
+
+    def _write_card(self, folder: Path) -> None:
+        write_model_card(folder, self._options(), self.state.log_history, getattr(self, "hub_model_id", None))
 
     def take_up(self, run: dict[str, Any], checkpoint: Path) -> None:
         """Read prompts as when the run began: a chat template may write the day's date."""
@@ -53,7 +67,7 @@ class PairTrainer(ResumableTrainer):
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write the pair's own model card in place of Trainer's, whose arguments are not heeded."""
         if self.is_world_process_zero():
-            self._describe_pair(Path(str(self.args.output_dir)))
+            self._write_card(Path(str(self.args.output_dir)))
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if self.is_world_process_zero():

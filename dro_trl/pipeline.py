@@ -14,18 +14,18 @@ from rich.table import Table
 from tqdm.auto import tqdm
 
 from dro_trl import prompts
-from dro_trl.checkpointing import MODELS, read_config
+from dro_trl.checkpointing import CONFIG_NAME, MODELS, read_config
 from dro_trl.generation import generate_answers
 from dro_trl.lm.devices import AUTO, choose_device, choose_dtype, describe
 from dro_trl.lm.fitting import check_fit, cut_passages, warn_of_special_tokens
-from dro_trl.loading import load_model, saved_tokenizers
+from dro_trl.loading import check_vocabulary, load_model, load_shared, saved_tokenizers
 from dro_trl.modeling import AnswerScorer
+from dro_trl.models.files import check_model_files, check_tokenizer_files, one_line
 from dro_trl.policies.base import SelectionPolicy, check_candidates, load_policy
 from dro_trl.policies.plackett_luce import PlackettLucePolicy
 from dro_trl.policies.sliding_windows import Scored, SlidingWindows, select_by_scores, select_by_windows
 from dro_trl.prompts import DEFAULT, PromptTexts, Tokenizer
 from dro_trl.retrieval.base import Retriever
-from dro_trl.shared_base import load_shared
 from dro_trl.types import Passage, Question, Selection
 
 logger = logging.getLogger(__name__)
@@ -126,7 +126,10 @@ class RAGPipeline:
         folder = Path(folder)
         paths = {name: str(folder / name) for name in MODELS}
         windows = (window_size, window_stride)
-        pipeline = cls._load(folder, read_config(folder), paths, device, policy, num_selected, windows, model_kwargs)
+        config = read_config(folder)
+        for path in paths.values():
+            check_model_files(Path(path))
+        pipeline = cls._load(folder, config, paths, device, policy, num_selected, windows, model_kwargs)
         pipeline.retriever = retriever
         pipeline.num_candidates = num_candidates or pipeline.num_candidates
         return pipeline
@@ -152,9 +155,8 @@ class RAGPipeline:
             raise ValueError(f"{folder} was trained from models in memory, so its start cannot be loaded (--no-start)")
         config["learnt_policy_kwargs"] = None
         paths = {name: str(path) for name, path in config["start"].items()}
-        return cls._load(
-            Path(folder), config, paths, device, policy, num_selected, (window_size, window_stride), model_kwargs
-        )
+        windows = (window_size, window_stride)
+        return cls._load(Path(folder), config, paths, device, policy, num_selected, windows, model_kwargs)
 
     @classmethod
     def _load(
@@ -177,21 +179,23 @@ class RAGPipeline:
         device = choose_device(device)
         model_kwargs = {**model_kwargs, "dtype": choose_dtype(model_kwargs.get("dtype", AUTO), device)}
         logger.info(f"{paths['selector']} and {paths['generator']} run {describe(device, model_kwargs['dtype'])}")
+        for name in MODELS:
+            check_tokenizer_files(folder / name, saved=True)
         models: dict[str, Any]
         if config.get("shared_base") and paths != config["start"]:
-            base = load_model(config["start"]["selector"], model_kwargs)
-            models = load_shared(base.to(device), paths)  # type: ignore[arg-type]
+            models = load_shared(paths, device, model_kwargs)
         else:
             models = {name: load_model(path, model_kwargs).to(device) for name, path in paths.items()}  # type: ignore[arg-type]
         tokenizers = saved_tokenizers(folder, config["turns"])  # Of a start as well: it reads what training read.
+        for name, tokenizer in tokenizers.items():
+            check_vocabulary(models[name], tokenizer, str(folder / name))
         texts = prompts.prompt_texts(config["prompt_texts"])
-        policy = policy or load_policy(
-            config["policy"],
-            tokenizers["selector"],
-            num_selected or config["num_selected"],
-            {**(config["policy_kwargs"] or {}), **(config["learnt_policy_kwargs"] or {})},
-            texts,
-        )
+        if policy is None:
+            kwargs = {**(config["policy_kwargs"] or {}), **(config["learnt_policy_kwargs"] or {})}
+            with one_line(folder / CONFIG_NAME, f"a policy {config['policy']}"):
+                policy = load_policy(
+                    config["policy"], tokenizers["selector"], num_selected or config["num_selected"], kwargs, texts
+                )
         return cls(
             models["selector"],
             models["generator"],

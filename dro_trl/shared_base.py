@@ -108,13 +108,6 @@ def share_base(base: PreTrainedModel, peft_config: Any, trained: Mapping[str, bo
     return {name: AdapterView(model, name) for name in ADAPTERS}
 
 
-def load_shared(base: PreTrainedModel, folders: dict[str, str]) -> dict[str, AdapterView]:
-    """Return a model with the two adapters that were saved in `folders`."""
-    model: Any = PeftModel.from_pretrained(base, folders[ADAPTERS[0]], adapter_name=ADAPTERS[0])
-    model.load_adapter(folders[ADAPTERS[1]], adapter_name=ADAPTERS[1])
-    return {name: AdapterView(model, name) for name in ADAPTERS}
-
-
 def recomputing_contexts(model: PeftModel) -> tuple[Any, Any]:
     """Return what activation checkpointing computes a layer in, at first and again: with the same adapter both times.
 

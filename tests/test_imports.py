@@ -51,7 +51,7 @@ TRAINER_PARTS = {
     "token_counter",
 }
 """The trainer's own files, one concern each; they do not know of each other."""
-BELOW_TRAINER = PLAIN | TRAINER_PARTS | {"policies", "rewards", "modeling", "objectives", "dro_config"}
+BELOW_TRAINER = PLAIN | TRAINER_PARTS | {"policies", "rewards", "modeling", "models", "objectives", "dro_config"}
 
 ALLOWED = {
     "__init__": set(),
@@ -76,6 +76,7 @@ ALLOWED = {
     "estimate": set(),  # formulas alone
     "estimate_flops": {"estimate"},
     "model_shapes": {"estimate"},
+    "models": PLAIN,
     "reading_lengths": BELOW_TRAINER | {"data", "estimate", "training_data"},
     "line_tokens": {"lm"},
     "prompts": {"line_tokens", "lm", "types"},
@@ -89,8 +90,10 @@ ALLOWED = {
     "objectives": PLAIN | {"dro_config"},
     "dro_config": {"types", "prompts", "lm"},
     "starter_model": set(),
-    **dict.fromkeys(TRAINER_PARTS, PLAIN | {"modeling", "dro_config", "objectives", "policies.base", "value_head"}),
-    "checkpointing": PLAIN | {"modeling", "policies.score_weights"},
+    **dict.fromkeys(
+        TRAINER_PARTS, PLAIN | {"modeling", "models", "dro_config", "objectives", "policies.base", "value_head"}
+    ),
+    "checkpointing": PLAIN | {"modeling", "models", "policies.score_weights"},
     # `DROTrainer(retriever=...)` runs the step that attaches candidates, and every dataset is checked before training.
     "training_data": PLAIN | {"dro_config", "sampler", "retrieval.base", "data.attach", "data.schema"},
     "resumable_trainer": {"resuming"},

@@ -1,1 +1,1 @@
-"""The pair of models: what they may be, and what they start from."""
+"""The pair of models: what they may be, how they are read, written whole or not at all, and merged."""

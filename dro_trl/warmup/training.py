@@ -1,6 +1,7 @@
 """Supervised warm-up of a selector or a generator, from which a DRO run can start."""
 
 import logging
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,7 +15,6 @@ from torch import Tensor, nn
 from trl import SFTTrainer, get_peft_config
 
 from dro_trl.atomic_write import write_json
-from dro_trl.checkpointing import save_whole
 from dro_trl.compiled_layers import compile_for
 from dro_trl.lm.devices import choose_dtype, name_of
 from dro_trl.lm.turns import adopt_turns, saved_turns
@@ -23,7 +23,9 @@ from dro_trl.lockstep import most_forwards
 from dro_trl.model_card import write_warmup_card
 from dro_trl.modeling import AnswerScorer
 from dro_trl.models.causal_lm import check_causal
+from dro_trl.models.merging import save_whole
 from dro_trl.models.quantised import keep_gradients
+from dro_trl.models.replacing import replacing_model
 from dro_trl.policies.base import SelectionPolicy, load_policy
 from dro_trl.recipe import (
     UNUSED,
@@ -68,8 +70,10 @@ class WarmupTrainer(ResumableTrainer, SFTTrainer):
         """Take up nothing."""
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        begin_checkpoint(Path(output_dir or str(self.args.output_dir)))
-        super()._save(output_dir, state_dict)
+        folder = Path(output_dir or str(self.args.output_dir))
+        begin_checkpoint(folder)
+        with replacing_model(folder) as staged:
+            super()._save(str(staged), state_dict)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write the card of a warm-up in place of TRL's, whose arguments are not heeded."""
@@ -251,7 +255,9 @@ def save_warm(trainer: WarmupTrainer, dtype: Any) -> None:
     trainer.save_model(str(folder / "adapter") if adapted else None)
     trainer.accelerator.wait_for_everyone()
     if adapted and trainer.is_world_process_zero():
-        with loading_whole():
-            save_whole(folder / "adapter", folder, dtype)
+        with loading_whole(), replacing_model(folder) as staged:
+            save_whole(folder / "adapter", staged, dtype)
+    if not adapted and trainer.is_world_process_zero():
+        shutil.rmtree(folder / "adapter", ignore_errors=True)  # Of an earlier warm-up.
     trainer.create_model_card()
     trainer.accelerator.wait_for_everyone()

@@ -1,0 +1,153 @@
+"""What a model's folder holds, looked at before anything is loaded from it."""
+
+import contextlib
+import json
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+ADAPTER_CONFIG = "adapter_config.json"
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "*.model", "*.tiktoken")
+
+NAMED = 3
+"""How many tensors or files a message names."""
+
+
+@contextlib.contextmanager
+def one_line(source: str | Path, what: str, done: str = "loaded as") -> Iterator[None]:
+    """Turn whatever another library raises in this context into one line that names where it was reading.
+
+    Raises:
+        OSError: In place of one.
+        ValueError: In place of anything else, but want of memory.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            raise
+        said = " ".join(str(error).split())
+        shown = f"{said[:300]}…" if len(said) > 300 else said
+        kind = OSError if isinstance(error, OSError) else ValueError
+        raise kind(f"{source} cannot be {done} {what} ({type(error).__name__}: {shown})") from error
+
+
+def named(names: Collection[str]) -> str:
+    """Return the first few of some names, and how many there are.
+
+    >>> named(["d", "b", "c", "a"])
+    'a, b, c, … (4)'
+    """
+    first = sorted(names)[:NAMED]
+    return ", ".join(first) + (f", … ({len(names)})" if len(names) > NAMED else "")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object that a file holds.
+
+    Raises:
+        ValueError: If it holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); it is damaged: save or copy it again") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds {type(value).__name__} where a JSON object is wanted; save or copy it again")
+    return value
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter, or what is left of one."""
+    return any((folder / name).exists() for name in (ADAPTER_CONFIG, *ADAPTER_WEIGHTS))
+
+
+def check_model_files(folder: Path) -> None:
+    """Refuse a folder whose files are not those of one model, or cannot be read.
+
+    Raises:
+        FileNotFoundError: If the folder or a file that it needs is missing.
+        ValueError: If a file is damaged, or files of two models are there.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} does not exist, or is no folder")
+    whole = sorted(
+        path.name for pattern in ("model*.safetensors", INDEX, "pytorch_model*.bin") for path in folder.glob(pattern)
+    )
+    if is_adapter(folder):
+        _check_adapter_files(folder, whole)
+        return
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"{folder / CONFIG} does not exist; {folder} holds no whole model")
+    for name in (CONFIG, "generation_config.json", INDEX):
+        if (folder / name).is_file():
+            read_object(folder / name)
+    if (folder / WEIGHTS).exists() and (folder / INDEX).exists():
+        raise ValueError(
+            f"{folder} holds the weights of two models, {WEIGHTS} and {INDEX}; remove those of the earlier one"
+        )
+    keys = {path.name: _tensor_names(path) for path in sorted(folder.glob("model*.safetensors"))}
+    if (folder / INDEX).is_file():
+        _check_index(folder / INDEX, keys)
+
+
+def _check_adapter_files(folder: Path, whole: list[str]) -> None:
+    adapter = [name for name in (ADAPTER_CONFIG, *ADAPTER_WEIGHTS) if (folder / name).exists()]
+    if whole:
+        raise ValueError(
+            f"{folder} holds an adapter ({named(adapter)}) and a whole model ({named(whole)}), of which only one "
+            "belongs there; remove the files of the other"
+        )
+    if ADAPTER_CONFIG not in adapter:
+        raise FileNotFoundError(f"{folder / ADAPTER_CONFIG} does not exist, without which {adapter[0]} is of no use")
+    if len(adapter) == 1:
+        raise FileNotFoundError(f"{folder / ADAPTER_WEIGHTS[0]} does not exist, which {ADAPTER_CONFIG} belongs to")
+    read_object(folder / ADAPTER_CONFIG)
+    if ADAPTER_WEIGHTS[0] in adapter:
+        _tensor_names(folder / ADAPTER_WEIGHTS[0])
+
+
+def _tensor_names(path: Path) -> set[str]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return set(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error}); save or copy it again") from error
+
+
+def _check_index(path: Path, keys: dict[str, set[str]]) -> None:
+    of_tensor = read_object(path).get("weight_map")
+    if not isinstance(of_tensor, dict) or not of_tensor:
+        raise ValueError(f"{path} has no weight_map that says which file holds which tensor")
+    if absent := {str(name) for name in of_tensor.values()} - keys.keys():
+        raise FileNotFoundError(f"{path.parent} lacks {named(absent)}, which {path.name} names; copy it again")
+    if lost := [tensor for tensor, name in of_tensor.items() if tensor not in keys[str(name)]]:
+        raise ValueError(f"{path} names tensors that their files do not hold: {named(lost)}")
+
+
+def check_tokenizer_files(folder: Path, saved: bool = False) -> None:
+    """Refuse a folder without a vocabulary, of which a tokenizer of nothing would be made.
+
+    Args:
+        folder: The folder.
+        saved: Whether `save_pretrained` of a tokenizer wrote it, which leaves its settings there as well.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If its settings are no JSON.
+    """
+    if not any(path for pattern in VOCABULARIES for path in folder.glob(pattern)):
+        raise FileNotFoundError(f"{folder / VOCABULARIES[0]} does not exist; {folder} holds no tokenizer")
+    settings = folder / "tokenizer_config.json"
+    if settings.is_file():
+        read_object(settings)
+    elif saved:
+        raise FileNotFoundError(f"{settings} does not exist, without which the special tokens are not known")

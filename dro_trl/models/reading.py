@@ -1,0 +1,241 @@
+"""Models as they were saved: every tensor in its place, or an error that names those that are not."""
+
+import contextlib
+import logging
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.utils import load_peft_weights
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from dro_trl.models.files import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    INDEX,
+    WEIGHTS,
+    check_model_files,
+    is_adapter,
+    named,
+    one_line,
+    read_object,
+)
+from dro_trl.models.quantised import keep_gradients
+from dro_trl.shared_base import ADAPTERS, AdapterView
+
+OF_THE_HUB = ("revision", "token", "cache_dir", "local_files_only")
+"""Arguments of `from_pretrained` that say where a model is, not how its base is to be loaded."""
+IN_LORA = ("r", "lora_alpha", "target_modules")
+"""What a LoRA adapter's config must say: PEFT would put a default in place of what is lost."""
+
+
+def read_model(source: str, **kwargs: Any) -> Any:
+    """Return a causal LM, or a `PeftModel` of one where the source is an adapter.
+
+    Args:
+        source: A folder, or a name on the hub.
+        kwargs: Those of `from_pretrained`; an adapter's base is loaded with them.
+
+    Raises:
+        OSError: If a file is missing, the base of an adapter included.
+        ValueError: If a file is damaged, or its tensors are not those of the model.
+    """
+    if not is_adapter_source(source, kwargs):
+        return _read_whole(source, kwargs)
+    where = {name: kwargs[name] for name in OF_THE_HUB if name in kwargs}
+    config = _adapter_config(source, where)
+    base_name = base_of(source, config)
+    of_base = {**{k: v for k, v in kwargs.items() if k != "revision"}, "revision": config.revision or "main"}
+    base = read_base(base_name, source, of_base)
+    model: Any = put_adapter_on(base, source, **where)
+    model.name_or_path = source  # Else the base's, from which a copy would be made without the adapter.
+    return model
+
+
+def is_adapter_source(source: str, kwargs: Mapping[str, Any] | None = None) -> bool:
+    """Whether a folder or a name on the hub is an adapter's; the files of a folder are checked.
+
+    Raises:
+        OSError: If the source is a path where nothing is, or files are missing.
+        ValueError: If files are damaged, or those of an adapter and of a whole model are both there.
+    """
+    folder = Path(source)
+    if folder.is_dir() or folder.is_absolute() or source.startswith(".") or source.count("/") > 1:
+        check_model_files(folder)
+        return is_adapter(folder)
+    where = {name: kwargs[name] for name in OF_THE_HUB if kwargs and name in kwargs}
+    with one_line(source, "a model"):
+        return find_adapter_config_file(source, **where) is not None
+
+
+def _adapter_config(source: str, where: Mapping[str, Any]) -> PeftConfig:
+    with one_line(Path(source) / ADAPTER_CONFIG, "the config of an adapter"):
+        config: PeftConfig = PeftConfig.from_pretrained(source, **where)
+    if not (path := Path(source) / ADAPTER_CONFIG).is_file():
+        return config
+    said = read_object(path)
+    if unknown := [name for name, value in said.items() if value and not hasattr(config, name)]:
+        raise ValueError(f"{path} sets {named(unknown)}, which this version of peft does not know; upgrade peft")
+    if said.get("peft_type") == "LORA" and (lost := [name for name in IN_LORA if name not in said]):
+        raise ValueError(f"{path} lacks {named(lost)}; save or copy it again")
+    return config
+
+
+def base_of(source: str, config: PeftConfig | None = None) -> str:
+    """Return the name or folder of the model that an adapter was trained on.
+
+    Raises:
+        ValueError: If its config names none.
+    """
+    name = (config or _adapter_config(source, {})).base_model_name_or_path
+    if not name or not isinstance(name, str):
+        raise ValueError(
+            f"{Path(source) / ADAPTER_CONFIG} names no base model (base_model_name_or_path: {name!r}), as the adapter "
+            "of a model made in memory does; write there where the base is"
+        )
+    return name
+
+
+def read_base(name: str, adapter: str, kwargs: Mapping[str, Any]) -> Any:
+    """Return the whole model that an adapter was trained on.
+
+    Raises:
+        OSError: If it is not there.
+        ValueError: If it is another adapter, or damaged.
+    """
+    where = f"{Path(adapter) / ADAPTER_CONFIG} names the base {name}"
+    if Path(name).is_absolute() and not Path(name).is_dir():
+        raise FileNotFoundError(f"{where}, which does not exist; put it back, or write there where it is now")
+    if is_adapter_source(name, kwargs):
+        raise ValueError(f"{where}, which is an adapter itself; merge that one first (dro-trl merge)")
+    return _read_whole(name, kwargs)
+
+
+def _read_whole(source: str, kwargs: Mapping[str, Any]) -> Any:
+    # Tensors of another shape are reported as those that are missing are, in place of an error without their names.
+    options = {**kwargs, "ignore_mismatched_sizes": True, "output_loading_info": True}
+    loaded: Any
+    with one_line(source, "a causal language model"), _without_report():
+        loaded = AutoModelForCausalLM.from_pretrained(source, **options)
+    model, info = loaded
+    mismatched = [str(key[0]) for key in info["mismatched_keys"]]
+    refuse_difference(weights_path(source), info["missing_keys"], info["unexpected_keys"], mismatched)
+    check_finite(weights_path(source), model.named_parameters())
+    return model
+
+
+@contextlib.contextmanager
+def _without_report() -> Iterator[None]:
+    """Leave out the table of transformers on tensors that do not fit: an error names them."""
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
+
+
+def put_adapter_on(base: Any, source: str, name: str = "default", **where: Any) -> PeftModel:
+    """Return a model with an adapter that was saved, on a base that was loaded; arguments as in `read_adapter`."""
+    with one_line(source, f"an adapter of {getattr(base, 'name_or_path', 'its base')}"):
+        # Sizes are compared in `read_adapter`, which names them.
+        model: PeftModel = PeftModel.from_pretrained(
+            base, source, adapter_name=name, ignore_mismatched_sizes=True, **where
+        )
+    read_adapter(model, source, name, **where)
+    if getattr(model.peft_config[name], "use_dora", False):
+        keep_gradients(model)  # DoRA reads the base's weights, and would take packed ones for what they are not.
+    return model
+
+
+def read_shared(base: Any, folders: Mapping[str, str]) -> dict[str, AdapterView]:
+    """Return a model with the two adapters that were saved in `folders`, as a view of each."""
+    first, second = ADAPTERS
+    model: Any = put_adapter_on(base, folders[first], first)
+    with one_line(folders[second], f"an adapter of {getattr(base, 'name_or_path', 'its base')}"):
+        model.load_adapter(folders[second], adapter_name=second, ignore_mismatched_sizes=True)
+    read_adapter(model, folders[second], second)
+    return {name: AdapterView(model, name) for name in ADAPTERS}
+
+
+def read_adapter(model: PeftModel, source: str, name: str = "default", **where: Any) -> None:
+    """Read the weights of an adapter into a model that has one of the same kind.
+
+    Args:
+        model: The model.
+        source: Folder of the adapter, or its name on the hub.
+        name: Of the adapter in the model.
+        where: For `hf_hub_download`.
+
+    Raises:
+        ValueError: If a tensor is missing, has no place in the model or another shape, or is not finite.
+    """
+    file = weights_path(source)
+    with one_line(file, "an adapter"):
+        weights = load_peft_weights(source, device="cpu", **where)
+        expected = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    mismatched = [key for key in expected.keys() & weights if expected[key].shape != weights[key].shape]
+    refuse_difference(file, expected.keys() - weights, (), mismatched)
+    check_finite(file, weights.items())
+    with one_line(file, "an adapter"):
+        result: Any = set_peft_model_state_dict(model, weights, name)
+    if not model.peft_config[name].is_prompt_learning:  # Whose tensors PEFT reads by itself.
+        refuse_difference(file, (), result.unexpected_keys, ())
+
+
+def read_weights(model: nn.Module, folder: Path) -> None:
+    """Read the weights of a whole model, as it was saved, into one of the same kind.
+
+    Raises:
+        OSError: If a file is missing.
+        ValueError: If the folder holds another model, or an adapter.
+    """
+    if is_adapter_source(str(folder)):
+        raise ValueError(f"{folder} holds an adapter, where a whole model is wanted")
+    saved = _read_whole(str(folder), {"dtype": next(model.parameters()).dtype}).state_dict()
+    own = model.state_dict()
+    mismatched = [key for key in own.keys() & saved if own[key].shape != saved[key].shape]
+    refuse_difference(weights_path(str(folder)), own.keys() - saved, saved.keys() - own, mismatched)
+    model.load_state_dict(saved)
+
+
+def weights_path(source: str) -> Path | str:
+    """Return the file that a folder's weights are in, or the index of such files; the source itself on the hub."""
+    paths = [Path(source) / name for name in (*ADAPTER_WEIGHTS, WEIGHTS, INDEX)]
+    return next((path for path in paths if path.is_file()), source)
+
+
+def refuse_difference(
+    file: Path | str, missing: Collection[str], unexpected: Collection[str], mismatched: Collection[str]
+) -> None:
+    """Raise a ValueError that names the tensors in which a file differs from its model, where any does."""
+    found = {"missing": missing, "without a place in the model": unexpected, "of another shape": mismatched}
+    said = "; ".join(f"{how}: {named(names)}" for how, names in found.items() if names)
+    if said:
+        raise ValueError(
+            f"{file} does not fit the model: {said}. It is damaged, or another model's; save or copy it again"
+        )
+
+
+def check_finite(file: Path | str, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Raise a ValueError that names the tensors with a NaN or an infinity in them, where any has."""
+    kinds = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+    faulty = [
+        name
+        for name, tensor in tensors
+        if tensor.dtype in kinds and tensor.numel() and not tensor.is_meta and not _is_finite(tensor.detach())
+    ]
+    if faulty:
+        raise ValueError(f"{file} holds NaN or infinite weights: {named(faulty)}; take an earlier checkpoint")
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return bool(torch.stack(torch.aminmax(tensor)).isfinite().all())  # Reads once, without a mask of its size.
