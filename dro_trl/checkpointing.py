@@ -181,11 +181,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG_NAME
     if not path.is_file():
-        torn = (folder / STAGING).is_dir()
-        raise FileNotFoundError(
-            f"{path} does not exist; "
-            + ("saving was interrupted: save the pair again" if torn else "give the output_dir of a DROTrainer run")
-        )
+        torn = " (what is there was left by a save that was killed)" if (folder / STAGING).is_dir() else ""
+        raise FileNotFoundError(f"{path} does not exist; give the output_dir of a DROTrainer run{torn}")
     config = read_object(path)
     check_config(path, config, CONFIG_FIELDS)
     return {**dict.fromkeys(CONFIG_FIELDS), **config}

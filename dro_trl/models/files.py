@@ -147,7 +147,7 @@ def check_tokenizer_files(folder: Path, saved: bool = False) -> None:
     if not any(path for pattern in VOCABULARIES for path in folder.glob(pattern)):
         raise FileNotFoundError(f"{folder / VOCABULARIES[0]} does not exist; {folder} holds no tokenizer")
     settings = folder / "tokenizer_config.json"
-    if settings.is_file():
-        read_object(settings)
-    elif saved:
+    if saved and not settings.is_file():
         raise FileNotFoundError(f"{settings} does not exist, without which the special tokens are not known")
+    if settings.is_file() and "tokenizer_class" not in read_object(settings) and saved:
+        raise ValueError(f"{settings} lacks tokenizer_class, as no tokenizer writes it; save or copy it again")

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -110,9 +111,14 @@ def read_base(name: str, adapter: str, kwargs: Mapping[str, Any]) -> Any:
     where = f"{Path(adapter) / ADAPTER_CONFIG} names the base {name}"
     if Path(name).is_absolute() and not Path(name).is_dir():
         raise FileNotFoundError(f"{where}, which does not exist; put it back, or write there where it is now")
-    if is_adapter_source(name, kwargs):
+    try:
+        nested = is_adapter_source(name, kwargs)
+        base = None if nested else _read_whole(name, kwargs)
+    except OSError as error:
+        raise OSError(f"{where}: {error}") from error
+    if nested:
         raise ValueError(f"{where}, which is an adapter itself; merge that one first (dro-trl merge)")
-    return _read_whole(name, kwargs)
+    return base
 
 
 def _read_whole(source: str, kwargs: Mapping[str, Any]) -> Any:
@@ -130,7 +136,7 @@ def _read_whole(source: str, kwargs: Mapping[str, Any]) -> Any:
 
 @contextlib.contextmanager
 def _without_report() -> Iterator[None]:
-    """Leave out the table of transformers on tensors that do not fit: an error names them."""
+    """Leave out the tables of transformers and PEFT on tensors that do not fit: an error names them."""
     logger = logging.getLogger("transformers.modeling_utils")
 
     def is_other(record: logging.LogRecord) -> bool:
@@ -138,14 +144,16 @@ def _without_report() -> Iterator[None]:
 
     logger.addFilter(is_other)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Some weights of|Found missing adapter keys")
+            yield
     finally:
         logger.removeFilter(is_other)
 
 
 def put_adapter_on(base: Any, source: str, name: str = "default", **where: Any) -> PeftModel:
     """Return a model with an adapter that was saved, on a base that was loaded; arguments as in `read_adapter`."""
-    with one_line(source, f"an adapter of {getattr(base, 'name_or_path', 'its base')}"):
+    with one_line(source, f"an adapter of {getattr(base, 'name_or_path', 'its base')}"), _without_report():
         # Sizes are compared in `read_adapter`, which names them.
         model: PeftModel = PeftModel.from_pretrained(
             base, source, adapter_name=name, ignore_mismatched_sizes=True, **where
@@ -160,7 +168,7 @@ def read_shared(base: Any, folders: Mapping[str, str]) -> dict[str, AdapterView]
     """Return a model with the two adapters that were saved in `folders`, as a view of each."""
     first, second = ADAPTERS
     model: Any = put_adapter_on(base, folders[first], first)
-    with one_line(folders[second], f"an adapter of {getattr(base, 'name_or_path', 'its base')}"):
+    with one_line(folders[second], f"an adapter of {getattr(base, 'name_or_path', 'its base')}"), _without_report():
         model.load_adapter(folders[second], adapter_name=second, ignore_mismatched_sizes=True)
     read_adapter(model, folders[second], second)
     return {name: AdapterView(model, name) for name in ADAPTERS}
