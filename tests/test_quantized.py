@@ -6,11 +6,13 @@ from safetensors.torch import load_file
 from transformers import BitsAndBytesConfig
 
 from dro_trl import RAGPipeline, recipe
+from dro_trl.checkpointing import load_models, merge_adapters
 from dro_trl.generation import generate_answers
 from dro_trl.loading import load_model
+from dro_trl.models.quantised import keep_gradients
 from dro_trl.warmup.training import parse_warmup, run_warmup
 from tests.tiny_models import tiny_tokenizer
-from tests.training import LORA, gradients, make_trainer, questions, save_start, write_recipe
+from tests.training import LORA, changed, gradients, make_trainer, questions, save_start, weights_of, write_recipe
 
 TOKENS = tiny_tokenizer()
 OPTIONS = {"use_peft": True, "lora_target_modules": ["q_proj", "v_proj"], "learning_rate": 1e-2, "num_train_epochs": 1}
@@ -103,3 +105,36 @@ def test_a_warm_up_learns_on_after_an_evaluation(tmp_path):
         learnt[strategy] = load_file(tmp_path / strategy / "adapter" / "adapter_model.safetensors")
     for name, weight in learnt["no"].items():
         torch.testing.assert_close(learnt["steps"][name], weight, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("frozen", ["selector", "generator"])
+def test_a_frozen_model_in_four_bits_is_saved_resumed_and_merged(tmp_path, frozen):
+    options = {
+        "model": save_start(tmp_path / "start", hidden_size=64, intermediate_size=128),
+        "peft_config": LORA,
+        "model_init_kwargs": {"quantization_config": BitsAndBytesConfig(load_in_4bit=True)},
+        "save_strategy": "steps",
+        "save_steps": 1,
+        f"train_{frozen}": False,
+    }
+    whole, resumed = make_trainer(tmp_path / "out", **options), make_trainer(tmp_path / "out", **options)
+    whole.train()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-1"))
+    assert changed(weights_of(resumed), weights_of(whole)) == set()
+    whole.save_model()
+    merge_adapters(tmp_path / "out", tmp_path / "merged")
+    rows = whole.train_dataset.to_list()
+    pairs = [RAGPipeline.from_pretrained(tmp_path / name) for name in ("out", "merged")]
+    for pipeline in pairs:
+        keep_gradients(pipeline.selector)  # Else a processor may round the layers that are packed.
+        keep_gradients(pipeline.generator)
+    one, other = (pipeline.predict(rows, max_new_tokens=2) for pipeline in pairs)
+    assert [output.answer for output in one] == [output.answer for output in other]
+    for before, after in zip(one, other, strict=True):
+        assert before.scores == pytest.approx(after.scores, abs=1e-3)
+    weight = weights_of(whole)[f"{frozen}.model.layers.1.mlp.up_proj.weight"]
+    assert weight.dtype == torch.uint8
+    other_start = save_start(tmp_path / "start", hidden_size=64, intermediate_size=128, seed=4)
+    fresh = make_trainer(tmp_path / "out", **{**options, "model": other_start})
+    with pytest.raises(ValueError, match="holds other quantised weights than the run started from: .*layers.0"):
+        load_models(fresh.model, tmp_path / "out")

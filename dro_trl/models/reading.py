@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.utils import load_peft_weights
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.utils.peft_utils import find_adapter_config_file
 
@@ -199,7 +199,7 @@ def read_adapter(model: PeftModel, source: str, name: str = "default", **where: 
         refuse_difference(file, (), result.unexpected_keys, ())
 
 
-def read_weights(model: nn.Module, folder: Path) -> None:
+def read_weights(model: Any, folder: Path) -> None:
     """Read the weights of a whole model, as it was saved, into one of the same kind.
 
     Raises:
@@ -208,11 +208,16 @@ def read_weights(model: nn.Module, folder: Path) -> None:
     """
     if is_adapter_source(str(folder)):
         raise ValueError(f"{folder} holds an adapter, where a whole model is wanted")
-    saved = _read_whole(str(folder), {"dtype": next(model.parameters()).dtype}).state_dict()
+    saved = _read_whole(str(folder), {"dtype": model.dtype}).state_dict()
     own = model.state_dict()
     mismatched = [key for key in own.keys() & saved if own[key].shape != saved[key].shape]
     refuse_difference(weights_path(str(folder)), own.keys() - saved, saved.keys() - own, mismatched)
-    model.load_state_dict(saved)
+    if getattr(model, "hf_quantizer", None) is None:
+        model.load_state_dict(saved)
+    elif differing := [key for key, weight in own.items() if not torch.equal(weight.cpu(), saved[key].cpu())]:
+        raise ValueError(  # Packed weights cannot be loaded in place; they are not trained, and have to be the same.
+            f"{weights_path(str(folder))} holds other quantised weights than the run started from: {named(differing)}"
+        )
 
 
 def weights_path(source: str) -> Path | str:
