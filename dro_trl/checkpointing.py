@@ -6,16 +6,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dro_trl.atomic_write import write_json
 from dro_trl.modeling import SelectorGenerator
-from dro_trl.models.files import check_model_files, one_line, read_object
+from dro_trl.models.files import one_line, read_object
 from dro_trl.models.merging import save_whole
 from dro_trl.models.pair_config import check_config
-from dro_trl.models.reading import base_of, is_adapter_source, read_adapter, read_weights
+from dro_trl.models.reading import base_of, is_adapter_source, read_into
 from dro_trl.models.replacing import STAGING, replacing
 from dro_trl.policies.score_weights import learnt_kwargs, learnt_weight
 from dro_trl.prompts import Tokenizer
@@ -134,11 +133,7 @@ def load_models(pair: SelectorGenerator, folder: Path) -> None:
     for name in MODELS:
         model: Any = getattr(pair, name)
         peft_model, adapter = (model.model, name) if isinstance(model, AdapterView) else (model, "default")
-        if isinstance(peft_model, PeftModel):
-            check_model_files(folder / name)
-            read_adapter(peft_model, str(folder / name), adapter)
-        else:
-            read_weights(model, folder / name)
+        read_into(peft_model, folder / name, adapter)
 
 
 def merge_adapters(folder: Path, output: Path, dtype: str = "float32") -> None:

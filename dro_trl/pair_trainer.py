@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from dro_trl.checkpointing import (
     check_output,
@@ -74,14 +74,6 @@ class PairTrainer(ResumableTrainer):
             copy_pair(Path(checkpoint_folder), Path(str(self.args.output_dir)))  # Trainer copies one model's files.
         super()._push_from_checkpoint(checkpoint_folder)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            load_models(self.accelerator.unwrap_model(model or self.model), Path(resume_from_checkpoint))
-
-    def _load_best_model(self) -> None:
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            super()._load_best_model()
-        else:
-            self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+    def read_checkpoint(self, model: Any, folder: Path) -> None:
+        """Read the pair that a checkpoint holds."""
+        load_models(model, folder)

@@ -39,6 +39,10 @@ class ResumableTrainer(Trainer):
         """Take up what `pending_state` returned."""
         raise NotImplementedError
 
+    def read_checkpoint(self, model: Any, folder: Path) -> None:
+        """Read the weights that a checkpoint holds into the model, which must be those that it has."""
+        raise NotImplementedError
+
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train as `transformers.Trainer` does; resuming takes a whole checkpoint of the same run.
 
@@ -93,3 +97,15 @@ class ResumableTrainer(Trainer):
         super()._load_rng_state(checkpoint)
         if checkpoint is not None:
             self.restore_pending_state(load_pending(Path(checkpoint), self.args.process_index))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self.read_checkpoint(self.accelerator.unwrap_model(model or self.model), Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_best_model()
+        else:
+            self._load_from_checkpoint(str(self.state.best_model_checkpoint))

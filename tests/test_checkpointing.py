@@ -1,6 +1,7 @@
 """What is saved can be used without this package, in another process."""
 
 import logging
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from dro_trl import RAGPipeline
 from dro_trl.checkpointing import (
     CONFIG_NAME,
     load_models,
+    merge_adapters,
     read_config,
 )
 from dro_trl.cli import app
@@ -177,3 +179,49 @@ def test_nothing_to_merge(tmp_path, adapters, output, message):
     done = runner.invoke(app, ["merge", "--model", str(tmp_path / "out"), "--output_dir", str(tmp_path / output)])
     assert done.exit_code == 2
     assert message in done.output
+
+
+def test_a_folder_holds_one_runs_models(tmp_path):
+    """Runs of other kinds into one folder, one after the other: what is there is the last one's."""
+    start = save_start(tmp_path / "start")
+    rows = questions().to_list()
+    for peft_config, options in ((None, {"loss_type": "ppo"}), (LORA, {}), (LORA, {"shared_base": True}), (None, {})):
+        trainer = make_trainer(tmp_path / "out", model=start, peft_config=peft_config, learning_rate=0.1, **options)
+        trainer.train()
+        trainer.save_model()
+        trainer.save_model(str(tmp_path / "alone"))
+        folders = (tmp_path / "out", tmp_path / "alone")
+        names = [{str(path.relative_to(folder)) for path in folder.rglob("*")} for folder in folders]
+        assert names[0] == names[1]
+        found, wanted = (RAGPipeline.from_pretrained(folder).predict(rows, max_new_tokens=2) for folder in folders)
+        assert found == wanted
+        shutil.rmtree(tmp_path / "alone")
+
+
+def test_a_run_does_not_write_over_its_start(tmp_path):
+    start = save_start(tmp_path / "out" / "generator")
+    with pytest.raises(ValueError, match="folder generator is the start of the selector, which would be lost"):
+        make_trainer(tmp_path / "out", model=start)
+    make_trainer(tmp_path / "pair", model=start, peft_config=LORA).save_model()
+    with pytest.raises(ValueError, match="output_dir=.*out: its folder generator is the start of the selector"):
+        merge_adapters(tmp_path / "pair", tmp_path / "out")
+    assert (tmp_path / "out" / "generator" / "model.safetensors").exists()
+
+
+def test_weights_that_were_not_gathered_are_not_saved(tmp_path):
+    trainer = make_trainer(tmp_path / "out")
+    trainer.save_model()
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match="sharded weights of the selector were not gathered.*zero3_save_16bit_model"):
+        trainer._save(state_dict={})
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+
+
+def test_the_card_alone_says_nothing_of_weights(tmp_path):
+    """A card that is written without weights leaves those of an earlier run with their own options."""
+    make_trainer(tmp_path / "out", num_selected=1).save_model()
+    make_trainer(tmp_path / "out", num_selected=2).create_model_card()
+    assert read_config(tmp_path / "out")["num_selected"] == 1
+    make_trainer(tmp_path / "none").create_model_card()
+    with pytest.raises(FileNotFoundError, match="dro_config.json does not exist"):
+        read_config(tmp_path / "none")

@@ -68,7 +68,7 @@ ALLOWED = {
     "weights": {"types"},
     "losses": {"types"},
     "metrics": {"types"},
-    "models": set(),
+    "models": PLAIN,
     "shared_base": set(),
     "shared_prompt": {"block_attention", "chosen_logps"},
     "shared_prefixes": set(),
@@ -76,7 +76,6 @@ ALLOWED = {
     "estimate": set(),  # formulas alone
     "estimate_flops": {"estimate"},
     "model_shapes": {"estimate"},
-    "models": PLAIN,
     "reading_lengths": BELOW_TRAINER | {"data", "estimate", "training_data"},
     "line_tokens": {"lm"},
     "prompts": {"line_tokens", "lm", "types"},

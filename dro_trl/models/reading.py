@@ -199,6 +199,20 @@ def read_adapter(model: PeftModel, source: str, name: str = "default", **where: 
         refuse_difference(file, (), result.unexpected_keys, ())
 
 
+def read_into(model: Any, folder: Path, adapter: str = "default") -> None:
+    """Read what was saved of a model into it, or into one of the same kind: its adapter alone where it has one.
+
+    Raises:
+        OSError: If a file is missing.
+        ValueError: If the tensors are not those of the model.
+    """
+    if isinstance(model, PeftModel):
+        check_model_files(folder)
+        read_adapter(model, str(folder), adapter)
+    else:
+        read_weights(model, folder)
+
+
 def read_weights(model: Any, folder: Path) -> None:
     """Read the weights of a whole model, as it was saved, into one of the same kind.
 

@@ -14,8 +14,9 @@ MODEL_FILES = (
     *(CONFIG, ADAPTER_CONFIG, "generation_config.json", "adapter_model.*", "model*.safetensors"),
     *("model.safetensors.index.json", "pytorch_model*", "tokenizer*", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.*", "merges.txt", "*.model", "*.tiktoken", "chat_template*", "additional_chat_templates"),
+    "training_args.bin",
 )
-"""Patterns of what `save_pretrained` of any model or tokenizer writes."""
+"""Patterns of what a trainer, and `save_pretrained` of any model or tokenizer, write."""
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from dro_trl.modeling import AnswerScorer
 from dro_trl.models.causal_lm import check_causal
 from dro_trl.models.merging import save_whole
 from dro_trl.models.quantised import keep_gradients
+from dro_trl.models.reading import read_into
 from dro_trl.models.replacing import replacing_model
 from dro_trl.policies.base import SelectionPolicy, load_policy
 from dro_trl.recipe import (
@@ -74,6 +75,10 @@ class WarmupTrainer(ResumableTrainer, SFTTrainer):
         begin_checkpoint(folder)
         with replacing_model(folder) as staged:
             super()._save(str(staged), state_dict)
+
+    def read_checkpoint(self, model: Any, folder: Path) -> None:
+        """Read the model that a checkpoint holds, or its adapter."""
+        read_into(model, folder)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write the card of a warm-up in place of TRL's, whose arguments are not heeded."""

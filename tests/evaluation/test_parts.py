@@ -51,7 +51,9 @@ def pair(tmp_path):
     for name in ("selector", "generator", "start"):
         (tmp_path / "pair" / name).mkdir(parents=True)
         (tmp_path / "pair" / name / "model.safetensors").write_text(name)
-    config = {"start": {"selector": str(tmp_path / "pair" / "start"), "generator": "some/hub-name"}}
+    start = {"selector": str(tmp_path / "pair" / "start"), "generator": "some/hub-name"}
+    unset = dict.fromkeys(("policy", "policy_kwargs", "prompt_texts", "max_passage_tokens"))
+    config = {**unset, "num_selected": 2, "num_candidates": 20, "start": start}
     (tmp_path / "pair" / "dro_config.json").write_text(json.dumps(config))
     return tmp_path / "pair"
 

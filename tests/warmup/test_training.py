@@ -8,11 +8,11 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from dro_trl import AutoregressivePolicy, PlackettLucePolicy
-from dro_trl.loading import load_tokenizer
+from dro_trl.loading import load_model, load_tokenizer
 from dro_trl.modeling import AnswerScorer
 from dro_trl.policies import autoregressive
 from dro_trl.prompts import PromptTexts
@@ -244,6 +244,35 @@ def test_resuming_is_exact_and_asks_no_teacher_again(tmp_path, part, monkeypatch
     save_start(tmp_path / "start")
     with pytest.raises(AssertionError, match="asked again"):  # By other files of the same name.
         warm_up(part, path)
+
+
+@pytest.mark.parametrize("lora", [{}, LORA], ids=["full", "LoRA"])
+def test_a_damaged_checkpoint_is_refused(tmp_path, lora):
+    path = recipe_of(tmp_path, save_strategy="steps", save_steps=1, max_steps=2, teacher="gold", **lora)
+    warm_up("selector", path)
+    checkpoint = tmp_path / "out" / "checkpoint-2"
+    file = checkpoint / ("adapter_model.safetensors" if lora else "model.safetensors")
+    weights = load_file(file)
+    lost = weights.pop(sorted(weights)[0], None)
+    assert lost is not None
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"{file} does not fit the model: missing: "):
+        warm_up("selector", path, resume=True)
+
+
+def test_a_warm_up_takes_the_place_of_an_earlier_one(tmp_path):
+    """Whatever kind either is: the folder holds one whole model, and other things stay."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    (tmp_path / "out" / "chat_template.jinja").write_text("of an earlier tokenizer")
+    kinds = {}
+    for kind, lora in {"LoRA": LORA, "full": {}, "LoRA again": LORA}.items():
+        warm_up("selector", recipe_of(tmp_path, max_steps=1, teacher="gold", save_strategy="no", **lora))
+        kinds[kind] = {path.name for path in (tmp_path / "out").iterdir()}
+        load_model(str(tmp_path / "out"))
+    assert kinds["LoRA"] == kinds["LoRA again"] == (kinds["full"] | {"adapter"}) - {"training_args.bin"}
+    assert {"notes.txt", "model.safetensors", "config.json"} < kinds["full"]
+    assert "chat_template.jinja" not in kinds["LoRA"]
 
 
 def test_questions_without_a_gold_passage_are_left_out_and_counted(tmp_path):
