@@ -221,9 +221,16 @@ def _read_tokenizer(source: str) -> Tokenizer:
 
 
 def check_vocabulary(model: Any, tokenizer: Tokenizer, source: str) -> None:
-    """Raise a ValueError if a tokenizer has tokens that a model has no embeddings for."""
+    """Refuse a tokenizer that writes texts with tokens that a model has no embeddings for.
+
+    Special tokens may be beyond them, since none is written: that of Gemma 3 for images is, in its models of text.
+
+    Raises:
+        ValueError: If there are others.
+    """
     rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
+    added = [str(token) for at, token in tokenizer.added_tokens_decoder.items() if at >= rows and not token.special]
+    if tokenizer.vocab_size > rows or added:
         raise ValueError(
             f"{source}: the tokenizer has {len(tokenizer)} tokens and the model embeddings for {rows} alone; it is "
             "another model's: save or copy it again"
