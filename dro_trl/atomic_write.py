@@ -1,31 +1,156 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and never in the place of something that was not to be replaced."""
 
 import contextlib
+import errno
+import fcntl
+import glob
 import json
 import os
+import re
+import shutil
+import stat
+import sys
 import tempfile
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a path to write to, which takes the place of `path` at the end; after an error nothing is left of it.
 
+    Of a symbolic link the target is written, and a stream of this process (`/dev/stdout`) gets the whole content at
+    the end. What a killed process left is removed by the next one that writes `path`.
+
     Args:
         path: Where the file goes; its folder is made where it is missing.
+
+    Raises:
+        OSError: If it cannot be written, or is a folder, a device or a pipe.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+    if (descriptor := stream_descriptor(path)) is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder) / "stream"
+            sys.stdout.flush()
+            with (Path(folder) / "stream").open("rb") as file, os.fdopen(os.dup(descriptor), "wb") as stream:
+                shutil.copyfileobj(file, stream)
+        return
+    target = output_file(path)
+    temporary = target
     try:
-        yield Path(temporary)
-        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read.
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = _claim_beside(target)
+        try:
+            yield temporary
+            if target.exists():
+                os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
+            os.fsync(descriptor)  # Else a loss of power could leave the new name with nothing in it.
+            os.replace(temporary, target)
+            sync_folder(target.parent)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.filename in (str(temporary), str(target)) or (error.filename is None and error.errno in _DISK_ERRORS):
+            error.filename, error.filename2 = str(path), None
         raise
+
+
+def _claim_beside(target: Path) -> tuple[int, Path]:
+    """Make a new file beside `target` under a lock that ends with this process; remove those of processes that ended.
+
+    Returns:
+        The descriptor that holds the lock, and the file.
+    """
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
+        with contextlib.suppress(OSError), left.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
+    while True:
+        path = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_nlink:
+                return descriptor, path
+        os.close(descriptor)  # Another process came before the lock, and took the file for one that was left.
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder written to the disk, where the file system can."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def stream_descriptor(path: Path) -> int | None:
+    """Return the descriptor of this process that a path names (`/dev/stdout`, `/dev/fd/63`), None for any other."""
+    named = re.fullmatch(r"/(?:dev|proc/self)/fd/(\d+)", str(path))
+    return int(named[1]) if named else {"/dev/stdout": 1, "/dev/stderr": 2}.get(str(path))
+
+
+def output_file(path: Path) -> Path:
+    """Return the file that is written for `path`, which need not exist: the target, where that is a symbolic link.
+
+    Raises:
+        OSError: If it is there and no regular file.
+    """
+    target = Path(os.path.realpath(path))
+    try:
+        mode = os.lstat(target).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return target
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(f"{path} is a folder; give the path of a file")
+    if not stat.S_ISREG(mode):
+        raise FileExistsError(
+            f"{path} is no regular file but a device, a pipe or the like, which is not replaced; give the path of a "
+            "file, or /dev/stdout"
+        )
+    return target
+
+
+def check_outputs(outputs: Mapping[str, Path | None], inputs: Mapping[str, Path | None]) -> None:
+    """Refuse outputs that cannot be written, or would replace what is read, before any work is done.
+
+    Args:
+        outputs: Files to write, by the names of their options.
+        inputs: Files and folders to read, by theirs.
+
+    Raises:
+        ValueError: If an output is an input, lies in a folder that is one, or is the file of another output.
+        OSError: If an output is no regular file, or its folder cannot be written to.
+    """
+    seen: dict[Path, str] = {}
+    for option, path in outputs.items():
+        if path is None or stream_descriptor(path) is not None:
+            continue
+        target = output_file(path)
+        for source, read in inputs.items():
+            if read is not None and read.exists() and _holds(read, target):
+                raise ValueError(f"{option} {path} would replace what is read ({source} {read}); give another file")
+        if target in seen:
+            raise ValueError(f"{option} {path} is the file of {seen[target]} as well; give each its own")
+        seen[target] = option
+        folder = next(parent for parent in target.parents if parent.exists())
+        if not folder.is_dir():
+            raise NotADirectoryError(f"{option} {path}: {folder} is no folder")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(f"{option} {path}: no permission to write in {folder}")
+
+
+def _holds(read: Path, target: Path) -> bool:
+    """Whether a file is `read`, by whatever name, or lies in it."""
+    return (target.exists() and target.samefile(read)) or Path(os.path.realpath(read)) in target.parents
 
 
 def write_json(path: Path, value: Any, allow_nan: bool = True) -> None:
@@ -43,6 +168,23 @@ def write_json(path: Path, value: Any, allow_nan: bool = True) -> None:
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=allow_nan)
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def load_json(path: Path, remedy: str) -> Any:
+    """Read a JSON file that this package wrote.
+
+    Args:
+        path: The file.
+        remedy: What to do where it is damaged, such as `"delete it, and …"`.
+
+    Raises:
+        FileNotFoundError: If it does not exist.
+        ValueError: If it is cut off or otherwise no JSON; names the file and the remedy.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is cut off or damaged ({error}); {remedy}") from error
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dro_trl.atomic_write import write_json
+from dro_trl.folders import whole_folder
 from dro_trl.modeling import SelectorGenerator
 from dro_trl.models.files import one_line, read_object
 from dro_trl.models.merging import save_whole
@@ -141,13 +142,14 @@ def merge_adapters(folder: Path, output: Path, dtype: str = "float32") -> None:
 
     Args:
         folder: What `DROTrainer` saved.
-        output: Where the models go; made where it does not exist. A pair that is there is replaced.
+        output: Where the models go, whole or not at all; what `merge_adapters` wrote there before is replaced.
         dtype: Of the weights that are written.
 
     Raises:
         FileNotFoundError: If the folder is not one that `DROTrainer` wrote.
         ValueError: If neither model is an adapter, one cannot be merged, or the output is the folder itself or where a
             base is. Nothing is written then.
+        FileExistsError: If the output holds anything else than a merged pair.
     """
     config = read_config(folder)
     if output.resolve() == folder.resolve():
@@ -156,10 +158,15 @@ def merge_adapters(folder: Path, output: Path, dtype: str = "float32") -> None:
     if not adapters:
         raise ValueError(f"{folder} holds no adapters: its models are whole already")
     check_output(output, {**config["start"], **{f"{name}'s base": base_of(str(folder / name)) for name in adapters}})
-    with replacing_pair(output) as staged:
+    with whole_folder(output, _is_of_merged) as partial:
         for name in MODELS:
-            save_whole(folder / name, staged / name, dtype)
-        write_config(staged, {**config, "shared_base": False})
+            save_whole(folder / name, partial / name, dtype)
+        write_config(partial, {**config, "shared_base": False})
+
+
+def _is_of_merged(path: Path) -> bool:
+    files = (".json", ".safetensors", ".jinja", ".model", ".txt")
+    return str(path) == CONFIG_NAME or (len(path.parts) == 2 and path.parts[0] in MODELS and path.suffix in files)
 
 
 def write_config(folder: Path, options: Mapping[str, Any]) -> None:

@@ -1,10 +1,11 @@
 """Recipes: flat YAML whose keys are the fields of TRL's script and model arguments and of `DROConfig`."""
 
+import contextlib
 import importlib
 import os
 import sys
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -16,10 +17,12 @@ from transformers.utils.import_utils import is_bitsandbytes_available
 from trl import ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config
 
 from dro_trl.atomic_write import write_json
+from dro_trl.checkpointing import CONFIG_NAME, MODELS
 from dro_trl.data.load import load_rag_dataset
 from dro_trl.dro_config import DROConfig
 from dro_trl.dro_trainer import DROTrainer
 from dro_trl.evaluation.plots import plot_training
+from dro_trl.folders import check_unwritten, owned
 from dro_trl.lm.devices import AUTO, describe_training, with_trained_dtype
 from dro_trl.recipe_file import read_recipe, refuse_unknown
 from dro_trl.resuming import last_checkpoint
@@ -201,8 +204,44 @@ def checkpoint_to_resume(script: DROScriptArguments, args: TrainingArguments) ->
     return args.resume_from_checkpoint
 
 
+@contextlib.contextmanager
+def own_output(
+    args: TrainingArguments, starts: Mapping[str, str | None], written: Sequence[str], signs: Sequence[str]
+) -> Iterator[None]:
+    """Hold the lock of `args.output_dir`, and refuse what would replace a file that no earlier run there wrote.
+
+    Args:
+        args: Of the run; its first process holds the lock.
+        starts: Models that are read, by their options.
+        written: As in `check_unwritten`.
+        signs: As in `check_unwritten`; a checkpoint is one as well.
+
+    Raises:
+        ValueError: If a model would be replaced by what is learnt from it.
+        FileExistsError: If a file or folder that is to be written is there and is not this program's.
+        BlockingIOError: If another process writes there.
+    """
+    folder = Path(str(args.output_dir))
+    for option, start in starts.items():
+        if start and Path(start).resolve() in [path.resolve() for path in (folder, *(folder / n for n in written))]:
+            raise ValueError(
+                f"output_dir {folder} is where the model is read from ({option} {start}), which would be replaced; "
+                "give another folder"
+            )
+    check_unwritten(folder, written, [*signs, "checkpoint-*"])
+    with owned(folder, args.process_index == 0):
+        yield
+
+
 def run_recipe(script: DROScriptArguments, args: DROConfig, model: ModelConfig) -> DROTrainer:
     """Train as a recipe says, and save the pair, its curves and `train_results.json` in `args.output_dir`."""
+    starts = {"model_name_or_path": model.model_name_or_path, "generator_name_or_path": args.generator_name_or_path}
+    written = (*MODELS, CONFIG_NAME, "README.md", "train_results.json")
+    with own_output(args, starts, written, (CONFIG_NAME,)):
+        return _run_recipe(script, args, model)
+
+
+def _run_recipe(script: DROScriptArguments, args: DROConfig, model: ModelConfig) -> DROTrainer:
     args.model_init_kwargs = decide_loading(model, args)
     train, held_out = load_datasets(script)
     trainer = DROTrainer(

@@ -6,6 +6,7 @@ from typing import Any
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from dro_trl.folders import owned
 from dro_trl.resuming import (
     check_same_run,
     describe_run,
@@ -53,6 +54,7 @@ class ResumableTrainer(Trainer):
 
         Raises:
             ValueError: If there is no such checkpoint, or an option, the data or the processes differ from its run's.
+            BlockingIOError: If another process trains into `output_dir`.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = str(last_checkpoint(Path(str(self.args.output_dir))) or "")
@@ -71,7 +73,8 @@ class ResumableTrainer(Trainer):
             )
         if resume_from_checkpoint:
             check_same_run(Path(resume_from_checkpoint), self._run)
-        return super().train(resume_from_checkpoint or None, *args, **kwargs)
+        with owned(Path(str(self.args.output_dir)), self.is_world_process_zero()):
+            return super().train(resume_from_checkpoint or None, *args, **kwargs)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"

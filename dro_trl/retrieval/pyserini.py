@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -14,13 +15,18 @@ from typing import Self, TypeVar
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 
+from dro_trl.atomic_write import write_json
+from dro_trl.folders import check_replaceable, whole_folder
 from dro_trl.retrieval.corpus import CorpusFile, read_corpus
 from dro_trl.retrieval.jvm import JavaError, JavaProcess
-from dro_trl.retrieval.partial_folder import partial_folder
 from dro_trl.retrieval.stored import split_document
 from dro_trl.types import Passage
 
 _METADATA = "dro_trl_index.json"
+_LUCENE_FILE = re.compile(
+    r"write\.lock|segments_\w+|_[0-9a-z]+(_\w+)?\.(cf[es]|doc|dv[dm]|fd[tmx]|fnm|kd[dim]|liv|nv[dm]|pos|pay|psm|si"
+    r"|ti[mp]|tmd|tv[dmx]|ve[cmqx]\w?)"
+)
 _DOCUMENTS_PER_REQUEST = 1_000
 _QUESTIONS_PER_REQUEST = 256
 _Item = TypeVar("_Item")
@@ -129,7 +135,7 @@ class PyseriniRetriever:
         _check_options(k1, b, threads)
         target = Path(index_dir).resolve()
         _check_target(target, overwrite)
-        with partial_folder(target) as partial:
+        with whole_folder(target, _is_of_an_index) as partial:
             _write_index(corpus, partial, threads or os.cpu_count() or 1, progress)
         return cls(target, k1=k1, b=b, threads=threads)
 
@@ -271,8 +277,12 @@ def _check_target(target: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise FileExistsError(f"{target} is not empty; pass overwrite=True (--overwrite) or give another folder")
-    if not any(target.glob("segments_*")):
-        raise FileExistsError(f"{target} holds files but no Lucene index; it is not overwritten, give another folder")
+    check_replaceable(target, _is_of_an_index)
+
+
+def _is_of_an_index(path: Path) -> bool:
+    """Whether a file in an index's folder is one that Lucene or `build` writes."""
+    return path.name == str(path) and (path.name == _METADATA or bool(_LUCENE_FILE.fullmatch(path.name)))
 
 
 def _write_index(
@@ -300,7 +310,7 @@ def _write_index(
         "corpus_sha256": digest.hexdigest(),
         "seconds": round(time.monotonic() - start, 2),
     }
-    (folder / _METADATA).write_text(json.dumps(metadata, indent=2) + "\n", "utf-8")
+    write_json(folder / _METADATA, metadata)
 
 
 def _progress(count: ProgressColumn, enabled: bool) -> Progress:

@@ -1,5 +1,6 @@
 """`dro-trl compare`: the methods and seeds of a study, trained one by one and compared in a report."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,12 +15,14 @@ def main(
     """Train and compare methods: --config study.yaml, and --NAME VALUE for any line of it. Goes on where it was."""
     import shlex
 
+    from dro_trl.folders import check_unwritten
     from dro_trl.scripts.index import cleaning_up_when_terminated
     from dro_trl.study.parsing import parse_study
     from dro_trl.study.report import load_questions, write_report
     from dro_trl.study.running import finished_rows, run_study
 
     study = parse_study(context.args)
+    check_unwritten(Path(study.output_dir), ("report.md", "report.html", "plots"), ("report.json",))
     questions = load_questions(study)  # Before training, so that a mistake in them costs no time.
     with cleaning_up_when_terminated():
         rows = finished_rows(study) if report_only else run_study(study)

@@ -54,9 +54,13 @@ def main(
         read_backend,
     )
     from dro_trl.reading_lengths import StatedLengths
+    from dro_trl.scripts.outputs import claim
 
     (script, args, model), gpu = parse_for_any_machine(context.args, accelerate_config is not None)
     chosen, mixed_precision = read_backend(accelerate_config, gpu, backend, num_processes)
+    path = output or Path(str(args.output_dir)) / "estimate.json"
+    read = {"--accelerate_config": accelerate_config, "--model_config": Path(model_config) if model_config else None}
+    claim(context, {"--output": path}, read)
     stated = StatedLengths(passage_tokens, question_tokens, answer_tokens) if passage_tokens else None
     run = describe_run(script, args, model, chosen, mixed_precision, model_config, stated)
     if num_questions:
@@ -72,7 +76,6 @@ def main(
     for table in (_memory_table(found), _time_table(found)):
         console.print(table)
     print("Not counted: the CUDA context, fragmentation, evaluation, and rewards that generate answers.")
-    path = output or Path(str(args.output_dir)) / "estimate.json"
     write_json(path, found)
     print(f"Results: {path}")
 

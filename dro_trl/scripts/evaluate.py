@@ -7,6 +7,7 @@ import typer
 
 
 def main(
+    context: typer.Context,
     model: Annotated[Path, typer.Option("--model", help="Folder that `dro-trl train` wrote.")],
     dataset: Annotated[str, typer.Option("--dataset", help="Questions with candidates: a file or a hub name.")],
     output_dir: Annotated[
@@ -72,12 +73,15 @@ def main(
     from dro_trl.evaluation.plots import plot_comparison
     from dro_trl.evaluation.report import print_report, write_results
     from dro_trl.evaluation.systems import find_systems
+    from dro_trl.folders import owned
     from dro_trl.lm.devices import describe, name_of
 
     started = time.monotonic()
     output_dir = output_dir or model / "evaluation"
     progress_dir = output_dir / "progress"
     processes = launched_processes(device)
+    check_results(output_dir)
+    context.with_resource(owned(output_dir, processes.is_main_process))
     place, number_format = choose_place(processes, device, dtype)
     if processes.is_main_process:
         print(f"Evaluating {describe(place, number_format)}")
@@ -120,3 +124,19 @@ def main(
     plot = plot_comparison(report, output_dir / "comparison.png")
     discard(progress_dir)
     print(f"Results: {path}\nPlot: {plot}")  # As it is: the console would break long paths.
+
+
+def check_results(folder: Path) -> None:
+    """Refuse a folder whose `results.json` or plot would be replaced, and is of something else.
+
+    Raises:
+        FileExistsError: If it is.
+        ValueError: If `results.json` is damaged.
+    """
+    from dro_trl.atomic_write import load_json
+    from dro_trl.folders import check_unwritten
+
+    names = ("results.json", "comparison.png")
+    path = folder / names[0]
+    found = load_json(path, "delete it, or give another --output_dir") if path.is_file() else {}
+    check_unwritten(folder, names, [] if "systems" not in found else names)

@@ -7,6 +7,7 @@ import typer
 
 
 def main(
+    context: typer.Context,
     inputs: Annotated[list[Path], typer.Option("--input", help="JSONL file of rows, any number of them.")],
     output: Annotated[Path, typer.Option("--output", help="JSONL file to write: the rows of all.")],
     seed: Annotated[int, typer.Option("--seed", help="Of the order of the rows.")] = 0,
@@ -16,7 +17,9 @@ def main(
 
     from dro_trl.atomic_write import write_jsonl
     from dro_trl.data.jsonl import read_json
+    from dro_trl.scripts.outputs import claim
 
+    claim(context, {"--output": output}, {f"--input {number}": path for number, path in enumerate(inputs, start=1)})
     rows = []
     for path in inputs:
         for number, row in read_json(path):

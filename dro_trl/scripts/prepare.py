@@ -33,6 +33,7 @@ class OnBadRow(StrEnum):
 
 
 def main(
+    context: typer.Context,
     dataset: Annotated[PublicDataset, typer.Option("--dataset", help="What the input is: a dataset, or a format.")],
     input: Annotated[
         str, typer.Option("--input", help="The official file (BEIR: a file of qrels or its folder), or a hub name.")
@@ -57,7 +58,12 @@ def main(
     from dro_trl.data.preparing import prepare_questions
     from dro_trl.data.schema import describe_faults
     from dro_trl.retrieval.corpus import CorpusFile
+    from dro_trl.scripts.outputs import beside, claim
 
+    figures = beside(output, output.with_suffix(".report.json").name)
+    read = [Path(input)] if dataset is not PublicDataset.beir else beir_files(Path(input))
+    inputs = {f"--input, {path.name}:": path for path in read if path.is_file()}
+    claim(context, {"--output": output, "the figures of --output": figures}, {**inputs, "--corpus": corpus})
     source = source_format(dataset)
     prepared = prepare_questions(
         raw_rows(source, input, config, split),
@@ -75,7 +81,13 @@ def main(
             raise ValueError(f"{description}\nnothing was written: no row is left")
         typer.echo(f"skipped: {description}", err=True)
     write_jsonl(output, prepared.rows)
-    report(prepared, dataset, output)
+    report(prepared, dataset, output, figures)
+
+
+def beir_files(path: Path) -> list[Path]:
+    """Return the files that a folder of BEIR's, or one of its files of judgements, stands for."""
+    folder = path if path.is_dir() else path.parent.parent
+    return [path, folder / "queries.jsonl", folder / "corpus.jsonl", *sorted((folder / "qrels").glob("*.tsv"))]
 
 
 def source_format(dataset: PublicDataset) -> "SourceFormat":
@@ -105,8 +117,8 @@ def raw_rows(source: "SourceFormat", input: str, config: str | None, split: str)
     return read_hub(input, config, split) if is_hub_name else source.read(path)
 
 
-def report(prepared: "PreparedQuestions", dataset: PublicDataset, output: Path) -> None:
-    """Print the counts, and write them with every refused row as JSON beside the output."""
+def report(prepared: "PreparedQuestions", dataset: PublicDataset, output: Path, figures: Path | None) -> None:
+    """Print the counts, and write them with every refused row as JSON, if there is a file for it."""
     from dataclasses import asdict
 
     from rich.console import Console
@@ -135,7 +147,7 @@ def report(prepared: "PreparedQuestions", dataset: PublicDataset, output: Path) 
             f"{prepared.without_answers:,} rows have no answers: `dro-trl retrieve` takes them and measures recall; "
             "`train` and `evaluate` refuse them"
         )
-    path = output.with_suffix(".report.json")
-    refused = [asdict(fault) for fault in prepared.refused]
-    write_jsonl(path, [{"dataset": dataset.value, **counts, "refused_rows": refused}])
-    typer.echo(f"wrote {output} (figures in {path})")
+    typer.echo(f"wrote {output}" + (f" (figures in {figures})" if figures else ""))
+    if figures is not None:
+        refused = [asdict(fault) for fault in prepared.refused]
+        write_jsonl(figures, [{"dataset": dataset.value, **counts, "refused_rows": refused}])

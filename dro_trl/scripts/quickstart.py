@@ -20,6 +20,7 @@ RESULTS = "results.json"
 
 
 def main(
+    context: typer.Context,
     output_dir: Annotated[Path, typer.Option("--output_dir", help="Where everything goes.")] = Path("quickstart"),
     seed: Annotated[int, typer.Option("--seed", help="Of the encyclopedia, the training and the bootstrap.")] = 0,
     fast: Annotated[bool, typer.Option("--fast", help="A few questions only, to see every step work.")] = False,
@@ -32,11 +33,14 @@ def main(
     from dro_trl.data.attach import attach_candidates
     from dro_trl.data.encyclopedia import FictionalEncyclopedia
     from dro_trl.data.load import load_rag_dataset
+    from dro_trl.folders import check_unwritten, owned
     from dro_trl.lm.devices import describe_training
     from dro_trl.recipe import train_and_save
     from dro_trl.retrieval.pyserini import PyseriniRetriever
     from dro_trl.starter_model import gemma_3_270m
 
+    check_unwritten(output_dir, ("data", "index", "model", RESULTS, "comparison.png"), ("data/corpus.jsonl",))
+    context.with_resource(owned(output_dir))
     logging.disable_progress_bar()
     console = Console(highlight=False)
     num_train, num_eval = (8, 8) if fast else (160, 200)

@@ -13,6 +13,7 @@ CUTOFFS = (1, 5, 20)
 
 
 def main(
+    context: typer.Context,
     input: Annotated[Path, typer.Option("--input", help="JSONL file of rows with a question.")],
     output: Annotated[Path, typer.Option("--output", help="JSONL file to write: the rows, with candidates.")],
     index_dir: Annotated[Path | None, typer.Option("--index_dir", help="Folder of an index.")] = None,
@@ -46,7 +47,11 @@ def main(
     """Add candidates to questions, by BM25 or from a run file, and measure recall where gold_ids are given."""
     from dro_trl.atomic_write import write_jsonl
     from dro_trl.retrieval.run_file import candidates_of_run, read_run, write_run
+    from dro_trl.scripts.outputs import beside, claim
 
+    results = beside(output, output.name + ".results.json")
+    inputs = {"--input": input, "--from_run": from_run, "--index_dir": index_dir, "--corpus": corpus}
+    claim(context, {"--output": output, "--run": run, "the figures of --output": results}, inputs)
     if sum(source is not None for source in (index_dir, prebuilt, corpus)) != 1:
         given = f"--index_dir (got {index_dir}), --prebuilt (got {prebuilt}) and --corpus (got {corpus})"
         raise ValueError(f"give one of {given}")
@@ -83,7 +88,7 @@ def main(
     if empty := sum(not candidates for candidates in found):
         typer.echo(f"nothing was found for {empty} of {len(rows)} questions: their candidates are empty lists")
     if any(row.get("gold_ids") for row in rows):
-        report_recall(rows, found, k, output, system)
+        report_recall(rows, found, k, results, system)
 
 
 def passage_source(
@@ -185,8 +190,10 @@ def with_gold(hits: list["Passage"], gold: list["Passage"], gold_ids: list[str],
     return [*kept, *(passage | {"score": score} for passage in gold)]
 
 
-def report_recall(rows: list[dict[str, Any]], found: list[list["Passage"]], k: int, output: Path, system: str) -> None:
-    """Print the recall of gold passages in what was found, and write it as JSON to `<output>.results.json`."""
+def report_recall(
+    rows: list[dict[str, Any]], found: list[list["Passage"]], k: int, results: Path | None, system: str
+) -> None:
+    """Print the recall of gold passages in what was found, and write it as JSON, if there is a file for it."""
     from rich.console import Console
     from rich.table import Table
 
@@ -206,7 +213,6 @@ def report_recall(rows: list[dict[str, Any]], found: list[list["Passage"]], k: i
     table = Table("system", *figures, "n", title=title)
     table.add_row(system, *(f"{value:.3f}" for value in figures.values()), str(len(judged)))
     Console().print(table)
-    results = output.with_name(output.name + ".results.json")
-    content = {"systems": {system: {**figures, "n": len(judged)}}, "comparisons": []}
-    write_json(results, content)
-    typer.echo(f"wrote {results}")
+    if results is not None:
+        write_json(results, {"systems": {system: {**figures, "n": len(judged)}}, "comparisons": []})
+        typer.echo(f"wrote {results}")

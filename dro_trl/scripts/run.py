@@ -24,9 +24,9 @@ def main(
     """Prepare, index, retrieve, warm up, train and evaluate; what is done and has not changed is not done again."""
     from dro_trl.cli import app
     from dro_trl.fingerprint import Digests
+    from dro_trl.folders import check_unwritten, locked
     from dro_trl.scripts.index import cleaning_up_when_terminated
     from dro_trl.stages.plan import SECTIONS, plan_run
-    from dro_trl.stages.stage import locked
 
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     stages = plan_run(recipe, commands, output_dir)
@@ -38,6 +38,7 @@ def main(
     stages = [stage for stage in stages if SECTIONS.index(stage.section) <= last]
     forced = {stage.name for stage in stages if SECTIONS.index(stage.section) >= first}
     folder = stages[0].folder.parent
+    check_unwritten(folder, ("run.json",), (".digests.json",))
     digests = Digests(folder / ".digests.json")
     reasons = foresee(stages, digests, forced)
     if dry_run:

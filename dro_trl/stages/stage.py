@@ -1,7 +1,5 @@
 """Stages: commands with their inputs and products, run once and recognised by their record."""
 
-import contextlib
-import fcntl
 import json
 import os
 import shlex
@@ -9,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -191,21 +188,3 @@ def set_aside(folder: Path) -> Path:
     while (target := kept / f"{folder.name}-{number}").exists():
         number += 1
     return folder.rename(target)
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[int]:
-    """Hold the lock of a run's folder, and yield the file descriptor by which commands hold it too.
-
-    Raises:
-        BlockingIOError: If another run holds it, or a command that is still there after its run was killed.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BlockingIOError(
-                f"{folder} is in use by another run, or by a command that one started; wait, or end it"
-            ) from error
-        yield file.fileno()

@@ -14,9 +14,10 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from dro_trl.atomic_write import write_json
 from dro_trl.fingerprint import differences, file_digest
+from dro_trl.folders import locked
 from dro_trl.recipe import parse_recipe
 from dro_trl.resuming import last_checkpoint
-from dro_trl.stages.stage import locked, start
+from dro_trl.stages.stage import start
 from dro_trl.study.parsing import write_recipe
 from dro_trl.study.plan import Row, Study, plan_rows
 

@@ -36,6 +36,7 @@ from dro_trl.recipe import (
     decide_loading,
     load_datasets,
     loading_options,
+    own_output,
     parse_parts,
 )
 from dro_trl.resumable_trainer import ResumableTrainer
@@ -47,6 +48,7 @@ from dro_trl.warmup.teachers import RETRIEVED, TaughtRows, teach
 logger = logging.getLogger(__name__)
 
 Part = Literal["selector", "generator"]
+RESULTS_NAME = "warmup_results.json"
 PARTS = (DROScriptArguments, WarmupConfig, RecipeModel)
 UNUSED_KEYS = UNUSED | UNUSED_IN_WARMUP | {"reward_funcs"}
 
@@ -183,7 +185,16 @@ def run_warmup(part: Part, script: DROScriptArguments, args: WarmupConfig, model
 
     Raises:
         ValueError: If a row, the teacher or an option is not valid.
+        FileExistsError: If the output folder holds a model that no warm-up wrote.
+        BlockingIOError: If another process writes there.
     """
+    starts = {"model_name_or_path": model.model_name_or_path, "generator_name_or_path": args.generator_name_or_path}
+    written = ("config.json", "model.safetensors", "adapter", "README.md", RESULTS_NAME)
+    with own_output(args, starts, written, (RESULTS_NAME,)):
+        return _run_warmup(part, script, args, model)
+
+
+def _run_warmup(part: Part, script: DROScriptArguments, args: WarmupConfig, model: RecipeModel) -> WarmupTrainer:
     started = time.monotonic()
     asked = loading_options(model, args.model_init_kwargs)
     reading = {**asked, "dtype": name_of(choose_dtype(asked.get("dtype", "float32"), args.device))}  # Of a teacher.
@@ -247,7 +258,7 @@ def run_warmup(part: Part, script: DROScriptArguments, args: WarmupConfig, model
         "left_out": taught.left_out,
     }
     if trainer.is_world_process_zero():
-        path = Path(str(args.output_dir)) / "warmup_results.json"
+        path = Path(str(args.output_dir)) / RESULTS_NAME
         write_json(path, results)
         print(f"Model: {args.output_dir}\nResults: {path}")
     return trainer

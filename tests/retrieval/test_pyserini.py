@@ -133,10 +133,22 @@ class TestBuild:
 
     def test_never_overwrites_what_is_no_index(self, tmp_path):
         (tmp_path / "thesis.tex").write_text("years of work")
-        with pytest.raises(FileExistsError, match="holds files but no Lucene index"):
+        with pytest.raises(FileExistsError, match=r"holds thesis\.tex, which this command does not write"):
             PyseriniRetriever.build([PASSAGE], tmp_path, overwrite=True)
         with pytest.raises(FileExistsError, match=r"thesis\.tex is a file"):
             PyseriniRetriever.build([PASSAGE], tmp_path / "thesis.tex", overwrite=True)
+
+    @pytest.mark.parametrize("name", ["corpus.jsonl", "_notes.txt", "sub/_0.si"])
+    def test_an_index_with_anything_else_beside_it_is_left_alone(self, tmp_path, name):
+        folder = tmp_path / "index"
+        PyseriniRetriever.build([PASSAGE], folder).close()
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps({**PASSAGE, "id": "2"}))
+        with pytest.raises(FileExistsError, match=f"holds {name}, which this command does not write"):
+            PyseriniRetriever.build(folder / name, folder, overwrite=True)
+        assert (folder / name).exists()
+        with PyseriniRetriever(folder) as kept:
+            assert list(scores(kept, "first")) == ["1"]
 
     def test_failure_leaves_the_old_index_and_nothing_else(self, tmp_path):
         folder = tmp_path / "index"
@@ -151,7 +163,7 @@ class TestBuild:
         def passages():
             for number in range(1_500):
                 yield {**PASSAGE, "id": str(number)}
-            assert [path.suffix for path in tmp_path.iterdir()] == [".partial"]
+            assert sorted(path.suffix for path in tmp_path.iterdir()) == [".lock", ".partial"]
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):

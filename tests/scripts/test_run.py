@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 
 from dro_trl.atomic_write import write_jsonl
 from dro_trl.cli import app
+from dro_trl.folders import locked
 from dro_trl.scripts import run as script
-from dro_trl.stages.stage import Stage, locked
+from dro_trl.stages.stage import Stage
 from tests.training import changed, save_start
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -279,7 +280,7 @@ def test_a_folder_is_used_by_one_run_at_a_time(here):
     with locked(here / "out"):
         result = CliRunner().invoke(app, ["run", "recipes/run.yaml"])
     assert result.exit_code == 2
-    assert result.stderr.startswith("error: out is in use by another run")
+    assert result.stderr.startswith("error: out is in use by process")
     run()
 
 
@@ -400,7 +401,7 @@ def test_killed_in_training_it_goes_on_to_the_same_end(retrieved, finished, tmp_
     process.kill()
     process.wait()
     # The training that was left alone holds the folder.
-    with pytest.raises(BlockingIOError, match="or by a command that one started"), locked(folder / "out"):
+    with pytest.raises(BlockingIOError, match="or one that it started"), locked(folder / "out"):
         pass
     trainer.kill()
     psutil.wait_procs([trainer], timeout=30)

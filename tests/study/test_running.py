@@ -13,7 +13,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from dro_trl.stages.stage import locked
+from dro_trl.folders import locked
 from dro_trl.study import running
 from dro_trl.study.parsing import parse_study
 from dro_trl.study.plan import plan_rows
@@ -188,7 +188,7 @@ def test_a_study_that_is_ended_takes_its_training_along_or_leaves_its_row_locked
     if how == signal.SIGTERM:
         assert psutil.wait_procs(children, timeout=20)[1] == []
     else:
-        with pytest.raises(BlockingIOError, match=r"dro-seed0 is in use by another run, or by a command that one"):
+        with pytest.raises(BlockingIOError, match=r"dro-seed0 is in use by process .*, or one that it started"):
             run_study(study)
         for child in children:
             child.kill()
