@@ -33,6 +33,7 @@ PLAIN = {
     "shared_base",
     "shared_prefixes",
     "shared_prompt",
+    "text_rows",
     "token_budget",
 }
 """The files at the bottom, which anything above may import."""
@@ -91,6 +92,7 @@ ALLOWED = {
     "objectives": PLAIN | {"dro_config"},
     "dro_config": {"types", "prompts", "lm"},
     "starter_model": {"folders"},
+    "text_rows": {"compressed"},
     **dict.fromkeys(
         TRAINER_PARTS, PLAIN | {"modeling", "models", "dro_config", "objectives", "policies.base", "value_head"}
     ),

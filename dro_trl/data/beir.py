@@ -1,13 +1,12 @@
 """BEIR: a folder with `queries.jsonl` and `qrels/*.tsv`, which has gold passages and no answers."""
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dro_trl.data.jsonl import read_json
 from dro_trl.data.preparing import SourceFormat, SourceQuestion
 from dro_trl.data.schema import check_text
+from dro_trl.text_rows import read_cells, read_json
 
 
 def read(path: Path) -> Iterator[tuple[int, object]]:
@@ -73,18 +72,17 @@ def _qrels_file(path: Path) -> Path:
 
 def _read_qrels(path: Path) -> dict[str, list[str]]:
     relevant: dict[str, list[str]] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        for number, cells in enumerate(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), start=1):
-            if number == 1 and cells[:1] == ["query-id"]:
-                continue
-            try:
-                query_id, document_id, score = cells
-                documents = relevant.setdefault(query_id, [])
-                if int(score) > 0:
-                    documents.append(document_id)
-            except ValueError as error:
-                expected = "query-id, corpus-id and a whole number, with tabs between"
-                raise ValueError(f"{path}:{number}: found {cells!r:.80}; expected {expected}") from error
+    for number, cells in read_cells(path, "\t", quoted=False):
+        if number == 1 and cells[:1] == ["query-id"]:
+            continue
+        try:
+            query_id, document_id, score = cells
+            documents = relevant.setdefault(query_id, [])
+            if int(score) > 0:
+                documents.append(document_id)
+        except ValueError as error:
+            expected = "query-id, corpus-id and a whole number, with tabs between"
+            raise ValueError(f"{path}:{number}: found {cells!r:.80}; expected {expected}") from error
     return relevant
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dro_trl.data.jsonl import read_json
 from dro_trl.data.preparing import SourceFormat, SourceQuestion, TitledText, text_id
 from dro_trl.data.schema import check_list, check_text
+from dro_trl.text_rows import read_json
 
 
 def convert(row: dict[str, Any]) -> SourceQuestion:

@@ -1,10 +1,7 @@
 """Datasets from files, folders and the hub, checked against the schema."""
 
-import csv
 import difflib
-import json
 import logging
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -15,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, Features, List, Value, load_dataset, load_from_disk
 
-from dro_trl.data.jsonl import read_json
 from dro_trl.data.schema import RowFault, check_columns, check_row, describe_faults, find_faults
+from dro_trl.text_rows import parse_json, read_cells, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -212,28 +209,24 @@ def _table(rows: Iterator[dict[str, Any]], path: Path) -> pa.Table:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, object]]:
-    # The candidates of a row are one cell, and Python's own limit is 128 KiB.
-    csv.field_size_limit(sys.maxsize)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        try:
-            header = reader.fieldnames or []
-            if len(set(header)) < len(header):
-                raise ValueError(f"a column occurs twice in the header {', '.join(header)}")
-            for number, cells in enumerate(reader, start=1):
-                yield number, _csv_row(cells, len(header))
-        except (csv.Error, ValueError) as error:
-            raise ValueError(f"{path}, near line {reader.line_num}: not readable as CSV: {error}") from error
+    rows = (cells for _, cells in read_cells(path, ","))
+    header = next(rows, [])
+    if len(set(header)) < len(header):
+        raise ValueError(f"{path}: a column occurs twice in the header {', '.join(header)}")
+    for number, cells in enumerate(rows, start=1):
+        yield number, _csv_row(cells, header)
 
 
-def _csv_row(cells: dict[str, Any], num_columns: int) -> dict[str, Any] | ValueError:
-    if None in cells or None in cells.values():
-        return ValueError(f"found a row with more or fewer cells than the header; expected {num_columns}")
-    row: dict[str, Any] = dict(cells)
+def _csv_row(cells: list[str], header: list[str]) -> dict[str, Any] | ValueError:
+    if len(cells) != len(header):
+        return ValueError(
+            f"found a row with more or fewer cells than the header: {len(cells)}; expected {len(header)}"
+        )
+    row: dict[str, Any] = dict(zip(header, cells, strict=True))
     for field in _CSV_JSON_COLUMNS:
         if field in row:
             try:
-                row[field] = json.loads(row[field]) if row[field].strip() else None
+                row[field] = parse_json(row[field]) if row[field].strip() else None
             except ValueError as error:
                 return ValueError(f"field '{field}': found {row[field][:60]!r}; expected a JSON list ({error})")
     return row

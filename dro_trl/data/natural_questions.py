@@ -1,14 +1,13 @@
 """Natural Questions as open-domain QA uses it: DPR's JSON and CSV files, and NQ-open's JSON Lines."""
 
 import ast
-import csv
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dro_trl.data.jsonl import read_json
 from dro_trl.data.preparing import SourceFormat, SourceQuestion, answer_list, text_id
 from dro_trl.data.schema import check_list, check_text
+from dro_trl.text_rows import read_cells, read_json
 
 
 def read(path: Path) -> Iterator[tuple[int, object]]:
@@ -17,7 +16,7 @@ def read(path: Path) -> Iterator[tuple[int, object]]:
     Yields:
         As `SourceFormat.read`.
     """
-    return _read_qa_csv(path) if path.suffix == ".csv" else read_json(path)
+    return _read_qa_csv(path) if path.name.removesuffix(".gz").endswith(".csv") else read_json(path)
 
 
 def convert(row: dict[str, Any]) -> SourceQuestion:
@@ -52,14 +51,13 @@ def _positive_ids(row: Mapping[str, Any]) -> list[str]:
 
 def _read_qa_csv(path: Path) -> Iterator[tuple[int, object]]:
     """Read lines of a question and, after a tab, its answers as a Python list."""
-    with path.open(encoding="utf-8", newline="") as file:
-        for number, cells in enumerate(csv.reader(file, delimiter="\t"), start=1):
-            try:
-                question, answers = cells
-                yield number, {"question": question, "answers": ast.literal_eval(answers)}
-            except (ValueError, SyntaxError):
-                expected = "a question, a tab, and a list such as ['Paris', 'City of Paris']"
-                yield number, ValueError(f"found {cells!r:.80}; expected {expected}")
+    for number, cells in read_cells(path, "\t"):
+        try:
+            question, answers = cells
+            yield number, {"question": question, "answers": ast.literal_eval(answers)}
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            expected = "a question, a tab, and a list such as ['Paris', 'City of Paris']"
+            yield number, ValueError(f"found {cells!r:.80}; expected {expected}")
 
 
 FORMAT = SourceFormat(read, convert)

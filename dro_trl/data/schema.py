@@ -38,7 +38,7 @@ def check_row(row: object, *, require_candidates: bool = True) -> None:
         raise ValueError(f"found {_shown(row)}; expected a JSON object with the fields {', '.join(COLUMNS)}")
     for field in required_columns(require_candidates):
         if row.get(field) is None:
-            raise ValueError(f"field '{field}' is missing{_hint(field, row)}")
+            raise ValueError(f"field '{field}' {_absent(field, row)}")
     check_text(row["question"], "question")
     _check_answers(row["answers"])
     if row.get("candidates") is not None:
@@ -195,7 +195,7 @@ def _check_candidates(value: object) -> None:
             )
         for key in ("id", "title", "text", "score"):
             if candidate.get(key) is None:
-                raise ValueError(f"field '{field}.{key}' is missing{_hint(key, candidate)}")
+                raise ValueError(f"field '{field}.{key}' {_absent(key, candidate)}")
         check_text(candidate["title"], f"{field}.title", may_be_empty=True)
         check_text(candidate["text"], f"{field}.text")
         score = candidate["score"]
@@ -210,9 +210,17 @@ def _check_new(identifier: str, seen: set[str], field: str) -> None:
     seen.add(identifier)
 
 
+def _absent(name: str, row: Mapping[Any, object]) -> str:
+    """Say that a field is missing, or there and null, and what to do."""
+    if name not in row or _hint(name, row):
+        return f"is missing{_hint(name, row)}"
+    wanted = {"score": "a number", "title": 'text, or "" where there is none'}.get(name, "a value")
+    return f"is null; expected {wanted}"
+
+
 def _hint(name: str, present: Iterable[str]) -> str:
     """Point to the column that was probably meant."""
-    others = [other for other in present if isinstance(other, str) and other not in COLUMNS]
+    others = [other for other in present if isinstance(other, str) and other not in (*COLUMNS, name)]
     nearest = difflib.get_close_matches(name, others, n=1)
     return f"; did you mean '{nearest[0]}'? Rename it to '{name}'" if nearest else ""
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from dro_trl.data import kilt
-from dro_trl.data.jsonl import read_json
 from dro_trl.data.preparing import SourceFormat, SourceQuestion, TitledText
 from dro_trl.data.schema import check_list, check_text
+from dro_trl.text_rows import read_json
 
 _NOTHING_USED = "no_passages_used"
 

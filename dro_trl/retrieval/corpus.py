@@ -1,46 +1,23 @@
 """Reading and checking the passages that an index is built from, whatever public form they come in."""
 
-import contextlib
-import csv
-import gzip
 import io
 import itertools
-import json
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from dro_trl.compressed import decompressed
 from dro_trl.retrieval.seen_ids import SeenIds
 from dro_trl.retrieval.stored import split_document
+from dro_trl.text_rows import UNQUOTED, parse_json, read_cells, read_lines, read_objects, text_id
 
 _FIELDS = ("id", "title", "text")
-FORMATS = ("jsonl", "beir", "contents", "kilt", "tsv")
+FORMATS = ("jsonl", "beir", "contents", "kilt", "tsv", "tsv_unquoted")
 """What `CorpusFile` reads, as its docstring says."""
 _IDS_AT_ONCE = 65_536
 
 Located = tuple[str, Mapping[str, Any]]
 """A place (`"corpus.jsonl:12"`, to be named in errors) and what was found there."""
-
-
-def read_jsonl(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Read a file of one JSON object a line.
-
-    Args:
-        path: The file, in UTF-8.
-
-    Returns:
-        Pairs of a place (`"corpus.jsonl:12"`, to be named in errors) and the object there.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If a line is no JSON object; the message names it.
-    """
-    _check_file(path)
-    with open(path, "rb") as lines:
-        yield from _objects(lines, path)
 
 
 class CorpusFile:
@@ -54,7 +31,10 @@ class CorpusFile:
     - `kilt`: KILT's pages; each paragraph is a passage with the id `<wikipedia_id>:<paragraph>`, and those that are
       the title, a heading or empty are left out;
     - `tsv`: columns named in the first line, `id`, `text` and, if any, `title` in any order, cells quoted as in CSV
-      (DPR's `psgs_w100.tsv`); or no such line, the two columns id and text, and quotes as they stand (MS MARCO).
+      (DPR's `psgs_w100.tsv`); or no such line, the two columns id and text, and quotes as they stand (MS MARCO);
+    - `tsv_unquoted`: the same, quotes as they stand in any case.
+
+    Ids that are written as numbers are read as text.
 
     Args:
         path: The file, in UTF-8.
@@ -85,16 +65,18 @@ class CorpusFile:
         """Yield the passages unchecked, each with its place."""
         self.counts.clear()
         convert = {"beir": self._beir, "contents": self._contents, "kilt": self._kilt}.get(self.format)
-        with self.path.open("rb") as file, _readable(self.path):
-            stream = decompressed(file)
-            lines = _tsv_rows(stream, self.path) if self.format == "tsv" else _objects(stream, self.path)
+        with self.path.open("rb") as file:
+            if self.format.startswith("tsv"):
+                lines: Iterator[Located] = _tsv_rows(self.path, file, self.format == "tsv")
+            else:
+                lines = read_objects(self.path, file)
             for where, row in lines:
                 self.bytes_read = file.tell()
                 yield from convert(row, where) if convert else [(where, row)]
         self.bytes_read = self.num_bytes
 
     def _beir(self, row: Mapping[str, Any], where: str) -> Iterator[Located]:
-        passage = {"id": row.get("_id"), "title": row.get("title", ""), "text": row.get("text", "")}
+        passage = {"id": text_id(row.get("_id")), "title": row.get("title", ""), "text": row.get("text", "")}
         title, text = passage["title"], passage["text"]
         if not isinstance(title, str) or not isinstance(text, str) or text.strip():
             yield where, passage
@@ -108,10 +90,10 @@ class CorpusFile:
         if not isinstance(row.get("contents"), str):
             raise ValueError(f"{where}: field 'contents': found {row.get('contents')!r:.80}, need a string")
         title, text = split_document(row)
-        yield where, {"id": _text_id(row.get("id")), "title": title, "text": text}
+        yield where, {"id": text_id(row.get("id")), "title": title, "text": text}
 
     def _kilt(self, row: Mapping[str, Any], where: str) -> Iterator[Located]:
-        page, title, paragraphs = _text_id(row.get("wikipedia_id")), row.get("wikipedia_title"), row.get("text")
+        page, title, paragraphs = text_id(row.get("wikipedia_id")), row.get("wikipedia_title"), row.get("text")
         if not isinstance(page, str) or not isinstance(title, str) or not isinstance(paragraphs, list):
             raise ValueError(f"{where}: need the strings wikipedia_id and wikipedia_title and the list text")
         for number, paragraph in enumerate(paragraphs):
@@ -173,7 +155,7 @@ def _check_new(recent: list[tuple[str, str]], seen: SeenIds, corpus: Iterable[Ma
         before = "an earlier passage"
         if not isinstance(corpus, Iterator):
             again = CorpusFile(corpus.path, corpus.format) if isinstance(corpus, CorpusFile) else corpus
-            before = next(place for place, row in _located(again) if row.get("id") == passage_id)
+            before = next(place for place, row in _located(again) if str(row.get("id")) == passage_id)
         if before == where:
             continue  # another id with the same hash
         raise ValueError(f"{where}: field 'id': {passage_id!r} is that of {before} too; ids must be unique")
@@ -183,17 +165,17 @@ def _checked(row: Mapping[str, Any], where: str) -> dict[str, str]:
     for field in _FIELDS:
         if field not in row:
             raise ValueError(f"{where}: field '{field}' is missing; a passage has {', '.join(_FIELDS)}")
-        value = row[field]
+        value = text_id(row[field]) if field == "id" else row[field]
         if not isinstance(value, str):
             raise ValueError(f"{where}: field '{field}': found {value!r} ({type(value).__name__}), need a string")
         if field != "title" and not value.strip():
             raise ValueError(f"{where}: field '{field}' is empty; only 'title' may be")
-    return {field: row[field] for field in _FIELDS}
-
-
-def _text_id(value: object) -> object:
-    """Return an id that is written as a number as text, and anything else as it is."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    passage = {"id": str(row["id"]), "title": row["title"], "text": row["text"]}
+    try:
+        "".join(passage.values()).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{where}: holds half of a surrogate pair, which is not valid Unicode ({error})") from error
+    return passage
 
 
 def _check_file(path: str | Path) -> None:
@@ -203,12 +185,11 @@ def _check_file(path: str | Path) -> None:
 
 def _recognized(path: Path) -> str:
     """Return the format that the first line that is not empty has."""
-    with path.open("rb") as file, _readable(path):
-        line = next((line for line in decompressed(file) if line.strip()), b"")
+    line = next((line for _, line in read_lines(path) if line.strip()), "")
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError:
-        return "tsv" if b"\t" in line and not line.lstrip().startswith(b"{") else "jsonl"
+        return "tsv" if "\t" in line and not line.lstrip().startswith("{") else "jsonl"
     if not isinstance(row, dict) or "id" in row:
         return "contents" if isinstance(row, dict) and "contents" in row and "text" not in row else "jsonl"
     if "wikipedia_id" in row:
@@ -216,51 +197,21 @@ def _recognized(path: Path) -> str:
     return "beir" if "_id" in row else "jsonl"
 
 
-def _objects(lines: Iterable[bytes], path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(lines, start=1):
+def _tsv_rows(path: Path, file: io.BufferedReader, quoted: bool) -> Iterator[tuple[str, dict[str, str]]]:
+    with path.open("rb") as again:
+        _, first = next(read_lines(path, again), (0, ""))
+    names = first.split("\t")
+    if not {"id", "text"} <= set(names):
+        if len(names) != 2:
+            raise ValueError(
+                f"{path}:1: found {len(names)} columns, none of them named id and text; put a first line that names "
+                "them, such as id, text, title with tabs between"
+            )
+        names, quoted = [], False
+    columns = names or ["id", "text"]
+    rows = read_cells(path, "\t", file, quoted=quoted, remedy=UNQUOTED)
+    for number, cells in itertools.islice(rows, 1, None) if names else rows:
         where = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:  # also undecodable bytes
-            raise ValueError(f"{where}: not JSON ({error}); one object a line is needed") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{where}: found a JSON {type(row).__name__}, need an object")
-        yield where, row
-
-
-def _tsv_rows(stream: BinaryIO, path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
-    first = text.readline()
-    names = first.rstrip("\r\n").split("\t")
-    if {"id", "text"} <= set(names):
-        reader, header = csv.reader(text, delimiter="\t", strict=True), 1
-    elif len(names) == 2:
-        reader, header = csv.reader(itertools.chain([first], text), delimiter="\t", quoting=csv.QUOTE_NONE), 0
-        names = ["id", "text"]
-    else:
-        raise ValueError(
-            f"{path}:1: found {len(names)} columns, none of them named id and text; put a first line that names them, "
-            "such as id, text, title with tabs between"
-        )
-    while True:
-        try:
-            cells = next(reader, None)
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}:{reader.line_num + header}: not readable as TSV ({error})") from error
-        if cells is None:
-            return
-        where = f"{path}:{reader.line_num + header}"
-        if len(cells) != len(names):
-            raise ValueError(f"{where}: found {len(cells)} columns, need {len(names)}: {', '.join(names)}")
-        yield where, {"title": "", **dict(zip(names, cells, strict=True))}
-
-
-@contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Say which file it is that cannot be decoded."""
-    try:
-        yield
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path}: the compressed file is cut off or damaged ({error})") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error})") from error
+        if len(cells) != len(columns):
+            raise ValueError(f"{where}: found {len(cells)} columns, need {len(columns)}: {', '.join(columns)}")
+        yield where, {"title": "", **dict(zip(columns, cells, strict=True))}

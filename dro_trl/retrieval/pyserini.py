@@ -167,6 +167,10 @@ class PyseriniRetriever:
         for number, question in enumerate(questions):
             if not isinstance(question, str) or not question.strip():
                 raise ValueError(f"question {number} is {question!r}; a non-empty string is needed")
+            try:
+                question.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(f"question {number} holds half of a surrogate pair: {error}") from error
         passages: list[list[Passage]] = []
         with _progress(MofNCompleteColumn(), enabled=len(questions) > _QUESTIONS_PER_REQUEST) as bar:
             task = bar.add_task("retrieving", total=len(questions))

@@ -5,9 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import ir_measures
-
 from dro_trl.atomic_write import atomic_path
+from dro_trl.text_rows import read_lines
 from dro_trl.types import Passage
 
 Run = dict[str, list[tuple[str, float]]]
@@ -45,7 +44,7 @@ def write_run(path: Path, query_ids: Sequence[str], found: Iterable[Sequence[Pas
 
 
 def read_run(path: Path) -> Run:
-    """Read a run file, or one compressed with gzip that is called `.gz`.
+    """Read a run file, or one compressed with gzip.
 
     Passages are put in the order of their scores, as trec_eval does, whatever their rank says; equal scores stay in
     the order of the file.
@@ -57,17 +56,19 @@ def read_run(path: Path) -> Run:
     if not path.is_file():
         raise FileNotFoundError(f"no run file {path}")
     scores: dict[str, dict[str, float]] = {}
-    try:
-        for line in ir_measures.read_trec_run(str(path)):
-            ranked = scores.setdefault(line.query_id, {})
-            if line.doc_id in ranked:
-                raise ValueError(f"query {line.query_id} has passage {line.doc_id} twice")
-            if not math.isfinite(line.score):
-                raise ValueError(f"query {line.query_id}, passage {line.doc_id}: the score is {line.score}")
-            ranked[line.doc_id] = line.score
-    except ValueError as error:
-        columns = "query id, Q0, passage id, rank, score, tag"
-        raise ValueError(f"{path}: not a TREC run file ({error}); expected lines of {columns}") from error
+    for number, line in read_lines(path):
+        try:
+            query_id, _, passage_id, _, score, _ = line.split()
+            ranked = scores.setdefault(query_id, {})
+            if passage_id in ranked:
+                raise ValueError(f"query {query_id} has passage {passage_id} twice")
+            if not math.isfinite(float(score)):
+                raise ValueError(f"query {query_id}, passage {passage_id}: the score is {score}")
+            ranked[passage_id] = float(score)
+        except ValueError as error:
+            columns = "query id, Q0, passage id, rank, score, tag"
+            said = f"{path}:{number}: not a line of a TREC run file ({error}); expected {columns}"
+            raise ValueError(said) from error
     return {query_id: sorted(ranked.items(), key=lambda item: -item[1]) for query_id, ranked in scores.items()}
 
 

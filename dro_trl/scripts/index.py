@@ -19,6 +19,7 @@ class CorpusFormat(StrEnum):
     contents = "contents"
     kilt = "kilt"
     tsv = "tsv"
+    tsv_unquoted = "tsv_unquoted"
 
 
 def main(

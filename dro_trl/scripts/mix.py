@@ -16,8 +16,8 @@ def main(
     import random
 
     from dro_trl.atomic_write import write_jsonl
-    from dro_trl.data.jsonl import read_json
     from dro_trl.scripts.outputs import claim
+    from dro_trl.text_rows import read_json
 
     claim(context, {"--output": output}, {f"--input {number}": path for number, path in enumerate(inputs, start=1)})
     rows = []

@@ -46,7 +46,7 @@ def main(
 ) -> None:
     """Add candidates to questions, by BM25 or from a run file, and measure recall where gold_ids are given."""
     from dro_trl.atomic_write import write_jsonl
-    from dro_trl.retrieval.run_file import candidates_of_run, read_run, write_run
+    from dro_trl.retrieval.run_file import candidates_of_run, check_query_ids, read_run, write_run
     from dro_trl.scripts.outputs import beside, claim
 
     results = beside(output, output.name + ".results.json")
@@ -58,7 +58,9 @@ def main(
     if corpus is not None and from_run is None:
         raise ValueError(f"--corpus {corpus} is for the passages of --from_run; build an index to retrieve from it")
     rows = read_rows(input)
-    query_ids = [str(row.get("id", number)) for number, row in enumerate(rows, start=1)]
+    query_ids = [str(number if row.get("id") is None else row["id"]) for number, row in enumerate(rows, start=1)]
+    if run is not None or from_run is not None:
+        check_query_ids(query_ids)
     with passage_source(index_dir, prebuilt, corpus, k1, b, threads) as source:
         if from_run is None:
             found = source.retrieve([row["question"] for row in rows], k)
@@ -118,18 +120,21 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: A line is no object, has no question, or has candidates already; or there is no line.
     """
-    from dro_trl.retrieval.corpus import read_jsonl
+    from dro_trl.text_rows import read_objects, text_id
 
     rows = []
-    for where, row in read_jsonl(path):
+    for where, row in read_objects(path):
         question = row.get("question")
         if not isinstance(question, str) or not question.strip():
             raise ValueError(f"{where}: field 'question': found {question!r}, need a non-empty string")
         if "candidates" in row:
             raise ValueError(f"{where}: field 'candidates' is there already; remove it to retrieve anew")
-        gold = row.get("gold_ids")
-        if gold is not None and not (isinstance(gold, list) and all(isinstance(id, str) for id in gold)):
-            raise ValueError(f"{where}: field 'gold_ids': found {gold!r}, need a list of strings, or null")
+        for field in ("answers", "gold_ids"):
+            values = row.get(field)
+            if field == "gold_ids" and isinstance(values, list):
+                values = row[field] = [text_id(value) for value in values]
+            if values is not None and not (isinstance(values, list) and all(isinstance(v, str) for v in values)):
+                raise ValueError(f"{where}: field '{field}': found {values!r}, need a list of strings, or null")
         rows.append(row)
     if not rows:
         raise ValueError(f"{path}: no rows; at least one question is needed")

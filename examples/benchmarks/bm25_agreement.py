@@ -20,8 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from dro_trl.atomic_write import write_json
-from dro_trl.retrieval.corpus import read_corpus, read_jsonl
+from dro_trl.retrieval.corpus import read_corpus
 from dro_trl.retrieval.pyserini import PyseriniRetriever
+from dro_trl.text_rows import read_objects
 from dro_trl.types import Passage
 
 K1, B = 0.9, 0.4
@@ -110,7 +111,7 @@ def main() -> None:
     parser.add_argument("-k", type=int, default=10)
     parser.add_argument("--output", type=Path, default=Path("bm25_agreement.json"))
     options = parser.parse_args()
-    questions = [row["question"] for _, row in read_jsonl(options.questions)][: options.limit]
+    questions = [row["question"] for _, row in read_objects(options.questions)][: options.limit]
     result = compare(options.corpus, questions, options.k)
     show(result)
     write_json(options.output, result)

@@ -35,7 +35,7 @@ def changed(path, value):
 
 FAULTS = [
     (("question",), ..., "field 'question' is missing"),
-    (("question",), None, "field 'question' is missing"),
+    (("question",), None, "field 'question' is null; expected a value"),
     (("question",), " \n", "field 'question': found empty text; expected text that is more than white space"),
     (("question",), 3, "field 'question': found 3; expected text"),
     (("question",), "\ud800", "field 'question': found text that is not valid Unicode"),

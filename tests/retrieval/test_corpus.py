@@ -25,13 +25,16 @@ def test_reads_file_and_passages_alike(tmp_path):
 @pytest.mark.parametrize(
     ("second_line", "complaint"),
     [
-        ("{", "not JSON (Expecting property name"),
-        ("", "not JSON"),
+        ("{", "malformed JSON: Expecting property name"),
+        ("{}", "field 'id' is missing"),
         ('["id"]', "found a JSON list, need an object"),
         ('{"title": "", "text": "x"}', "field 'id' is missing; a passage has id, title, text"),
         ('{"id": "2", "text": "x"}', "field 'title' is missing"),
         ('{"id": "2", "title": ""}', "field 'text' is missing"),
-        ('{"id": 2, "title": "", "text": "x"}', "field 'id': found 2 (int), need a string"),
+        ('{"id": 2.0, "title": "", "text": "x"}', "field 'id': found 2.0 (float), need a string"),
+        ('{"id": true, "title": "", "text": "x"}', "field 'id': found True (bool), need a string"),
+        ('{"id": 1, "title": "", "text": "x"}', "field 'id': '1' is that of {file}:1 too; ids must be unique"),
+        ('{"id": "2", "title": "", "text": "x \\ud83d"}', "found \\ud83d, half of a surrogate pair"),
         ('{"id": "2", "title": null, "text": "x"}', "field 'title': found None (NoneType), need a string"),
         ('{"id": "2", "title": "", "text": " "}', "field 'text' is empty; only 'title' may be"),
         ('{"id": "", "title": "", "text": "x"}', "field 'id' is empty"),
@@ -49,13 +52,41 @@ def test_faults_name_file_line_and_field(tmp_path, second_line, complaint):
 def test_undecodable_bytes(tmp_path):
     file = tmp_path / "corpus.jsonl"
     file.write_bytes(b'{"id": "1", "title": "", "text": "caf\xe9"}\n')
-    with pytest.raises(ValueError, match=r"corpus\.jsonl:1: not JSON \('utf-8' codec"):
+    with pytest.raises(ValueError, match=r"corpus\.jsonl:1: not UTF-8: 'utf-8' codec"):
         list(read_corpus(file))
 
 
 def test_faulty_passage_in_memory_is_named_by_its_number():
     with pytest.raises(ValueError, match="passage 1: field 'text' is missing"):
         list(read_corpus([GOOD, {"id": "2", "title": ""}]))
+    for field in GOOD:
+        with pytest.raises(ValueError, match="passage 1: holds half of a surrogate pair"):
+            list(read_corpus([GOOD, {**GOOD, "id": "2", field: "\ud83d"}]))
+
+
+@pytest.mark.parametrize(("format", "num_rows"), [("tsv", None), ("tsv_unquoted", 4)])
+def test_quotes_in_cells_are_an_error_or_plain_text_and_never_fewer_passages(tmp_path, format, num_rows):
+    texts = ['"To be or not to be begins the speech.', "The river Po.", 'Once called Christiania"', "Lima"]
+    file = tmp_path / "corpus.tsv"
+    rows = "".join(f"{number}\t{text}\tTitle\n" for number, text in enumerate(texts))
+    file.write_text("id\ttext\ttitle\n" + rows)
+    if num_rows is None:
+        with pytest.raises(ValueError, match=r"corpus\.tsv:2: not readable as TSV: .*--format tsv_unquoted"):
+            list(read_corpus(CorpusFile(file, format)))
+    else:
+        assert [passage["text"] for passage in read_corpus(CorpusFile(file, format))] == texts
+
+
+def test_empty_lines_a_byte_order_mark_and_numbers_as_ids(tmp_path):
+    for name, content in {
+        "jsonl": '{"id": 7, "title": "", "text": "x"}\r\n\r\n{"id": "8", "title": "", "text": "y"}\r\n\n',
+        "beir": '{"_id": 7, "text": "x"}\r{"_id": "8", "text": "y"}\r',
+        "tsv": "id\ttext\n7\tx\n\n8\ty\n",
+        "ms marco": "\n7\tx\n\n8\ty\n",
+    }.items():
+        (tmp_path / name).write_text("\ufeff" + content, encoding="utf-8", newline="")
+        found = [(passage["id"], passage["text"]) for passage in read_corpus(tmp_path / name)]
+        assert found == [("7", "x"), ("8", "y")], name
 
 
 def test_empty_or_missing(tmp_path):

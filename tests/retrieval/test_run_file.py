@@ -56,7 +56,7 @@ def test_scores_decide_the_order_and_ties_keep_the_files(tmp_path):
     [
         (
             "q1 Q0 a 1 1.5\n",
-            "not a TREC run file (not enough values to unpack (expected 6, got 5)); expected lines of",
+            "run:1: not a line of a TREC run file (not enough values to unpack (expected 6, got 5)); expected",
         ),
         ("q1 Q0 a 1 high t\n", "could not convert string to float: 'high'"),
         ("q1 Q0 a 1 nan t\n", "query q1, passage a: the score is nan"),
@@ -81,3 +81,14 @@ def test_faults_of_ids(tmp_path):
         candidates_of_run({"q": [("a", 1.0), ("z", 0.5)]}, ["q"], CorpusPassages(CORPUS, "corpus"), k=2)
     with pytest.raises(FileNotFoundError, match="no run file"):
         read_run(tmp_path / "run")
+
+
+def test_a_run_is_the_same_however_it_is_written(tmp_path):
+    lines = ["q1 Q0 a 1 2.0 t", "q1\tQ0\tb\t2\t1.5\tt", "q2 Q0 a 1 1.0 t"]
+    wanted = {"q1": [("a", 2.0), ("b", 1.5)], "q2": [("a", 1.0)]}
+    for end in ("\n", "\r\n", "\r", "\n\n"):
+        for mark in ("", "\ufeff"):
+            content = (mark + end.join([*lines, ""])).encode()
+            for written in (content, gzip.compress(content)):
+                (tmp_path / "run").write_bytes(written)
+                assert read_run(tmp_path / "run") == wanted

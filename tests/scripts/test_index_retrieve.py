@@ -147,7 +147,10 @@ def test_retrieve_without_gold_reports_no_recall(tmp_path, index_dir):
         ({}, "questions.jsonl:2: field 'question': found None, need a non-empty string"),
         ({"question": " "}, "questions.jsonl:2: field 'question': found ' '"),
         ({"question": "x", "candidates": []}, "questions.jsonl:2: field 'candidates' is there already"),
-        ({"question": "x", "gold_ids": [1]}, "questions.jsonl:2: field 'gold_ids': found [1], need a list of strings"),
+        (
+            {"question": "x", "gold_ids": [0.5]},
+            "questions.jsonl:2: field 'gold_ids': found [0.5], need a list of strings",
+        ),
     ],
 )
 def test_bad_rows(tmp_path, index_dir, row, complaint):
@@ -251,3 +254,43 @@ def test_rows_without_an_id_have_their_number_in_a_run_file(tmp_path, index_dir)
         ["1", "Q0", "a", "1"],
         ["2", "Q0", "b", "1"],
     ]
+
+
+@pytest.mark.parametrize("option", ["--run", "--from_run"])
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [(["a", "a"], "two questions have the id 'a'"), (["a b", "c"], "query id 'a b' .* holds white space")],
+)
+def test_ids_that_a_run_cannot_hold_are_told_before_anything_is_done(tmp_path, option, ids, message):
+    """There is neither an index nor a run: both are opened later."""
+    rows = write_jsonl(tmp_path / "q.jsonl", [{"id": id, "question": "radium"} for id in ids])
+    options = ["--index_dir", tmp_path / "none", option, tmp_path / "run"]
+    result = run("retrieve", "--input", rows, "--output", tmp_path / "out.jsonl", *options)
+    assert isinstance(result.exception, ValueError)
+    assert re.search(message, str(result.exception))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"answers": "Marie"}, "field 'answers': found 'Marie', need a list of strings, or null"),
+        ({"answers": [1]}, "field 'answers': found [1], need a list"),
+        ({"gold_ids": "a"}, "field 'gold_ids': found 'a', need a list"),
+        ({"question": "radium \ud83d"}, "found \\ud83d, half of a surrogate pair"),
+        ({"note": "\ud83d"}, "found \\ud83d, half of a surrogate pair"),
+    ],
+)
+def test_a_bad_row_is_told_before_anything_is_done(tmp_path, changes, message):
+    rows = write_jsonl(tmp_path / "q.jsonl", [ROWS[0], {"question": "radium", **changes}])
+    options = ["--index_dir", tmp_path / "none", "--answer_as_gold"]
+    result = run("retrieve", "--input", rows, "--output", tmp_path / "out.jsonl", *options)
+    assert f"{rows}:2: " in str(result.exception)
+    assert message in str(result.exception)
+
+
+def test_null_and_numbers_as_ids(tmp_path, index_dir):
+    """A null is no id: the row's number stands for it."""
+    rows = [{"id": None, "question": "radium", "gold_ids": ["a"]}, {"id": 7, "question": "Paris"}]
+    options = ["--input", write_jsonl(tmp_path / "q.jsonl", rows), "--index_dir", index_dir, "--run", tmp_path / "run"]
+    assert run("retrieve", *options, "--output", tmp_path / "out.jsonl").exit_code == 0
+    assert {line.split()[0] for line in (tmp_path / "run").read_text().splitlines()} == {"1", "7"}
