@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dro_trl.atomic_write import write_json
+from dro_trl.atomic_write import load_json, write_json
 
 RECORD_NAME = "stage.json"
 
@@ -25,7 +25,8 @@ class Digests:
 
     def __init__(self, store: Path) -> None:
         self.store = store
-        self.known: dict[str, list[Any]] = json.loads(store.read_text("utf-8")) if store.is_file() else {}
+        remedy = "delete it: what it holds is found again"
+        self.known: dict[str, list[Any]] = load_json(store, remedy) if store.is_file() else {}
 
     def of(self, path: Path) -> str:
         """Return the digest of a file or a folder.
@@ -40,9 +41,7 @@ class Digests:
             record = path.parent / RECORD_NAME
             if record.is_file():
                 return file_digest(record)
-            names = [file.relative_to(path) for file in sorted(path.rglob("*")) if file.is_file()]
-            parts = [name for name in names if not any(p.startswith((".", "checkpoint-")) for p in name.parts)]
-            listed = [[str(name), self.of(path / name)] for name in parts]
+            listed = [[name, digest] for name, digest in self.of_files(path).items()]
             return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
         state, key = path.stat(), str(path.resolve())
         # The time of change, unlike that of modification, cannot be set back.
@@ -51,6 +50,12 @@ class Digests:
             digest = file_digest(path)
             self.known[key] = [state.st_size, state.st_ctime_ns, digest]
         return str(digest)
+
+    def of_files(self, folder: Path) -> dict[str, str]:
+        """Return the digests of all files of a folder by their names in it, those of hidden and checkpoints aside."""
+        names = [file.relative_to(folder) for file in sorted(folder.rglob("*")) if file.is_file()]
+        parts = [name for name in names if not any(p.startswith((".", "checkpoint-")) for p in name.parts)]
+        return {str(name): self.of(folder / name) for name in parts}
 
     def save(self) -> None:
         """Write what is known for the next time."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers.trainer import TRAINER_STATE_NAME
 
-from dro_trl.atomic_write import write_json
+from dro_trl.atomic_write import load_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ def read_run_facts(folder: Path) -> dict[str, Any]:
     path = folder / RUN_NAME
     if not path.is_file():
         raise ValueError(f"{folder} holds no {RUN_NAME}; it is not a checkpoint of DROTrainer, or not a whole one")
-    run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    run: dict[str, Any] = load_json(path, "delete the checkpoint, and go on from the one before")
     return run
 
 

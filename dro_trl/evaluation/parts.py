@@ -19,7 +19,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 
-from dro_trl.atomic_write import write_json
+from dro_trl.atomic_write import load_json, write_json
 from dro_trl.checkpointing import CONFIG_NAME, MODELS, read_config
 from dro_trl.lm.devices import AUTO, choose_device, choose_dtype
 from dro_trl.types import Question
@@ -30,6 +30,7 @@ BATCHES = 4
 """How many batches of questions are a part."""
 RUN_NAME = "run.json"
 PART_SUFFIX = ".part.json"
+_REMEDY = "give --no_resume, or delete it: the evaluation begins anew"
 
 
 class Parts:
@@ -79,7 +80,7 @@ class Parts:
         if self._folder is None:
             return {}
         paths = {part.start: self._folder / _file_name(name, part) for part in self._parts}
-        return {start: json.loads(path.read_text("utf-8")) for start, path in paths.items() if path.is_file()}
+        return {start: load_json(path, _REMEDY) for start, path in paths.items() if path.is_file()}
 
 
 def _file_name(name: str, part: slice) -> str:
@@ -127,7 +128,7 @@ def go_on(folder: Path, run: dict[str, Any]) -> None:
     """
     path = folder / RUN_NAME
     if path.is_file():
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        saved = load_json(path, _REMEDY)
         differing = [name for name in sorted({*saved, *run}) if saved.get(name) != run.get(name)]
         if not differing:
             logger.warning(f"going on from {len(list(folder.glob('*' + PART_SUFFIX)))} parts that {folder} holds")

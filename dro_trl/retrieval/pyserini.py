@@ -1,5 +1,6 @@
 """BM25 by Pyserini: building, opening and searching real Lucene indexes."""
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -15,7 +16,7 @@ from typing import Self, TypeVar
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 
-from dro_trl.atomic_write import write_json
+from dro_trl.atomic_write import load_json, write_json
 from dro_trl.folders import check_replaceable, whole_folder
 from dro_trl.retrieval.corpus import CorpusFile, read_corpus
 from dro_trl.retrieval.jvm import JavaError, JavaProcess
@@ -23,6 +24,7 @@ from dro_trl.retrieval.stored import split_document
 from dro_trl.types import Passage
 
 _METADATA = "dro_trl_index.json"
+_VERIFIED = ".dro_trl_verified.json"
 _LUCENE_FILE = re.compile(
     r"write\.lock|segments_\w+|_[0-9a-z]+(_\w+)?\.(cf[es]|doc|dv[dm]|fd[tmx]|fnm|kd[dim]|liv|nv[dm]|pos|pay|psm|si"
     r"|ti[mp]|tmd|tv[dmx]|ve[cmqx]\w?)"
@@ -37,6 +39,9 @@ class PyseriniRetriever:
 
     Scores are Lucene's BM25 as Anserini reports it: rounded to four decimals, and lowered by about 1e-6 for each
     passage that would tie with the one above it (ties are ordered by id).
+
+    Its files are held against Lucene's checksums when it is first opened, and again once they have changed;
+    `seconds_of_checksums` says how long that took, None where it was done before.
 
     Args:
         index: Folder of a Lucene index that stores its documents as JSON.
@@ -64,6 +69,7 @@ class PyseriniRetriever:
         self._identity = _index_identity(self.index)
         self._java = JavaProcess()
         try:
+            self.seconds_of_checksums = self._verify()
             self.num_passages: int = self._java.request("open", index_dir=str(self.index), k1=self.k1, b=self.b)
         except JavaError as error:
             self.close()
@@ -71,6 +77,22 @@ class PyseriniRetriever:
                 f"{self.index} holds a Lucene index that is corrupt or of another Lucene version ({error}); "
                 "build it again with `dro-trl index --overwrite`"
             ) from error
+
+    def _verify(self) -> float | None:
+        """Hold the files against Lucene's checksums, unless done since they changed; return the seconds it took."""
+        found = [path.stat() for path in self.index.iterdir() if _LUCENE_FILE.fullmatch(path.name)]
+        # The time of change, unlike that of modification, cannot be set back.
+        changed, size = max(one.st_ctime_ns for one in found), sum(one.st_size for one in found)
+        state = {"files": len(found), "changed": changed, "bytes": size}
+        record = self.index / _VERIFIED
+        with contextlib.suppress(OSError, ValueError):
+            if load_json(record, "") == state:
+                return None
+        start = time.monotonic()
+        self._java.request("verify", index_dir=str(self.index))
+        with contextlib.suppress(OSError):  # Others may own the folder: it is done each time then.
+            write_json(record, state)
+        return time.monotonic() - start
 
     @classmethod
     def from_prebuilt(cls, name: str, *, k1: float = 0.9, b: float = 0.4, threads: int | None = None) -> Self:
@@ -269,7 +291,7 @@ def _index_identity(folder: Path) -> str:
         raise ValueError(f"{folder} holds no Lucene index (no file segments_*); give the folder that the index is in")
     metadata = folder / _METADATA
     if metadata.is_file():
-        return str(json.loads(metadata.read_text("utf-8"))["corpus_sha256"])
+        return str(load_json(metadata, "build the index again with `dro-trl index --overwrite`")["corpus_sha256"])
     # Lucene writes a random id into this file at every commit.
     return hashlib.sha256(segments[-1].read_bytes()).hexdigest()
 
@@ -286,7 +308,7 @@ def _check_target(target: Path, overwrite: bool) -> None:
 
 def _is_of_an_index(path: Path) -> bool:
     """Whether a file in an index's folder is one that Lucene or `build` writes."""
-    return path.name == str(path) and (path.name == _METADATA or bool(_LUCENE_FILE.fullmatch(path.name)))
+    return path.name == str(path) and (path.name in (_METADATA, _VERIFIED) or bool(_LUCENE_FILE.fullmatch(path.name)))
 
 
 def _write_index(

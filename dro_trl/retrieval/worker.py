@@ -29,6 +29,19 @@ class Worker:
         self._searcher.set_bm25(k1, b)
         return int(self._searcher.get_total_num_docs())
 
+    def verify(self, index_dir: str) -> None:
+        """Hold every file of an index against the checksum that Lucene wrote at its end."""
+        folder = self._class("java.io.File")(index_dir).toPath()
+        directory = self._class("org.apache.lucene.store.FSDirectory").open(folder)
+        infos = self._class("org.apache.lucene.index.SegmentInfos").readLatestCommit(directory)
+        once = self._class("org.apache.lucene.store.IOContext").READONCE
+        codec = self._class("org.apache.lucene.codecs.CodecUtil")
+        for name in infos.files(True).toArray():
+            file = directory.openInput(name, once)
+            codec.checksumEntireFile(file)
+            file.close()
+        directory.close()
+
     def search(self, questions: list[str], k: int, threads: int) -> list[list[tuple[str, float, str | None]]]:
         """Return for each question its best passages: id, score, stored JSON (`None` where none was stored)."""
         java_list = self._class("java.util.ArrayList")

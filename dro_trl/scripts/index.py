@@ -49,9 +49,10 @@ def main(
         PyseriniRetriever.build(file, index_dir, overwrite=overwrite, threads=threads) as retriever,
     ):
         passages, seconds = retriever.num_passages, time.monotonic() - start
+        checked = retriever.seconds_of_checksums or 0.0
     for what, count in file.counts.items():
         typer.echo(f"{what}: {count:,}")
-    typer.echo(f"indexed {passages:,} passages in {seconds:.1f} s")
+    typer.echo(f"indexed {passages:,} passages in {seconds:.1f} s, {checked:.1f} s of them to check what was written")
     typer.echo(f"wrote {index_dir} (figures in {index_dir / 'dro_trl_index.json'})")
 
 

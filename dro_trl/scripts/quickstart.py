@@ -1,6 +1,5 @@
 """`dro-trl quickstart`: the whole method on an invented encyclopedia, from raw passages to answers."""
 
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -101,9 +100,9 @@ class Stages:
         """Print the seconds of all stages, and add them to the results at `path`."""
         from rich.table import Table
 
-        from dro_trl.atomic_write import write_json
+        from dro_trl.atomic_write import load_json, write_json
 
-        write_json(path, json.loads(path.read_text(encoding="utf-8")) | {"seconds": self.seconds})
+        write_json(path, load_json(path, "run the quickstart again") | {"seconds": self.seconds})
         table = Table("stage", "seconds", title="Time", title_justify="left")
         for name, seconds in self.seconds.items():
             table.add_row(name, f"{seconds:.1f}")

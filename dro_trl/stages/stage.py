@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 import dro_trl
-from dro_trl.atomic_write import atomic_path, write_json
+from dro_trl.atomic_write import atomic_path, load_json, write_json
 from dro_trl.fingerprint import RECORD_NAME, Digests, differences
 
 STARTED_NAME = "started.json"
@@ -70,12 +70,15 @@ class Stage:
             return f"changed since it was interrupted: {found}" if found else "goes on: it was interrupted"
         if found := self.differing(record["inputs"], inputs):
             return found
-        for name, digest in record["products"].items():
+        for name, made in record["products"].items():
             path = self.folder / name
-            if not path.exists():
-                return f"{path} is missing"
-            if digest is not None and digests.of(path) != digest:
-                return f"{path} was changed since"
+            # Of a folder the files that the stage made, each by its name in it; others may have been added.
+            files = {path / part: digest for part, digest in made.items()} if isinstance(made, dict) else {path: made}
+            for file, digest in files.items():
+                if not file.exists():
+                    return f"{file} is missing"
+                if digest is not None and digests.of(file) != digest:
+                    return f"{file} was changed since"
         return None
 
     def differing(self, before: dict[str, Any], after: dict[str, Any]) -> str:
@@ -125,8 +128,7 @@ class Stage:
             "commands": [self.shown(command) for command in self.commands],
             "inputs": inputs,
             "sources": self.sources,
-            # A folder is known by this record, however many gigabytes it holds, and may be added to.
-            "products": {name: digests.of(path) if path.is_file() else None for name, path in made.items()},
+            "products": {n: digests.of_files(path) if path.is_dir() else digests.of(path) for n, path in made.items()},
             "started": begun.isoformat(timespec="seconds"),
             "resumed": resumed,
             "seconds": round(time.monotonic() - clock, 1),
@@ -176,7 +178,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
     """Return what a stage wrote of itself, None where it wrote nothing."""
     if not path.is_file():
         return None
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    record: dict[str, Any] = load_json(path, "delete it: the stage is run anew, its folder set aside")
     return record
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers.trainer import TRAINER_STATE_NAME
 
-from dro_trl.atomic_write import write_json
+from dro_trl.atomic_write import load_json, write_json
 from dro_trl.fingerprint import differences, file_digest
 from dro_trl.folders import locked
 from dro_trl.recipe import parse_recipe
@@ -23,6 +23,7 @@ from dro_trl.study.plan import Row, Study, plan_rows
 
 PLAN_NAME, RESULT_NAME = "plan.json", "row.json"
 _LINES_OF_LOG = 15
+_REMEDY = "delete the folder of its row to have that run again"
 
 
 def run_study(study: Study) -> list[dict[str, Any]]:
@@ -53,7 +54,7 @@ def run_study(study: Study) -> list[dict[str, Any]]:
             print(f"[{number + 1}/{len(rows)}] {row.method}, seed {row.seed}: {row.folder}", flush=True)
             with locked(row.folder) as lock:
                 write_json(finished, _run_row(study, row, plan, number == 0, lock), allow_nan=False)
-        results.append(json.loads(finished.read_text(encoding="utf-8")))
+        results.append(load_json(finished, _REMEDY))
     return results
 
 
@@ -71,7 +72,7 @@ def finished_rows(study: Study) -> list[dict[str, Any]]:
         raise ValueError(
             f"{rows[0].folder} holds no {RESULT_NAME}: the first row, which every report needs, is not run"
         )
-    return [json.loads(path.read_text(encoding="utf-8")) for path in found]
+    return [load_json(path, _REMEDY) for path in found]
 
 
 def describe_row(study: Study, row: Row) -> dict[str, Any]:
@@ -94,7 +95,7 @@ def check_same_row(row: Row, plan: dict[str, Any]) -> None:
     path = row.folder / PLAN_NAME
     if not path.is_file():
         return
-    differing = differences(json.loads(path.read_text(encoding="utf-8")), plan)
+    differing = differences(load_json(path, _REMEDY), plan)
     if differing:
         raise ValueError(
             f"{row.folder} was made under another recipe: {'; '.join(differing)}. Set it back, choose another "
@@ -159,9 +160,9 @@ def _run_row(study: Study, row: Row, plan: dict[str, Any], with_start: bool, loc
     # The untrained pair and the retriever's order do not depend on the row: the first row evaluates them for all.
     command = ["evaluate", *arguments, "--start" if with_start else "--no-start"]
     evaluated = _run_once(row.folder / "evaluate", command, lock)
-    results = json.loads((evaluation / "results.json").read_text(encoding="utf-8"))
-    state = json.loads((model / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-    trained = json.loads((model / "train_results.json").read_text(encoding="utf-8"))
+    results = load_json(evaluation / "results.json", _REMEDY)
+    state = load_json(model / TRAINER_STATE_NAME, _REMEDY)
+    trained = load_json(model / "train_results.json", _REMEDY)
     _, args, _ = parse_recipe(["--config", str(recipe)])
     questions = state["global_step"] * args.train_batch_size * args.gradient_accumulation_steps // args.num_iterations
     training |= {
@@ -189,7 +190,7 @@ def _run_once(stem: Path, arguments: list[str], lock: int, resumed: bool = False
     if not record.is_file():
         used = run_command(arguments, stem.with_name(f"{stem.name}.log"), lock)
         write_json(record, {**used, "resumed": resumed})
-    found: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+    found: dict[str, Any] = load_json(record, _REMEDY)
     return found
 
 

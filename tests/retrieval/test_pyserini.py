@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import re
 import shutil
 from math import log
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dro_trl.retrieval.base import Retriever
-from dro_trl.retrieval.jvm import JavaProcess
+from dro_trl.retrieval.jvm import JavaError, JavaProcess
 from dro_trl.retrieval.pyserini import PyseriniRetriever, parse_stored
 
 PASSAGE = {"id": "1", "title": "One", "text": "first passage"}
@@ -206,6 +207,30 @@ class TestOpen:
         (copy / damaged).write_bytes((copy / damaged).read_bytes()[:20])
         with pytest.raises(ValueError, match=rf"{copy} holds a Lucene index that is corrupt .*CorruptIndexException"):
             PyseriniRetriever(copy)
+
+    def test_a_changed_byte_is_found_in_any_file_and_whole_files_are_read_once(self, index, tmp_path):
+        with PyseriniRetriever(shutil.copytree(index, tmp_path / "whole")) as first:
+            assert first.seconds_of_checksums > 0
+        with PyseriniRetriever(tmp_path / "whole") as second:
+            assert second.seconds_of_checksums is None
+        changed = tmp_path / "changed"
+        shutil.copytree(tmp_path / "whole", changed)
+        files = [path for path in changed.iterdir() if path.name.startswith(("_", "segments"))]
+        assert len(files) > 5
+        with JavaProcess() as java:
+            java.request("verify", index_dir=str(changed))
+            for path in files:
+                content = path.read_bytes()
+                path.write_bytes(content[:-20] + bytes([content[-20] ^ 1]) + content[-19:])
+                with pytest.raises(JavaError, match=f"(?s)CorruptIndexException.*{path.name}"):
+                    java.request("verify", index_dir=str(changed))
+                path.write_bytes(content)
+            java.request("verify", index_dir=str(changed))
+        stored = max(files, key=lambda path: path.suffix == ".fdt")
+        stored.write_bytes(stored.read_bytes()[:40] + b"x" + stored.read_bytes()[41:])
+        os.utime(stored, (1, 1))
+        with pytest.raises(ValueError, match=rf"{changed} holds a Lucene index that is corrupt .*{stored.name}"):
+            PyseriniRetriever(changed)
 
     @pytest.mark.parametrize(
         ("options", "complaint"),

@@ -1,6 +1,7 @@
 """`dro-trl run`: the whole chain, what is done again and what is not, and a run that is killed."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -252,6 +253,31 @@ def test_products_that_are_gone_or_edited_are_made_again(here):
     assert "out/6-evaluate/results.json is missing" in output
     assert ran() == ["prepare", "evaluate"]
     assert (here / "out" / "earlier" / "1-prepare-1" / "dev.jsonl").read_text() == "{}\n"
+
+
+@pytest.mark.parametrize("how", ["emptied", "cut", "changed", "gone"])
+def test_a_folder_is_not_called_cached_where_its_files_are_not_what_was_made(here, how):
+    index, model = here / "out" / "2-index" / "index", here / "out" / "5-train" / "model"
+    assert "runs" not in run("--dry_run")
+    for path in [*index.glob("_*.fdt"), *model.rglob("*.safetensors")]:
+        content = path.read_bytes()
+        path.write_bytes({"emptied": b"", "cut": content[:-1], "changed": content[:-1] + b"?"}.get(how, content))
+        if how == "gone":
+            path.unlink()
+    output = run("--dry_run")
+    said = "is missing" if how == "gone" else "was changed since"
+    assert re.search(rf"index: runs \(out/2-index/index/_\w+\.fdt {said}\)", output)
+    shutil.rmtree(index)
+    assert re.search(r"index: runs \(out/2-index/index/\S+ is missing\)", run("--dry_run"))
+
+
+def test_a_record_that_is_cut_off_is_named_with_what_to_do(here):
+    for name in ("out/2-index/stage.json", "out/.digests.json"):
+        (here / name).write_bytes((here / name).read_bytes()[:40])
+        result = CliRunner().invoke(app, ["run", "recipes/run.yaml", "--dry_run"])
+        assert result.exit_code == 2
+        assert re.match(rf"error: {name} is cut off or damaged \(.*\); delete it: ", result.stderr)
+        (here / name).unlink()
 
 
 def test_a_dry_run_says_what_would_run_and_why(here, commands):
