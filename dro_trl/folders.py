@@ -151,8 +151,9 @@ def _locked(file: Path, folder: Path) -> Iterator[int]:
     try:
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "command": shlex.join(sys.argv)}
         holder["since"] = datetime.now(UTC).isoformat(timespec="seconds")
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+        with contextlib.suppress(OSError):  # On a full disk the lock holds all the same.
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(holder).encode(), 0)
         yield descriptor
     finally:
         os.close(descriptor)

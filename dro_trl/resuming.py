@@ -40,7 +40,7 @@ def last_checkpoint(folder: Path) -> Path | None:
     for _, path in sorted(steps.items(), reverse=True):
         try:
             json.loads((path / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
+        except (FileNotFoundError, ValueError):
             logger.warning(f"{path} is not a whole checkpoint and is passed over")
             continue
         return path
