@@ -197,7 +197,8 @@ def _json_lines(path: Path, file: io.BufferedReader | None = None) -> Iterator[N
             try:
                 yield number, parse_json(line)
             except ValueError as error:
-                yield number, ValueError(f"{error}; expected one JSON object")
+                malformed = str(error).startswith("malformed")
+                yield number, ValueError(f"{error}; expected one JSON object") if malformed else error
 
 
 def _first_character(path: Path) -> str:
