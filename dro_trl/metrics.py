@@ -1,12 +1,39 @@
-"""EM and token F1 of short answers, as KILT defines them, and ROUGE-L of longer ones: pure functions on strings."""
+"""KILT's EM and token F1, ROUGE-L of longer answers, and whether a text holds an answer: pure functions on strings."""
 
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
+
+import regex  # unlike `re` it knows Unicode's classes and scripts
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+_DPR_TOKENS = regex.compile(r"[\p{L}\p{N}\p{M}]+|[^\p{Z}\p{C}]")
+
+_SIGNS = {
+    **{code: unicodedata.normalize("NFKC", chr(code)) for code in range(0xFF01, 0xFFEF)},  # full and half width
+    **dict.fromkeys(map(ord, "‘’‛ʻʼ′`´‹›"), "'"),
+    **dict.fromkeys(map(ord, "“”„‟″«»"), '"'),
+    **dict.fromkeys(map(ord, "‐‑‒–—―−"), "-"),
+    ord("…"): "...",
+}
+_DIGIT = regex.compile(r"\p{Nd}")
+_FORMATTING = regex.compile("[^\\P{Cf}\u200b]")  # soft hyphens and the like, but not the space of no width
+_GROUPING = regex.compile(  # 1,000 or 12,34,567, with a comma, an apostrophe or a space that does not break
+    "[,'\u00a0\u2009\u202f](?<=(?<![\\d.])\\d{1,3}.)(?=(?:\\d\\d,)*\\d{3}(?!\\d))"
+)
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Bopomofo}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+_ALIKE_TOKENS = regex.compile(
+    rf"(?V1)(?<![\d.])\d+\.\d+(?!\.?\d)"
+    rf"|[[{_UNSPACED}]&&[\p{{L}}\p{{N}}]]\p{{M}}*"
+    rf"|[\p{{Katakana}}ー][\p{{Katakana}}ー\p{{M}}]*"
+    rf"|[[\p{{L}}\p{{N}}\p{{M}}]--[{_UNSPACED}\p{{Katakana}}ー]]+"
+    r"|[^\p{Z}\p{C}]"
+)
 
 
 def normalize_answer(text: str) -> str:
@@ -115,28 +142,95 @@ def rouge_l(prediction: str, answers: Sequence[str]) -> float:
 
 
 def has_answer(text: str, answers: Sequence[str]) -> bool:
-    """Return whether a normalised alias stands in the normalised text as whole words.
+    """Return whether an alias stands in the text by the rule of DPR (Karpukhin et al., 2020), as Pyserini has it too.
 
-    Of a passage: what open-domain question answering calls a positive one where none is annotated (Karpukhin et al.,
-    2020). Of a predicted answer: the accuracy that is measured where answers are longer than the true ones.
+    Both are decomposed (NFD), cut into tokens (runs of letters, digits and marks, or any other single sign) and put in
+    lower case; the alias's tokens have to stand one after the other among the text's. `mentions_answer` goes further.
 
     Args:
         text: A passage, or a predicted answer.
-        answers: Aliases of the true answer, at least one. One that normalises to nothing is found nowhere.
+        answers: Aliases of the true answer, at least one. One without tokens is found nowhere (by DPR's code,
+            everywhere).
 
     Raises:
         TypeError: `answers` is one string in place of a list.
         ValueError: `answers` is empty.
 
     Examples:
-        >>> has_answer("She was born in the Hague, in 1912.", ["The Hague"])
-        True
+        >>> has_answer("Einstein's theory, 1905-1915", ["Einstein"]), has_answer("1905-1915", ["1915"])
+        (True, True)
         >>> has_answer("Parisian cafés", ["Paris"])
         False
     """
     _check_aliases(answers)
-    words = f" {normalize_answer(text)} "
-    return any(f" {alias} " in words for alias in map(normalize_answer, answers) if alias)
+    # Whole tokens can only be where their letters are. A sigma is another letter at the end of a word.
+    letters = unicodedata.normalize("NFD", text).lower().replace("ς", "σ")
+    wanted = [tokens for tokens, longest in map(_dpr_alias, answers) if longest and longest in letters]
+    if not wanted:
+        return False
+    there = _dpr_tokens(text)
+    return any(tokens in there for tokens in wanted)
+
+
+def mentions_answer(text: str, answers: Sequence[str]) -> bool:
+    """Return whether an alias stands in the text, however quotes, dashes, numbers and scripts are written.
+
+    As `has_answer`, and besides: curly quotes and apostrophes are straight ones, all dashes are hyphens, full width is
+    half; letters are alike in either case (ß and SS); digits of any script are 0 to 9, 1,000 is 1000, and 15.5 is one
+    token, in which 5.5 does not stand. Where words are written without spaces (Chinese, Japanese, Thai, Lao, Khmer,
+    Burmese) each letter is a token, and a run of katakana is one.
+
+    Args:
+        text: A passage, or a predicted answer.
+        answers: Aliases of the true answer, at least one. One without tokens is found nowhere.
+
+    Raises:
+        TypeError: `answers` is one string in place of a list.
+        ValueError: `answers` is empty.
+
+    Examples:
+        >>> mentions_answer("It has 1,000 seats.", ["1000"]), has_answer("It has 1,000 seats.", ["1000"])
+        (True, False)
+        >>> mentions_answer("巴黎是法国的首都", ["法国"])
+        True
+    """
+    _check_aliases(answers)
+    letters = _written_alike(text)
+    wanted = [tokens for tokens, longest in map(_alias_written_alike, answers) if longest and longest in letters]
+    if not wanted:
+        return False
+    there = _joined(_ALIKE_TOKENS.findall(letters))
+    return any(tokens in there for tokens in wanted)
+
+
+def _joined(tokens: list[str]) -> str:
+    """Tokens with a space around each, which is in none of them: a sequence of them is a part of this string."""
+    return f" {' '.join(tokens)} "
+
+
+def _dpr_tokens(text: str) -> str:
+    return _joined(_DPR_TOKENS.findall(unicodedata.normalize("NFD", text))).lower()
+
+
+@lru_cache(maxsize=16_384)
+def _dpr_alias(alias: str) -> tuple[str, str]:
+    tokens = _dpr_tokens(alias)
+    return tokens, max(tokens.replace("ς", "σ").split(" "), key=len)
+
+
+def _written_alike(text: str) -> str:
+    if text.isascii():
+        text = text.lower()
+    else:
+        text = unicodedata.normalize("NFD", text.translate(_SIGNS).casefold())
+        text = _FORMATTING.sub("", _DIGIT.sub(lambda match: str(unicodedata.decimal(match[0])), text))
+    return str(_GROUPING.sub("", text))
+
+
+@lru_cache(maxsize=16_384)
+def _alias_written_alike(alias: str) -> tuple[str, str]:
+    tokens = _ALIKE_TOKENS.findall(_written_alike(alias))
+    return _joined(tokens), max(tokens, key=len, default="")
 
 
 def _multiset_f1(predicted: Counter[str], expected: Counter[str]) -> float:

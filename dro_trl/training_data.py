@@ -10,7 +10,7 @@ from dro_trl.data.attach import attach_candidates
 from dro_trl.data.schema import validate_dataset
 from dro_trl.dro_config import SelectionConfig
 from dro_trl.lm.fitting import check_fit, cut_passages, warn_of_special_tokens
-from dro_trl.metrics import has_answer, normalize_answer
+from dro_trl.metrics import mentions_answer, normalize_answer
 from dro_trl.prompts import Tokenizer
 from dro_trl.retrieval.base import Retriever
 from dro_trl.sampler import random_generator
@@ -90,11 +90,12 @@ def _with_answers(dataset: Dataset, name: str, answerable_only: bool) -> Dataset
 
 
 def is_answerable(row: Question) -> bool:
-    """Whether a candidate holds the answer, which is neither in the question already nor a mere yes or no."""
+    """Whether a candidate mentions the answer, which is neither in the question already nor a mere yes or no."""
     answers = row["answers"]
-    if {normalize_answer(answer) for answer in answers} <= {"yes", "no"} or has_answer(row["question"], answers):
+    if {normalize_answer(answer) for answer in answers} <= {"yes", "no"} or mentions_answer(row["question"], answers):
         return False
-    return any(has_answer(f"{passage['title']} {passage['text']}", answers) for passage in row["candidates"])
+    texts = (passage[field] for passage in row["candidates"] for field in ("title", "text"))
+    return any(mentions_answer(text, answers) for text in texts)
 
 
 def _shuffled(row: Question, seed: int) -> Question:

@@ -697,7 +697,7 @@ ANSWERED = {"id": "x", "title": "Founders", "text": "It was founded by ADA OSLO,
         ({"answers": ["yes"], "question": "Is it a club? "}, False),
         ({"answers": ["Ada Quito"]}, False),
         ({"answers": ["Founders"]}, True),  # a title
-        ({"answers": ["the"]}, False),  # nothing is left of it
+        ({"answers": ["the"]}, False),  # in the question
     ],
 )
 def test_answerable_questions(tmp_path, caplog, fields, answerable):

@@ -1,6 +1,7 @@
 """`dro-trl retrieve`: add candidates to questions."""
 
 from contextlib import AbstractContextManager, nullcontext
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,13 @@ if TYPE_CHECKING:
     from dro_trl.types import Passage
 
 CUTOFFS = (1, 5, 20)
+
+
+class AnswerMatch(StrEnum):
+    """When a candidate holds an answer."""
+
+    dpr = "dpr"
+    extended = "extended"
 
 
 def main(
@@ -35,6 +43,14 @@ def main(
             "--answer_as_gold", help="Where a row names no gold passages, take the candidates that hold an answer."
         ),
     ] = False,
+    answer_match: Annotated[
+        AnswerMatch,
+        typer.Option(
+            "--answer_match",
+            help="With --answer_as_gold, when one does: dpr as DPR and Pyserini judge its text; extended in its title "
+            "or text, however quotes, dashes, numbers and scripts without spaces are written.",
+        ),
+    ] = AnswerMatch.dpr,
     run: Annotated[Path | None, typer.Option("--run", help="TREC run file to write: what was found.")] = None,
     from_run: Annotated[
         Path | None, typer.Option("--from_run", help="TREC run file to take the rankings from, instead of BM25.")
@@ -76,7 +92,7 @@ def main(
         new = [gold[id] for id in missed_gold(row, candidates)] if add_gold else []
         added += len(new)
         row["candidates"] = with_gold(candidates, new, row.get("gold_ids") or [], k)
-    marked = sum(mark_answers(row) for row in rows) if answer_as_gold else 0
+    marked = sum(mark_answers(row, answer_match) for row in rows) if answer_as_gold else 0
     write_jsonl(output, rows)
     typer.echo(f"wrote {output}: {len(rows):,} questions, {sum(len(row['candidates']) for row in rows):,} candidates")
     if run is not None:
@@ -151,23 +167,28 @@ def recall(gold_ids: list[str], ranked_ids: list[str], cutoff: int) -> float:
     return len(gold.intersection(ranked_ids[:cutoff])) / len(gold)
 
 
-def mark_answers(row: dict[str, Any]) -> bool:
-    """Let a row that names no gold passages name its candidates in which an answer stands, in title or text.
+def mark_answers(row: dict[str, Any], match: AnswerMatch) -> bool:
+    """Let a row that names no gold passages name its candidates that hold an answer.
 
-    This is the proxy by which retrieval for open-domain question answering is judged (DPR, Karpukhin et al., 2020):
-    it also takes passages that hold the answer by chance.
+    By `dpr` this is the proxy by which retrieval for open-domain answers is judged (Karpukhin et al., 2020):
+    the text alone counts, and a passage may hold the answer by chance.
 
     Returns:
         Whether it names any now and did not before.
     """
-    from dro_trl.metrics import has_answer
+    from dro_trl.metrics import has_answer, mentions_answer
 
-    if row.get("gold_ids") or not row.get("answers"):
+    answers = row.get("answers")
+    if row.get("gold_ids") or not answers:
         return False
     row["gold_ids"] = [
         passage["id"]
         for passage in row["candidates"]
-        if has_answer(f"{passage['title']} {passage['text']}", row["answers"])
+        if (
+            has_answer(passage["text"], answers)
+            if match is AnswerMatch.dpr
+            else mentions_answer(passage["title"], answers) or mentions_answer(passage["text"], answers)
+        )
     ]
     return bool(row["gold_ids"])
 

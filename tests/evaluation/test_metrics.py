@@ -108,6 +108,15 @@ def test_extra_metrics_worked_by_hand():
     np.testing.assert_allclose(scores["rouge_l"], [1 / 2, 0])
 
 
+def test_an_exact_match_is_accurate_whatever_its_articles_and_signs():
+    """EM takes "Hague!" for "The Hague", whose words do not stand in it; only the last is neither."""
+    predictions = [predict("a", "a", answer) for answer in ("Hague!", "in the Hague", "in Hague")]
+    predictions = [{**prediction, "answers": ["The Hague"]} for prediction in predictions]
+    scores = score_predictions(predictions, ks=[1], extra=["acc"])
+    assert scores["em"].tolist() == [1, 0, 0]
+    assert scores["acc"].tolist() == [1, 1, 0]
+
+
 def test_an_unknown_extra_metric_is_named():
     with pytest.raises(ValueError, match=r"unknown metrics \['bleu'\]; expected some of success, map, acc, rouge_l"):
         score_predictions([predict("a", "a")], ks=[1], extra=["acc", "bleu"])

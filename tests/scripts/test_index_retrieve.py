@@ -12,6 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from dro_trl.scripts import index, retrieve
+from dro_trl.scripts.retrieve import AnswerMatch, mark_answers
 
 CORPUS = [
     {"id": "a", "title": "Radium", "text": "Marie found radium"},
@@ -83,7 +84,7 @@ def test_retrieve_adds_candidates_and_measures_recall(tmp_path, index_dir):
 def test_candidates_that_hold_an_answer_are_gold_where_no_passage_is_named(tmp_path, index_dir):
     rows = [
         {"question": "Marie radium", "answers": ["no such thing"], "gold_ids": ["a"]},
-        {"question": "Paris", "answers": ["nowhere", "the PARIS"]},
+        {"question": "Paris", "answers": ["nowhere", "PARIS"]},
         {"question": "radium", "answers": ["nobody"], "gold_ids": None},
         {"question": "radium"},
     ]
@@ -92,11 +93,24 @@ def test_candidates_that_hold_an_answer_are_gold_where_no_passage_is_named(tmp_p
     result = run("retrieve", "--index_dir", index_dir, *command)
     assert result.exit_code == 0, result.output
     written = read_jsonl(output)
-    holding = [p["id"] for p in written[1]["candidates"] if "paris" in f"{p['title']} {p['text']}".lower()]
+    holding = [p["id"] for p in written[1]["candidates"] if "paris" in p["text"].lower()]
     assert holding
     assert [row.get("gold_ids", "none") for row in written] == [["a"], holding, [], "none"]
     assert "1 questions without gold passages have candidates that hold an answer" in result.output
     assert json.loads((tmp_path / "out.jsonl.results.json").read_text())["systems"]["bm25"]["n"] == 2
+
+
+@pytest.mark.parametrize(("match", "gold"), [("dpr", ["text"]), ("extended", ["title", "text", "curly"])])
+def test_dprs_rule_reads_texts_and_the_extended_one_titles_too(match, gold):
+    passages = [
+        {"id": "title", "title": "O'Brien's", "text": "A novel."},
+        {"id": "text", "title": "", "text": "By O'Brien."},
+        {"id": "curly", "title": "", "text": "By O\u2019Brien."},
+        {"id": "across", "title": "O", "text": "'Brien"},
+    ]
+    row = {"candidates": passages, "answers": ["O'Brien"]}
+    assert mark_answers(row, AnswerMatch(match))
+    assert row["gold_ids"] == gold
 
 
 def test_gold_passages_that_were_missed_are_added(tmp_path, index_dir):
