@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from dro_trl.atomic_write import atomic_path
 from dro_trl.text_rows import read_lines
 from dro_trl.types import Passage
@@ -24,7 +26,8 @@ class PassageSource(Protocol):
 def write_run(path: Path, query_ids: Sequence[str], found: Iterable[Sequence[Passage]], tag: str) -> None:
     """Write rankings as lines of query id, `Q0`, passage id, rank (from 1), score and tag.
 
-    Scores are written in full, so that reading the file gives the same ones.
+    trec_eval reads scores as 32-bit floats and orders equal ones by passage id, so that a score which would not be
+    lower there than the one before is written as the next lower 32-bit float. All others are written in full.
 
     Args:
         path: The file.
@@ -33,14 +36,33 @@ def write_run(path: Path, query_ids: Sequence[str], found: Iterable[Sequence[Pas
         tag: Name of the system, without white space.
 
     Raises:
-        ValueError: A query is there twice, or an id holds white space, which separates the columns.
+        ValueError: A query is there twice, an id holds white space, which separates the columns, or a score is not
+            finite as a 32-bit float.
     """
     check_query_ids(query_ids)
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for query_id, passages in zip(query_ids, found, strict=True):
-            for rank, passage in enumerate(passages, start=1):
+            scores = _strictly_decreasing([passage["score"] for passage in passages], query_id)
+            for rank, (passage, score) in enumerate(zip(passages, scores, strict=True), start=1):
                 _check_column(passage["id"], "passage")
-                file.write(f"{query_id} Q0 {passage['id']} {rank} {passage['score']!r} {tag}\n")
+                file.write(f"{query_id} Q0 {passage['id']} {rank} {score!r} {tag}\n")
+
+
+def _strictly_decreasing(scores: Sequence[float], query_id: str) -> list[float]:
+    """Return the scores, those that are not below their predecessor as a 32-bit float lowered until they are."""
+    lowered = []
+    before = np.float32(np.inf)
+    for score in scores:
+        with np.errstate(over="ignore"):
+            single = np.float32(score)
+        if not np.isfinite(single):
+            raise ValueError(f"query {query_id}: the score {score} is no finite 32-bit float, as run files are read")
+        if single >= before:
+            single = np.nextafter(before, np.float32(-np.inf))
+            score = float(single)
+        lowered.append(float(score))
+        before = single
+    return lowered
 
 
 def read_run(path: Path) -> Run:

@@ -2,10 +2,16 @@
 
 import gzip
 import re
+import tempfile
+from itertools import pairwise
+from pathlib import Path
 
 import ir_measures
+import numpy as np
 import pytest
 import pytrec_eval
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dro_trl.retrieval.run_file import CorpusPassages, candidates_of_run, read_run, write_run
 
@@ -34,6 +40,62 @@ def test_what_is_written_is_read_alike_here_and_elsewhere(tmp_path):
         [ir_measures.R @ 1], {"q1": {"b": 1, "a": 1}}, ir_measures.read_trec_run(str(path))
     )
     assert recall == {ir_measures.R @ 1: 0.5}
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        [20.0, 19.999999, 19.999998, 19.9],  # Lucene's ties: one 32-bit float
+        [20.0, 20.0, 20.0, 20.0],
+        [16777218.0, 16777217.0, 16777216.0, 16777215.0],
+        [0.0, -0.0, 0.0, -1e-50],
+        [-3.0, -3.0, -3.0000001, -3.5],
+        [1.0, 1.5, 2.0, 0.5],  # a ranking that its scores contradict
+        [np.float32(17.3), np.float32(17.3), np.float64(17.3), 17],
+    ],
+)
+def test_every_tool_reads_the_ranking_that_was_written(tmp_path, scores):
+    """The gold passage is the second: RR is 1/2, though by id it is the first or the last of those that tie."""
+    for ids in ("abcd", "dcba"):
+        path = tmp_path / "run.txt"
+        write_run(path, ["q"], [[passage(id, score) for id, score in zip(ids, scores, strict=True)]], tag="t")
+        qrels = {"q": {ids[1]: 1}}
+        with path.open() as file:
+            run = pytrec_eval.parse_run(file)
+        evaluator = pytrec_eval.RelevanceEvaluator(qrels, {"recip_rank", "recall_1"})
+        assert evaluator.evaluate(run)["q"] == {"recip_rank": 0.5, "recall_1": 0.0}
+        lines = list(ir_measures.read_trec_run(str(path)))
+        assert ir_measures.calc_aggregate([ir_measures.RR], qrels, lines) == {ir_measures.RR: 0.5}
+        singles = [np.float32(line.score) for line in lines]
+        assert all(left > right for left, right in pairwise(singles))
+        assert [id for id, _ in read_run(path)["q"]] == list(ids)
+        assert [line.split()[3] for line in path.read_text().splitlines()] == ["1", "2", "3", "4"]
+
+
+def test_only_scores_that_would_tie_are_changed_and_by_as_little_as_there_is(tmp_path):
+    found = [[passage("a", 20.0000001), passage("b", 20.0), passage("c", 16.1), passage("d", 0.1)]]
+    write_run(tmp_path / "run", ["q"], found, tag="t")
+    (_, first), (_, second), *others = read_run(tmp_path / "run")["q"]
+    assert (first, others) == (20.0000001, [("c", 16.1), ("d", 0.1)])
+    assert second == 20 - 2**-19  # 24 binary digits, five of them before the point
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), -1e39])
+def test_a_score_that_is_no_number_to_the_readers_is_named(tmp_path, score):
+    with pytest.raises(ValueError, match=f"query q: the score {re.escape(str(score))} is no finite 32-bit float"):
+        write_run(tmp_path / "run", ["q"], [[passage("a", score)]], tag="t")
+    assert list(tmp_path.iterdir()) == []
+
+
+@given(st.lists(st.floats(-1e30, 1e30), max_size=30))
+def test_any_scores_keep_their_order(scores):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run"
+        write_run(path, ["q"], [[passage(f"p{number}", score) for number, score in enumerate(scores)]], tag="t")
+        read = read_run(path).get("q", [])
+    assert [id for id, _ in read] == [f"p{number}" for number in range(len(scores))]
+    singles = np.array([score for _, score in read], dtype=np.float32)
+    assert (np.diff(singles) < 0).all()
 
 
 @pytest.mark.parametrize("compress", [False, True])

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+import pytrec_eval
 import typer
 from typer.testing import CliRunner
 
@@ -258,6 +259,26 @@ def test_a_run_file_gives_the_same_candidates_back(tmp_path, index_dir):
         assert results["systems"] == {"bm25.txt": {"recall@1": 0.5, "recall@5": 2 / 3, "n": 3}}
     result = run(*common, "--corpus", corpus, "--output", tmp_path / "x.jsonl")
     assert "is for the passages of --from_run; build an index" in str(result.exception)
+
+
+def test_passages_that_lucene_ties_at_high_scores_keep_their_order_in_other_tools(tmp_path):
+    words = " ".join(f"word{number}" for number in range(60))
+    corpus = [{"id": id, "title": "", "text": words} for id in "bac"]
+    corpus += [{"id": f"other{number}", "title": "", "text": f"filler{number}"} for number in range(40)]
+    assert (
+        run("index", "--corpus", write_jsonl(tmp_path / "c.jsonl", corpus), "--index_dir", tmp_path / "i").exit_code
+        == 0
+    )
+    rows = write_jsonl(tmp_path / "q.jsonl", [{"id": "q", "question": words}])
+    command = ("--index_dir", tmp_path / "i", "--input", rows, "--output", tmp_path / "o", "--run", tmp_path / "run")
+    result = run("retrieve", *command)
+    assert result.exit_code == 0, result.output
+    candidates = read_jsonl(tmp_path / "o")[0]["candidates"]
+    assert candidates[1]["score"] == candidates[2]["score"] > 16
+    with (tmp_path / "run").open() as file:
+        found = pytrec_eval.parse_run(file)
+    gold = {"q": {candidates[1]["id"]: 1}}
+    assert pytrec_eval.RelevanceEvaluator(gold, {"recip_rank"}).evaluate(found)["q"]["recip_rank"] == 0.5
 
 
 def test_rows_without_an_id_have_their_number_in_a_run_file(tmp_path, index_dir):
