@@ -1,10 +1,11 @@
 """From the datasets that the user gives to those that the trainer reads."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, Features, concatenate_datasets
 
 from dro_trl.data.attach import attach_candidates
 from dro_trl.data.schema import validate_dataset
@@ -60,16 +61,23 @@ def prepare_dataset(
         rows, cut = cut_passages(dataset.to_list(), tokenizer, args.max_passage_tokens)
         total = sum(len(row["candidates"]) for row in rows)
         logger.warning(f"{name}: {cut} of {total} passages cut to max_passage_tokens={args.max_passage_tokens}")
-        dataset = Dataset.from_list(rows, features=dataset.features)
+        dataset = _with_candidates(dataset, rows)
     warn_of_special_tokens(dataset.to_list(), name, tokenizer)
     if pair is not None:
         check_fit(dataset.to_list(), name, pair.selector, pair.generator, pair.policy, pair.scorer)
     if training:
         dataset = _with_answers(dataset, name, args.answerable_only)
     if training and args.shuffle_candidates:
-        shuffled = [_shuffled(row, args.seed) for row in dataset.to_list()]
-        dataset = Dataset.from_list(shuffled, features=dataset.features)
+        dataset = _with_candidates(dataset, [_shuffled(row, args.seed) for row in dataset.to_list()])
     return dataset
+
+
+def _with_candidates(dataset: Dataset, rows: Sequence[Question]) -> Dataset:
+    """The dataset with the candidates of other rows; its other columns, whatever they hold, are not touched."""
+    features = Features({"candidates": dataset.features["candidates"]})
+    column = Dataset.from_dict({"candidates": [row["candidates"] for row in rows]}, features=features)
+    changed: Dataset = concatenate_datasets([dataset.remove_columns("candidates"), column], axis=1)
+    return changed
 
 
 def _with_answers(dataset: Dataset, name: str, answerable_only: bool) -> Dataset:

@@ -4,7 +4,6 @@ import difflib
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, Features, List, Value, load_dataset, load_from_disk
 
-from dro_trl.data.schema import RowFault, check_columns, check_row, describe_faults, find_faults
+from dro_trl.data.columns import table_of_rows, texts_of
+from dro_trl.data.schema import COLUMNS, RowFault, check_columns, check_row, describe_faults, find_faults
 from dro_trl.text_rows import parse_json, read_cells, read_json
 
 logger = logging.getLogger(__name__)
@@ -20,7 +20,6 @@ logger = logging.getLogger(__name__)
 OnBadRow = Literal["raise", "skip"]
 _SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 _CSV_JSON_COLUMNS = ("answers", "candidates", "gold_ids")
-_ROWS_PER_BATCH = 1_000
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,8 @@ class LoadedDataset:
     """How many rows were read."""
     skipped: list[RowFault]
     """The rows left out, all of them, in the order of the source."""
+    json_texts: list[str]
+    """The further columns, and fields of passages, that hold what no one type does: each value is JSON text now."""
 
 
 def load_rag_dataset(
@@ -54,7 +55,9 @@ def load_rag_dataset(
 
     Returns:
         The columns `question` (str), `answers` (list of str), `candidates` (list of `{id, title, text, score}`),
-        `gold_ids` (list of str) where the source has it, and its other columns as they are.
+        `gold_ids` (list of str) where the source has it, and its other columns as they are. One of those whose values
+        have no common type (numbers and text, whole numbers beyond 64 bits) is JSON text, and a warning names it; they
+        refuse no row.
 
     Raises:
         FileNotFoundError: There is no such file or folder, nor such a dataset on the hub.
@@ -67,6 +70,12 @@ def load_rag_dataset(
     if loaded.skipped:
         description = describe_faults(loaded.skipped, str(path_or_hub_name), loaded.num_rows)
         logger.warning("skipped %d of %d rows; %s", len(loaded.skipped), loaded.num_rows, description)
+    if loaded.json_texts:
+        logger.warning(
+            "%s: the values of %s have no common type; each is JSON text now (json.loads gives it back)",
+            path_or_hub_name,
+            ", ".join(f"'{name}'" for name in loaded.json_texts),
+        )
     return loaded.dataset
 
 
@@ -77,19 +86,20 @@ def read_rag_dataset(
     on_bad_row: OnBadRow = "raise",
     require_candidates: bool = True,
 ) -> LoadedDataset:
-    """Load a dataset as `load_rag_dataset` does, and return what was skipped with it instead of logging it."""
+    """Load a dataset as `load_rag_dataset` does, and return with it what was skipped or rewritten, not logged."""
     if on_bad_row not in ("raise", "skip"):
         raise ValueError(f"on_bad_row is {on_bad_row!r}; expected 'raise' or 'skip'")
     source = str(path_or_hub_name)
     path = Path(path_or_hub_name)
     if path.suffix in (".jsonl", ".json", ".csv"):
         _check_exists(path)
-        table, num_rows, skipped = _read_text_rows(path, require_candidates)
+        table, num_rows, skipped, json_texts = _read_text_rows(path, require_candidates)
         dataset = Dataset(table)
     else:
-        whole = _open_dataset(path, source, split)
+        whole, json_texts = _open_dataset(path, source, split)
         check_columns(whole.column_names, source, require_candidates=require_candidates)
-        skipped = find_faults(whole.with_format(None), require_candidates=require_candidates)
+        known = whole.with_format(None).select_columns([name for name in whole.column_names if name in COLUMNS])
+        skipped = find_faults(known, require_candidates=require_candidates)
         faulty = {fault.row - 1 for fault in skipped}
         dataset = whole.select([row for row in range(len(whole)) if row not in faulty]) if faulty else whole
         num_rows = len(whole)
@@ -97,7 +107,7 @@ def read_rag_dataset(
         raise ValueError(describe_faults(skipped, source, num_rows))
     if not num_rows:
         raise ValueError(f"{source}: holds no rows")
-    return LoadedDataset(_with_schema_types(dataset), num_rows, skipped)
+    return LoadedDataset(_with_schema_types(dataset), num_rows, skipped, json_texts)
 
 
 def _check_exists(path: Path) -> None:
@@ -109,18 +119,18 @@ def _check_exists(path: Path) -> None:
     raise FileNotFoundError(f"{path}: no such file{hint}")
 
 
-def _open_dataset(path: Path, source: str, split: str) -> Dataset:
-    """Open what is stored as Arrow or Parquet."""
+def _open_dataset(path: Path, source: str, split: str) -> tuple[Dataset, list[str]]:
+    """Open what is stored as Arrow or Parquet; also names the columns that are JSON text now."""
     if path.suffix == ".parquet":
         _check_exists(path)
         try:
-            return Dataset(pq.read_table(path))
+            return _of_known_types(pq.read_table(path), source)
         except pa.ArrowException as error:
             raise ValueError(f"{source}: not a readable Parquet file: {error}") from error
     if path.is_file():
         raise ValueError(f"{source}: files of this kind are not read; expected one of {', '.join(_SUFFIXES)}")
     if path.is_dir():
-        return _open_folder(path, split)
+        return _open_folder(path, split), []
     try:
         dataset = load_dataset(source, split=split)
     except OSError as error:
@@ -128,7 +138,21 @@ def _open_dataset(path: Path, source: str, split: str) -> Dataset:
             f"{source}: no such file or folder, and no such dataset could be had from the hub: {error}"
         ) from error
     assert isinstance(dataset, Dataset)
-    return dataset
+    return dataset, []
+
+
+def _of_known_types(table: pa.Table, source: str) -> tuple[Dataset, list[str]]:
+    """Make a dataset of a table; columns of a type that `datasets` does not have (maps, UUIDs) become JSON text."""
+    rewritten = []
+    for number, column in enumerate(table.schema):
+        try:
+            Features.from_arrow_schema(pa.schema([column]))
+        except ValueError as error:
+            if column.name in COLUMNS:
+                raise ValueError(f"{source}: column '{column.name}': {error}") from error
+            table = table.set_column(number, column.name, texts_of(table[number].to_pylist()))
+            rewritten.append(column.name)
+    return Dataset(table), rewritten
 
 
 def _open_folder(path: Path, split: str) -> Dataset:
@@ -145,67 +169,39 @@ def _open_folder(path: Path, split: str) -> Dataset:
     return dataset[split]
 
 
-def _read_text_rows(path: Path, require_candidates: bool) -> tuple[pa.Table, int, list[RowFault]]:
+def _read_text_rows(path: Path, require_candidates: bool) -> tuple[pa.Table, int, list[RowFault], list[str]]:
     """Read a JSON or CSV file row by row, so that a fault is told with its row and not as a failed Arrow cast.
 
     Returns:
-        The good rows, the number of rows read, and the faults.
+        The good rows, the number of rows read, the faults, and the columns that became JSON text.
     """
     numbered = _csv_rows(path) if path.suffix == ".csv" else read_json(path)
-    kinds: dict[str, tuple[str, int]] = {}
     columns: set[str] = set()
     faults: list[RowFault] = []
     num_good = 0
 
-    def good_rows() -> Iterator[dict[str, Any]]:
+    def good_rows() -> Iterator[Mapping[str, Any]]:
         nonlocal num_good
         for number, row in numbered:
             columns.update(row if isinstance(row, Mapping) else ())
             try:
-                yield _checked(row, number, kinds, require_candidates)
+                yield _checked(row, require_candidates)
                 num_good += 1
             except ValueError as error:
                 faults.append(RowFault(number, str(error)))
 
-    table = _table(good_rows(), path)
+    table, json_texts = table_of_rows(good_rows())
     if columns:
         check_columns(columns, str(path), require_candidates=require_candidates)
-    return table, num_good + len(faults), faults
+    return table, num_good + len(faults), faults, json_texts
 
 
-def _checked(row: object, number: int, kinds: dict[str, tuple[str, int]], require_candidates: bool) -> dict[str, Any]:
-    """Return a row fit for Arrow. `kinds` remembers, for every further column, its type and the row that set it."""
+def _checked(row: object, require_candidates: bool) -> Mapping[str, Any]:
     if isinstance(row, ValueError):
         raise row
     check_row(row, require_candidates=require_candidates)
-    assert isinstance(row, dict)
-    for field in row.keys() - {"question", *_CSV_JSON_COLUMNS}:
-        kind = _kind(row[field])
-        expected, first = kinds.get(field, (kind, number))
-        if kind != expected and kind != "null":
-            raise ValueError(f"field '{field}': found {kind}; expected {expected}, as in row {first}")
-        if kind != "null":
-            kinds[field] = (expected, first)
-    if row.get("candidates") is not None:
-        row["candidates"] = [{**passage, "score": float(passage["score"])} for passage in row["candidates"]]
+    assert isinstance(row, Mapping)
     return row
-
-
-def _kind(value: object) -> str:
-    names = {type(None): "null", bool: "true or false", str: "text", list: "a list", dict: "an object"}
-    return names.get(type(value), "a number")
-
-
-def _table(rows: Iterator[dict[str, Any]], path: Path) -> pa.Table:
-    try:
-        tables = []
-        while batch := list(islice(rows, _ROWS_PER_BATCH)):
-            # Arrow takes the columns of the first row for those of all.
-            names = dict.fromkeys(name for row in batch for name in row)
-            tables.append(pa.table({name: pa.array([row.get(name) for row in batch]) for name in names}))
-        return pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})
-    except (pa.ArrowException, OverflowError) as error:
-        raise ValueError(f"{path}: values of one field differ in type from row to row: {error}") from error
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, object]]:
@@ -241,7 +237,7 @@ def _with_schema_types(dataset: Dataset) -> Dataset:
     if "gold_ids" in features:
         features["gold_ids"] = List(text)
     if "candidates" in features:
-        passage = dict(features["candidates"].feature)
+        passage = dict(getattr(features["candidates"], "feature", {}))  # of a column of nulls there is none
         features["candidates"] = List({**passage, "id": text, "title": text, "text": text, "score": Value("float64")})
     wanted = Features(features)
     return dataset if wanted == dataset.features else dataset.cast(wanted)

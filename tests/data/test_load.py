@@ -112,22 +112,6 @@ def test_malformed_json_is_named_by_line(tmp_path):
         load_rag_dataset(broken)
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ([1, "one"], "row 2: field 'hops': found text; expected a number, as in row 1"),
-        ([None, ["a"], {"a": 1}], "row 3: field 'hops': found an object; expected a list, as in row 2"),
-        ([{"a": 1}, {"a": [1]}], "values of one field differ in type"),
-        ([True, 1], "row 2: field 'hops': found a number; expected true or false"),
-    ],
-)
-def test_other_columns_that_change_type_are_our_error_and_not_arrows(tmp_path, values, message):
-    path = write(tmp_path / "a.jsonl", [row(number, hops=value) for number, value in enumerate(values)])
-    with pytest.raises(ValueError, match=message) as caught:
-        load_rag_dataset(path)
-    assert str(path) in str(caught.value)
-
-
 def test_types_may_settle_late(tmp_path):
     """The batches that make the table differ: the first holds no gold passages, no hops and whole scores."""
     early = [row(number, hops=None) for number in range(1500)]
