@@ -1,10 +1,11 @@
 """BEIR: a folder with `queries.jsonl` and `qrels/*.tsv`, which has gold passages and no answers."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dro_trl.data.preparing import SourceFormat, SourceQuestion
+from dro_trl.data.preparing import SourceFormat, SourceQuestion, text_id
 from dro_trl.data.schema import check_text
 from dro_trl.text_rows import read_cells, read_json
 
@@ -26,21 +27,30 @@ def read(path: Path) -> Iterator[tuple[int, object]]:
     qrels = _qrels_file(path)
     relevant = _read_qrels(qrels)
     unseen = dict.fromkeys(relevant)
-    for number, query in read_json(qrels.parent.parent / "queries.jsonl"):
-        query_id = query.get("_id") if isinstance(query, dict) else None
-        if isinstance(query, dict) and isinstance(query_id, str):
-            if query_id in relevant:
-                unseen.pop(query_id, None)
-                yield number, {**query, "relevant": relevant[query_id]}
-        else:
-            fault = ValueError(f"found {query!r:.60}; expected an object with _id and text")
-            yield number, query if isinstance(query, ValueError) else fault
+    for number, query in read_json(_queries_file(qrels.parent.parent)):
+        try:
+            if not isinstance(query, dict) or "_id" not in query:
+                raise (
+                    query
+                    if isinstance(query, ValueError)
+                    else ValueError(f"found {query!r:.60}; expected an object with _id and text")
+                )
+            query_id = text_id(query["_id"], "_id")
+        except ValueError as error:
+            yield number, error
+            continue
+        if query_id in relevant:
+            unseen.pop(query_id, None)
+            yield number, {**query, "_id": query_id, "relevant": relevant[query_id]}
     for query_id in unseen:
         yield 0, ValueError(f"query {query_id!r} is judged in {qrels.name} and is not in queries.jsonl")
 
 
 def convert(row: dict[str, Any]) -> SourceQuestion:
     """Convert a query with `_id`, `text` and the ids in `relevant`.
+
+    As BEIR's evaluation does, retrieval is to leave the document with the query's id out: where queries are documents
+    (ArguAna, Quora) each would find itself. One that is judged relevant is another thing of the same name.
 
     Raises:
         ValueError: A field is missing or of another form, or no document is judged relevant.
@@ -53,6 +63,7 @@ def convert(row: dict[str, Any]) -> SourceQuestion:
         answers=None,
         gold_ids=list(row["relevant"]),
         gold_field="qrels",
+        excluded_ids=[] if row["_id"] in row["relevant"] else [row["_id"]],
     )
 
 
@@ -70,19 +81,31 @@ def _qrels_file(path: Path) -> Path:
     return found[0]
 
 
+def _queries_file(folder: Path) -> Path:
+    plain = folder / "queries.jsonl"
+    packed = folder / "queries.jsonl.gz"
+    return packed if packed.is_file() and not plain.is_file() else plain
+
+
 def _read_qrels(path: Path) -> dict[str, list[str]]:
+    """Read the relevant documents of each judged query, from BEIR's three columns or from trec_eval's four."""
     relevant: dict[str, list[str]] = {}
     for number, cells in read_cells(path, "\t", quoted=False):
+        if len(cells) == 1:
+            cells = cells[0].split()
         if number == 1 and cells[:1] == ["query-id"]:
             continue
         try:
-            query_id, document_id, score = cells
-            documents = relevant.setdefault(query_id, [])
-            if int(score) > 0:
-                documents.append(document_id)
+            query_id, document_id, score = cells if len(cells) != 4 else (cells[0], *cells[2:])
+            grade = float(score)
+            if not query_id or not document_id or not math.isfinite(grade):
+                raise ValueError("empty, or no number")
         except ValueError as error:
-            expected = "query-id, corpus-id and a whole number, with tabs between"
+            expected = "query-id, corpus-id and a number, with tabs between"
             raise ValueError(f"{path}:{number}: found {cells!r:.80}; expected {expected}") from error
+        documents = relevant.setdefault(query_id, [])
+        if grade > 0:
+            documents.append(document_id)
     return relevant
 
 

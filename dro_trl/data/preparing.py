@@ -31,6 +31,8 @@ class SourceQuestion:
     """Gold passages that the source quotes."""
     gold_field: str = "gold_ids"
     """The source's own name of the field that both are from, for errors."""
+    excluded_ids: list[str] = field(default_factory=list)
+    """Ids of documents that retrieval is to leave out, such as the one that the question itself is."""
     candidates: list[TitledText] | None = None
     """Passages that somebody's retriever found, best first, where the source comes with them."""
 
@@ -50,7 +52,7 @@ class PreparedQuestions:
     """The converted rows, and what was left out and why."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
-    """`id`, `question`, and where the source has them `answers`, `gold_ids` and `candidates`."""
+    """`id`, `question`, and where the source has them `answers`, `gold_ids`, `excluded_ids` and `candidates`."""
     num_rows: int = 0
     """How many rows were read."""
     refused: list[RowFault] = field(default_factory=list)
@@ -200,6 +202,8 @@ def _row(number: int, question: SourceQuestion, corpus: _Corpus | None, prepared
     gold_ids = question.gold_ids if corpus is None else _gold_ids(question, corpus, prepared)
     if gold_ids:
         row["gold_ids"] = list(dict.fromkeys(gold_ids))
+    if question.excluded_ids:
+        row["excluded_ids"] = question.excluded_ids
     if question.candidates is not None:
         row["candidates"] = _candidates(question.candidates, corpus, prepared)
     prepared.without_gold += not gold_ids

@@ -15,6 +15,7 @@ _FIELDS = ("id", "title", "text")
 FORMATS = ("jsonl", "beir", "contents", "kilt", "tsv", "tsv_unquoted")
 """What `CorpusFile` reads, as its docstring says."""
 _IDS_AT_ONCE = 65_536
+_SUFFIXES = (".jsonl", ".json", ".tsv")
 
 Located = tuple[str, Mapping[str, Any]]
 """A place (`"corpus.jsonl:12"`, to be named in errors) and what was found there."""
@@ -26,7 +27,8 @@ class CorpusFile:
     The formats, each of which may be compressed with gzip:
 
     - `jsonl`: one object a line with the strings `id`, `title` and `text`;
-    - `beir`: the same with `_id`; a document without text has its title as text, one without both is left out;
+    - `beir`: the same with `_id`, which may be a number, and a title that may be null; a document without text has its
+      title as text, one without both is left out;
     - `contents`: `id` and `contents`, where the title may stand in quotes on the first line (Pyserini, FlashRAG);
     - `kilt`: KILT's pages; each paragraph is a passage with the id `<wikipedia_id>:<paragraph>`, and those that are
       the title, a heading or empty are left out;
@@ -66,18 +68,19 @@ class CorpusFile:
         self.counts.clear()
         convert = {"beir": self._beir, "contents": self._contents, "kilt": self._kilt}.get(self.format)
         with self.path.open("rb") as file:
-            if self.format.startswith("tsv"):
-                lines: Iterator[Located] = _tsv_rows(self.path, file, self.format == "tsv")
-            else:
-                lines = read_objects(self.path, file)
-            for where, row in lines:
+            for where, row in self._raw_rows(file):
                 self.bytes_read = file.tell()
                 yield from convert(row, where) if convert else [(where, row)]
         self.bytes_read = self.num_bytes
 
+    def _raw_rows(self, file: io.BufferedReader) -> Iterator[Located]:
+        if self.format.startswith("tsv"):
+            return _tsv_rows(self.path, file, self.format == "tsv")
+        return read_objects(self.path, file)
+
     def _beir(self, row: Mapping[str, Any], where: str) -> Iterator[Located]:
-        passage = {"id": text_id(row.get("_id")), "title": row.get("title", ""), "text": row.get("text", "")}
-        title, text = passage["title"], passage["text"]
+        title, text = ("" if row.get(field) is None else row[field] for field in ("title", "text"))
+        passage = {"id": text_id(row.get("_id")), "title": title, "text": text}
         if not isinstance(title, str) or not isinstance(text, str) or text.strip():
             yield where, passage
         elif title.strip():
@@ -109,12 +112,93 @@ class CorpusFile:
                 yield where, {"id": f"{page}:{number}", "title": title, "text": paragraph.strip()}
 
 
+class _Document(CorpusFile):
+    """A file that is one JSON value over several lines: a list of objects, or one object."""
+
+    def __init__(self, path: Path, format: str | None) -> None:
+        self.path = path
+        with path.open("rb") as file:
+            first = next((row for _, row in self._raw_rows(file)), None)
+        super().__init__(path, format or _format_of(first))
+
+    def _raw_rows(self, file: io.BufferedReader) -> Iterator[Located]:
+        try:
+            value = parse_json("".join(line + "\n" for _, line in read_lines(self.path, file)))
+        except ValueError as error:
+            raise ValueError(f"{self.path}: not JSON ({error}); a list of objects is needed, or one a line") from error
+        for number, row in enumerate(value if isinstance(value, list) else [value], start=1):
+            where = f"{self.path}, element {number}"
+            if not isinstance(row, dict):
+                raise ValueError(f"{where}: found a JSON {type(row).__name__}, need an object")
+            yield where, row
+
+
+class _Folder(CorpusFile):
+    """The files of a folder and of those in it, in the order of their names, as one corpus."""
+
+    def __init__(self, path: Path, format: str | None) -> None:
+        there = sorted(file for file in path.rglob("*") if file.is_file() and not _is_hidden(file.relative_to(path)))
+        named = [file for file in there if file.name.removesuffix(".gz").endswith(_SUFFIXES)]
+        corpora = [file for file in named if file.stat().st_size]
+        self._ignored = len(there) - len(corpora)
+        if not corpora:
+            raise FileNotFoundError(f"{path}: no corpus; there is no file *{', *'.join(_SUFFIXES)} in the folder")
+        if any(file.name.removesuffix(".gz") == "queries.jsonl" for file in corpora):
+            raise ValueError(f"{path}: a folder of BEIR's, with queries beside the documents; give its corpus.jsonl")
+        self._files = [open_corpus(file, format) for file in corpora]
+        for file in self._files:
+            if file.format != self._files[0].format:
+                raise ValueError(
+                    f"{path}: {self._files[0].path} looks like {self._files[0].format}, {file.path} like "
+                    f"{file.format}; name the format of all (--format), or take the others out"
+                )
+        self.path = path
+        self.format = self._files[0].format
+        self.num_bytes = sum(file.num_bytes for file in self._files)
+        self.bytes_read = 0
+        self.counts = Counter()
+
+    def rows(self) -> Iterator[Located]:
+        self.counts.clear()
+        self.bytes_read = before = 0
+        for file in self._files:
+            for row in file.rows():
+                self.bytes_read = before + file.bytes_read
+                yield row
+            self.counts.update(file.counts)
+            before += file.num_bytes
+        self.bytes_read = self.num_bytes
+        if self._ignored:
+            self.counts["files left out, empty or of other kinds"] = self._ignored
+
+
+def open_corpus(path: str | Path, format: str | None = None) -> CorpusFile:
+    """Open a file of passages, or a folder of such files, as Pyserini's collections are.
+
+    Of a folder all files are read that are not empty and whose names end in `.jsonl`, `.json` or `.tsv`, or in these
+    and `.gz`; the others are counted. All are of one format. A file may also be one JSON list of objects, or one
+    object over several lines.
+
+    Args:
+        path: The file or folder.
+        format: As `CorpusFile` has it.
+
+    Raises:
+        FileNotFoundError: There is no such file or folder, or no file in it.
+        ValueError: `format` is unknown, or the files of the folder differ in theirs.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _Folder(path, format)
+    return _Document(path, format) if _is_document(path) else CorpusFile(path, format)
+
+
 def read_corpus(corpus: str | Path | CorpusFile | Iterable[Mapping[str, str]]) -> Iterator[dict[str, str]]:
     """Read passages and check each one; of those read before, only a hash of the id is kept (`SeenIds`).
 
     Args:
-        corpus: A file, or the passages themselves: `id` (unique), `title` (may be empty) and `text`, all strings.
-            Other fields are not read.
+        corpus: A file or folder, or the passages themselves: `id` (unique), `title` (may be empty) and `text`, all
+            strings. Other fields are not read.
 
     Returns:
         The passages in order, with just these three fields. A repeated id may be noticed some passages later.
@@ -125,7 +209,7 @@ def read_corpus(corpus: str | Path | CorpusFile | Iterable[Mapping[str, str]]) -
             cannot be read again to make sure of a repeated id, and is believed to have one where two hashes agree.
     """
     if isinstance(corpus, str | Path):
-        corpus = CorpusFile(corpus)
+        corpus = open_corpus(corpus)
     seen = SeenIds()
     recent: list[tuple[str, str]] = []
     is_empty = True
@@ -154,7 +238,7 @@ def _check_new(recent: list[tuple[str, str]], seen: SeenIds, corpus: Iterable[Ma
         where, passage_id = recent[position]
         before = "an earlier passage"
         if not isinstance(corpus, Iterator):
-            again = CorpusFile(corpus.path, corpus.format) if isinstance(corpus, CorpusFile) else corpus
+            again = open_corpus(corpus.path, corpus.format) if isinstance(corpus, CorpusFile) else corpus
             before = next(place for place, row in _located(again) if str(row.get("id")) == passage_id)
         if before == where:
             continue  # another id with the same hash
@@ -178,6 +262,17 @@ def _checked(row: Mapping[str, Any], where: str) -> dict[str, str]:
     return passage
 
 
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _is_document(path: Path) -> bool:
+    """Whether a file is one JSON value over several lines, and not one a line."""
+    _check_file(path)
+    line = next((line.strip() for _, line in read_lines(path) if line.strip()), "")
+    return line.startswith("[") or line == "{"
+
+
 def _check_file(path: str | Path) -> None:
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file {path}")
@@ -190,6 +285,10 @@ def _recognized(path: Path) -> str:
         row = parse_json(line)
     except ValueError:
         return "tsv" if "\t" in line and not line.lstrip().startswith("{") else "jsonl"
+    return _format_of(row)
+
+
+def _format_of(row: object) -> str:
     if not isinstance(row, dict) or "id" in row:
         return "contents" if isinstance(row, dict) and "contents" in row and "text" not in row else "jsonl"
     if "wikipedia_id" in row:

@@ -18,7 +18,7 @@ from rich.progress import MofNCompleteColumn, Progress, ProgressColumn, TextColu
 
 from dro_trl.atomic_write import load_json, write_json
 from dro_trl.folders import check_replaceable, whole_folder
-from dro_trl.retrieval.corpus import CorpusFile, read_corpus
+from dro_trl.retrieval.corpus import CorpusFile, open_corpus, read_corpus
 from dro_trl.retrieval.jvm import JavaError, JavaProcess
 from dro_trl.retrieval.stored import split_document
 from dro_trl.types import Passage
@@ -139,8 +139,8 @@ class PyseriniRetriever:
         `index_dir` is removed by the next one.
 
         Args:
-            corpus: A file of a format that `CorpusFile` reads, or passages, with the strings `id` (unique), `title`
-                (may be empty) and `text`.
+            corpus: A file or folder of a format that `CorpusFile` reads, or passages, with the strings `id` (unique),
+                `title` (may be empty) and `text`.
             index_dir: The folder to create.
             overwrite: Replace the index that is there.
             k1: As in the constructor; not part of the index.
@@ -317,7 +317,7 @@ def _write_index(
     start = time.monotonic()
     digest, count = hashlib.sha256(), 0
     if isinstance(corpus, str | Path):
-        corpus = CorpusFile(corpus)
+        corpus = open_corpus(corpus)
     with JavaProcess() as java, _progress(TextColumn("{task.fields[passages]:,} passages"), enabled=progress) as bar:
         task = bar.add_task("indexing", total=_length(corpus), passages=0)
         java.request("create", index_dir=str(folder), threads=threads)

@@ -24,7 +24,11 @@ class CorpusFormat(StrEnum):
 
 def main(
     corpus: Annotated[
-        Path, typer.Option("--corpus", help="File of passages, such as JSONL with id (unique), title and text.")
+        Path,
+        typer.Option(
+            "--corpus",
+            help="File of passages, or folder of such files, such as JSONL with id (unique), title and text.",
+        ),
     ],
     index_dir: Annotated[Path, typer.Option("--index_dir", help="Folder to create for the index.")],
     format: Annotated[
@@ -36,11 +40,11 @@ def main(
     """Build a BM25 index with Lucene from a corpus of passages."""
     import time
 
-    from dro_trl.retrieval.corpus import CorpusFile
+    from dro_trl.retrieval.corpus import open_corpus
     from dro_trl.retrieval.pyserini import PyseriniRetriever
 
     start = time.monotonic()
-    file = CorpusFile(corpus, format)
+    file = open_corpus(corpus, format)
     typer.echo(
         f"reading {corpus} as {file.format}" + ("" if format else ", by its first line (--format overrules it)")
     )

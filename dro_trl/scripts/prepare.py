@@ -43,7 +43,9 @@ def main(
     ],
     corpus: Annotated[
         Path | None,
-        typer.Option("--corpus", help="File of passages to look up gold titles in, of any format `index` reads."),
+        typer.Option(
+            "--corpus", help="File or folder of passages to look up gold titles in, of any format `index` reads."
+        ),
     ] = None,
     no_gold: Annotated[bool, typer.Option("--no_gold", help="Leave gold passages out.")] = False,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Read only the first so many rows.")] = None,
@@ -57,7 +59,7 @@ def main(
     from dro_trl.atomic_write import write_jsonl
     from dro_trl.data.preparing import prepare_questions
     from dro_trl.data.schema import describe_faults
-    from dro_trl.retrieval.corpus import CorpusFile
+    from dro_trl.retrieval.corpus import open_corpus
     from dro_trl.scripts.outputs import beside, claim
 
     figures = beside(output, output.with_suffix(".report.json").name)
@@ -69,7 +71,7 @@ def main(
         raw_rows(source, input, config, split),
         source.convert,
         source=input,
-        corpus=None if corpus is None else CorpusFile(corpus),
+        corpus=None if corpus is None else open_corpus(corpus),
         gold=not no_gold,
         limit=limit,
     )

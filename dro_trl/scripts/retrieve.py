@@ -37,6 +37,12 @@ def main(
             "--add_gold", help="For a generator's training: put gold passages that were missed in place of the last."
         ),
     ] = False,
+    exclude_own: Annotated[
+        bool,
+        typer.Option(
+            "--exclude_own", help="Where a question is a document, leave the passage with its id out of its hits."
+        ),
+    ] = False,
     answer_as_gold: Annotated[
         bool,
         typer.Option(
@@ -77,11 +83,18 @@ def main(
     query_ids = [str(number if row.get("id") is None else row["id"]) for number, row in enumerate(rows, start=1)]
     if run is not None or from_run is not None:
         check_query_ids(query_ids)
+    excluded = [
+        {*(row.get("excluded_ids") or []), *([id] if exclude_own else [])}
+        for id, row in zip(query_ids, rows, strict=True)
+    ]
     with passage_source(index_dir, prebuilt, corpus, k1, b, threads) as source:
+        # As many more as may have to be left out.
+        wanted = k + max(map(len, excluded))
         if from_run is None:
-            found = source.retrieve([row["question"] for row in rows], k)
+            hits = source.retrieve([row["question"] for row in rows], wanted)
         else:
-            found = candidates_of_run(read_run(from_run), query_ids, source, k)
+            hits = candidates_of_run(read_run(from_run), query_ids, source, wanted)
+        found = [without(passages, ids)[:k] for passages, ids in zip(hits, excluded, strict=True)]
         missed = sorted({id for row, hits in zip(rows, found, strict=True) for id in missed_gold(row, hits)})
         gold = {passage["id"]: passage for passage in source.passages(missed)} if add_gold else {}
     system = "bm25" if from_run is None else from_run.name
@@ -99,6 +112,11 @@ def main(
         typer.echo(
             f"wrote {run}: {sum(map(len, found)):,} lines" + (", without the added gold passages" if added else "")
         )
+    if any(excluded):
+        left_out = sum(without(passages, ids) != passages for passages, ids in zip(hits, excluded, strict=True))
+        typer.echo(
+            f"{left_out:,} of {len(rows):,} questions found a passage that was left out: excluded_ids, or their own"
+        )
     if add_gold:
         typer.echo(f"added {added:,} gold passages that were not found; use these candidates for training alone")
     if answer_as_gold:
@@ -113,12 +131,12 @@ def passage_source(
     index_dir: Path | None, prebuilt: str | None, corpus: Path | None, k1: float, b: float, threads: int | None
 ) -> AbstractContextManager[Any]:
     """Open the one that is given of an index, a prebuilt index and a corpus; a corpus cannot retrieve."""
-    from dro_trl.retrieval.corpus import CorpusFile
+    from dro_trl.retrieval.corpus import open_corpus
     from dro_trl.retrieval.pyserini import PyseriniRetriever
     from dro_trl.retrieval.run_file import CorpusPassages
 
     if corpus is not None:
-        return nullcontext(CorpusPassages(CorpusFile(corpus), str(corpus)))
+        return nullcontext(CorpusPassages(open_corpus(corpus), str(corpus)))
     if index_dir is not None:
         return PyseriniRetriever(index_dir, k1=k1, b=b, threads=threads)
     return PyseriniRetriever.from_prebuilt(str(prebuilt), k1=k1, b=b, threads=threads)
@@ -145,9 +163,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             raise ValueError(f"{where}: field 'question': found {question!r}, need a non-empty string")
         if "candidates" in row:
             raise ValueError(f"{where}: field 'candidates' is there already; remove it to retrieve anew")
-        for field in ("answers", "gold_ids"):
+        for field in ("answers", "gold_ids", "excluded_ids"):
             values = row.get(field)
-            if field == "gold_ids" and isinstance(values, list):
+            if field != "answers" and isinstance(values, list):
                 values = row[field] = [text_id(value) for value in values]
             if values is not None and not (isinstance(values, list) and all(isinstance(v, str) for v in values)):
                 raise ValueError(f"{where}: field '{field}': found {values!r}, need a list of strings, or null")
@@ -191,6 +209,11 @@ def mark_answers(row: dict[str, Any], match: AnswerMatch) -> bool:
         )
     ]
     return bool(row["gold_ids"])
+
+
+def without(passages: list["Passage"], ids: set[str]) -> list["Passage"]:
+    """Return the passages whose ids are not among `ids`."""
+    return [passage for passage in passages if passage["id"] not in ids]
 
 
 def missed_gold(row: dict[str, Any], hits: list["Passage"]) -> list[str]:

@@ -1,5 +1,7 @@
 """BEIR's folders of queries and judgements."""
 
+import gzip
+import json
 import re
 
 import pytest
@@ -27,7 +29,8 @@ def test_judged_queries_become_rows_without_answers(folder):
     """q2 is of another split; of q3 no document is relevant."""
     for path in (folder, folder / "qrels" / "test.tsv"):
         prepared = prepare(FORMAT, path)
-        assert prepared.rows == [{"id": "q1", "question": "who leads", "gold_ids": ["d1", "d3"]}]
+        row = {"id": "q1", "question": "who leads", "gold_ids": ["d1", "d3"], "excluded_ids": ["q1"]}
+        assert prepared.rows == [row]
         assert (prepared.num_rows, prepared.without_answers) == (2, 1)
         [fault] = prepared.refused
         assert (fault.row, fault.reason) == (3, "found no document with a score above 0; expected at least one")
@@ -43,6 +46,51 @@ def test_several_splits_must_be_chosen_from(folder):
     with pytest.raises(ValueError, match=re.escape(f"give the one of your split: {folder}/qrels/dev.tsv, ")):
         prepare(FORMAT, folder)
     assert [row["id"] for row in prepare(FORMAT, folder / "qrels" / "dev.tsv").rows] == ["q2"]
+
+
+def rewritten(folder, queries, qrels):
+    write_lines(folder / "queries.jsonl", queries)
+    (folder / "qrels" / "test.tsv").write_bytes(qrels)
+    return {row["id"]: row["gold_ids"] for row in prepare(FORMAT, folder).rows}
+
+
+NUMBERED = [{"_id": 1, "text": "a"}, {"_id": 2, "text": "b"}]
+
+
+@pytest.mark.parametrize(
+    "qrels",
+    [
+        b"query-id\tcorpus-id\tscore\n1\t10\t1\n1\t11\t0\n2\t20\t2\n",
+        b"\xef\xbb\xbfquery-id\tcorpus-id\tscore\r\n1\t10\t1\r\n1\t11\t0\r\n2\t20\t2\r\n",  # written by Windows
+        b"query-id\tcorpus-id\tscore\n1\t10\t2.0\n1\t11\t0.0\n2\t20\t0.5\n\n",  # graded, by pandas
+        b"1\t10\t1\n1\t11\t-1\n2\t20\t1\n",  # no header
+        b"1\t0\t10\t1\n1\t0\t11\t0\n2\t0\t20\t1\n",  # MS MARCO's
+        b"1 0 10 1\n1 Q0 11 0\n2 0   20 1\n",  # trec_eval's
+    ],
+)
+def test_judgements_as_they_are_distributed(folder, qrels):
+    assert rewritten(folder, NUMBERED, qrels) == {"1": ["10"], "2": ["20"]}
+
+
+@pytest.mark.parametrize("line", [b"1\t10\tnan", b"1\t10\tinf", b"1\t\t1", b"1\t10", b"1\t10\t", b"1\t0\t10\t1\t1"])
+def test_faulty_judgements(folder, line):
+    with pytest.raises(ValueError, match=r"test\.tsv:2: found \['1'.*; expected query-id, corpus-id and a number"):
+        rewritten(folder, NUMBERED, b"2\t20\t1\n" + line + b"\n")
+
+
+def test_compressed_queries_and_ids_that_are_none(folder):
+    (folder / "queries.jsonl").unlink()
+    lines = [*QUERIES, {"_id": None, "text": "x"}, {"_id": True, "text": "x"}, {"_id": 1.5, "text": "x"}]
+    (folder / "queries.jsonl.gz").write_bytes(gzip.compress("\n".join(map(json.dumps, lines)).encode()))
+    prepared = prepare(FORMAT, folder)
+    assert [row["id"] for row in prepared.rows] == ["q1"]
+    assert [fault.row for fault in prepared.refused] == [3, 4, 5, 6]
+    assert prepared.refused[1].reason == "field '_id': found nothing; expected text"
+
+
+def test_a_document_of_the_querys_name_that_is_relevant_is_not_left_out(folder):
+    (folder / "qrels" / "test.tsv").write_text("q1\tq1\t1\nq2\td1\t1\n")
+    assert [row.get("excluded_ids") for row in prepare(FORMAT, folder).rows] == [None, ["q2"]]
 
 
 def test_faults(folder):

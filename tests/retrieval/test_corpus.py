@@ -9,7 +9,7 @@ import re
 import pytest
 
 from dro_trl.retrieval import corpus as corpus_module
-from dro_trl.retrieval.corpus import CorpusFile, read_corpus
+from dro_trl.retrieval.corpus import CorpusFile, open_corpus, read_corpus
 
 GOOD = {"id": "1", "title": "", "text": "x"}
 
@@ -234,3 +234,91 @@ def test_different_ids_with_one_hash_are_no_fault(tmp_path, monkeypatch):
     (tmp_path / "corpus.jsonl").write_text(lines(*passages))
     corpus = CorpusFile(tmp_path / "corpus.jsonl")
     assert list(read_corpus(corpus)) == list(read_corpus(passages)) == passages
+
+
+def passages(*numbers):
+    return [{"id": str(number), "title": "", "text": f"text {number}"} for number in numbers]
+
+
+def lines_of(*rows):
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def test_a_folder_is_read_as_one_corpus(tmp_path):
+    """As Pyserini's collections are: lines, a list, one object over several lines or on one, packed or not."""
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "b.jsonl").write_bytes(lines_of(*passages(3, 4)))
+    (tmp_path / "a.json").write_text(json.dumps(passages(1, 2), indent=1))
+    (tmp_path / "deep" / "c.jsonl.gz").write_bytes(gzip.compress(lines_of(*passages(5))))
+    (tmp_path / "deep" / "d.json").write_text("\ufeff" + json.dumps(passages(6)[0], indent=2), "utf-8")
+    (tmp_path / "deep" / "e.json").write_text(json.dumps(passages(7)[0]))
+    (tmp_path / "f.json.gz").write_bytes(gzip.compress(json.dumps(passages(8)).encode()))
+    for left_out in ("README.md", "g.jsonl", ".hidden.jsonl"):
+        (tmp_path / left_out).write_text("no passage" if left_out != "g.jsonl" else "")
+    corpus = open_corpus(tmp_path)
+    assert corpus.format == "jsonl"
+    for _ in range(2):
+        assert [passage["id"] for passage in read_corpus(corpus)] == list("12345678")
+        assert corpus.counts == {"files left out, empty or of other kinds": 2}
+        assert corpus.bytes_read == corpus.num_bytes
+    assert list(read_corpus(str(tmp_path))) == list(read_corpus(corpus))
+
+
+def test_counts_of_a_folder_are_those_of_its_files(tmp_path):
+    for name in "ab":
+        rows = [{"_id": f"{name}1", "title": "T", "text": ""}, {"_id": f"{name}2", "text": ""}]
+        (tmp_path / f"{name}.jsonl").write_bytes(lines_of(*rows))
+    corpus = open_corpus(tmp_path)
+    assert [passage["id"] for passage in corpus] == ["a1", "b1"]
+    assert dict(corpus.counts) == {
+        "documents of a title alone, which is read as their text": 2,
+        "empty documents left out": 2,
+    }
+
+
+def test_an_id_in_two_files_of_a_folder(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(lines_of(*passages(1, 2)))
+    (tmp_path / "b.jsonl").write_bytes(lines_of(*passages(3, 2)))
+    with pytest.raises(
+        ValueError, match=re.escape(f"{tmp_path}/b.jsonl:2: field 'id': '2' is that of {tmp_path}/a.jsonl:2")
+    ):
+        list(read_corpus(tmp_path))
+
+
+def test_folders_that_are_no_corpus(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=re.escape(f"{tmp_path}: no corpus; there is no file *.jsonl, *.json, *.tsv")
+    ):
+        open_corpus(tmp_path)
+    (tmp_path / "corpus.jsonl").write_bytes(lines_of(*passages(1)))
+    (tmp_path / "pages.tsv").write_text("1\ttext\n")
+    with pytest.raises(ValueError, match=r"corpus.jsonl looks like jsonl, .*pages.tsv like tsv; name the format"):
+        open_corpus(tmp_path)
+    (tmp_path / "queries.jsonl").write_text('{"_id": "q", "text": "x"}\n')
+    with pytest.raises(
+        ValueError, match="a folder of BEIR's, with queries beside the documents; give its corpus.jsonl"
+    ):
+        open_corpus(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no file"):
+        open_corpus(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [("[1]", "a.json, element 1: found a JSON int"), ('[{"id": "1"', "a.json: not JSON"), ("{\n", "a.json: not JSON")],
+)
+def test_faults_of_a_json_list(tmp_path, content, complaint):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(ValueError, match=re.escape(complaint)):
+        list(read_corpus(tmp_path / "a.json"))
+
+
+def test_beirs_numbers_and_nulls(tmp_path):
+    rows = [{"_id": 10, "title": "Loire", "text": "a"}, {"_id": 20, "title": None, "text": "b"}]
+    rows += [{"_id": 30, "title": "T", "text": None}]
+    (tmp_path / "corpus.jsonl").write_bytes(lines_of(*rows))
+    assert list(read_corpus(tmp_path / "corpus.jsonl")) == [
+        {"id": "10", "title": "Loire", "text": "a"},
+        {"id": "20", "title": "", "text": "b"},
+        {"id": "30", "title": "", "text": "T"},
+    ]

@@ -12,7 +12,7 @@ import pytrec_eval
 import typer
 from typer.testing import CliRunner
 
-from dro_trl.scripts import index, retrieve
+from dro_trl.scripts import index, prepare, retrieve
 from dro_trl.scripts.retrieve import AnswerMatch, mark_answers
 
 CORPUS = [
@@ -30,6 +30,7 @@ ROWS = [
 app = typer.Typer()
 app.command("index")(index.main)
 app.command("retrieve")(retrieve.main)
+app.command("prepare")(prepare.main)
 
 
 def run(*arguments):
@@ -279,6 +280,50 @@ def test_passages_that_lucene_ties_at_high_scores_keep_their_order_in_other_tool
         found = pytrec_eval.parse_run(file)
     gold = {"q": {candidates[1]["id"]: 1}}
     assert pytrec_eval.RelevanceEvaluator(gold, {"recip_rank"}).evaluate(found)["q"]["recip_rank"] == 0.5
+
+
+@pytest.mark.parametrize("how", ["excluded_ids", "--exclude_own", "neither"])
+def test_a_question_that_is_a_document_is_left_out_of_its_own_hits(tmp_path, index_dir, how):
+    """Of "Marie found radium" the index finds "a", which is it, and "b"; the run file is of the same hits."""
+    own = {"excluded_ids": ["a", "of another corpus"]} if how == "excluded_ids" else {}
+    rows = [{"id": "a", "question": "Marie found radium", "gold_ids": ["b"], **own}, {"id": "q", "question": "radium"}]
+    run_file, output = tmp_path / "run", tmp_path / "o"
+    command = ("--input", write_jsonl(tmp_path / "q.jsonl", rows), "--output", output, "-k", 1)
+    flags = ["--exclude_own"] if how == "--exclude_own" else []
+    result = run("retrieve", "--index_dir", index_dir, *command, "--run", run_file, *flags)
+    assert result.exit_code == 0, result.output
+    first = "a" if how == "neither" else "b"
+    assert [[passage["id"] for passage in row["candidates"]] for row in read_jsonl(output)] == [[first], ["a"]]
+    recall = json.loads((tmp_path / "o.results.json").read_text())["systems"]["bm25"]["recall@1"]
+    assert recall == float(how != "neither")
+    assert [line.split()[2] for line in run_file.read_text().splitlines()] == [first, "a"]
+    assert ("1 of 2 questions found a passage that was left out" in result.output) == (how != "neither")
+    if how != "neither":  # from a run file of another tool likewise
+        run_file.write_text("a Q0 a 1 2 t\na Q0 b 2 1 t\nq Q0 a 1 2 t\n")
+        assert run("retrieve", "--index_dir", index_dir, *command, "--from_run", run_file, *flags).exit_code == 0
+        assert [[passage["id"] for passage in row["candidates"]] for row in read_jsonl(output)] == [["b"], ["a"]]
+
+
+def test_beirs_folder_from_prepare_to_recall(tmp_path):
+    """Queries that are documents, as in ArguAna; nothing has to be said about it."""
+    texts = ["Zoos should be closed since animals suffer.", "Zoos protect animals.", "Taxes should be lowered."]
+    corpus = [{"_id": number, "title": None, "text": text} for number, text in enumerate(texts)]
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "test.tsv").write_bytes(b"\xef\xbb\xbfquery-id\tcorpus-id\tscore\r\n0\t1\t2.0\r\n")
+    write_jsonl(tmp_path / "queries.jsonl", [{"_id": 0, "text": texts[0]}])
+    collection = tmp_path / "collection"
+    collection.mkdir()
+    write_jsonl(collection / "docs00.jsonl", corpus[:2])
+    (collection / "docs01.json").write_text(json.dumps(corpus[2:], indent=1))
+    rows, output = tmp_path / "rows.jsonl", tmp_path / "o"
+    for command in (
+        ("prepare", "--dataset", "beir", "--input", tmp_path, "--corpus", collection, "--output", rows),
+        ("index", "--corpus", collection, "--index_dir", tmp_path / "index"),
+        ("retrieve", "--index_dir", tmp_path / "index", "--input", rows, "--output", output, "-k", 1),
+    ):
+        result = run(*command)
+        assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "o.results.json").read_text())["systems"]["bm25"]["recall@1"] == 1.0
 
 
 def test_rows_without_an_id_have_their_number_in_a_run_file(tmp_path, index_dir):

@@ -81,6 +81,7 @@ def test_rows_without_answers_are_said_to_be_for_retrieval(tmp_path):
         "id": "q1",
         "question": "who leads",
         "gold_ids": ["d1"],
+        "excluded_ids": ["q1"],
     }
     assert json.loads((tmp_path / "out.report.json").read_text())["kept_without_answers"] == 1
 
