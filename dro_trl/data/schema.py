@@ -141,7 +141,9 @@ def check_text(value: object, field: str, *, may_be_empty: bool = False) -> str:
         ValueError: It is something else, or holds half a surrogate pair, which no UTF-8 file can.
     """
     if not isinstance(value, str):
-        raise ValueError(f"field '{field}': found {_shown(value)}; expected text")
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        hint = f", {_shown(str(value))} with quotes" if is_number else ""
+        raise ValueError(f"field '{field}': found {_shown(value)}; expected text{hint}")
     if not may_be_empty and not value.strip():
         raise ValueError(f"field '{field}': found empty text; expected text that is more than white space")
     try:
@@ -163,8 +165,16 @@ def check_list(value: object, field: str, expected: str) -> list[Any]:
         ValueError: It is something else.
     """
     if not isinstance(value, list):
-        raise ValueError(f"field '{field}': found {_shown(value)}; expected {expected}")
+        hint = "; it is JSON in a string: parse it first" if _is_json_list(value) else ""
+        raise ValueError(f"field '{field}': found {_shown(value)}; expected {expected}{hint}")
     return value
+
+
+def _is_json_list(value: object) -> bool:
+    try:
+        return isinstance(value, str) and isinstance(json.loads(value), list)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _check_answers(value: object) -> None:

@@ -36,6 +36,14 @@ def changed(path, value):
 FAULTS = [
     (("question",), ..., "field 'question' is missing"),
     (("question",), None, "field 'question' is null; expected a value"),
+    (("answers", 1), 1969, "field 'answers[1]': found 1969; expected text, \"1969\" with quotes"),
+    (
+        ("answers",),
+        '["Goethe"]',
+        'expected a list of texts, such as ["Paris", "City of Paris"]; it is JSON in a string',
+    ),
+    (("candidates",), "[]", "score; it is JSON in a string: parse it first"),
+    (("gold_ids",), '["7"]', "; it is JSON in a string: parse it first"),
     (("question",), " \n", "field 'question': found empty text; expected text that is more than white space"),
     (("question",), 3, "field 'question': found 3; expected text"),
     (("question",), "\ud800", "field 'question': found text that is not valid Unicode"),
