@@ -79,6 +79,8 @@ def main(
         raise ValueError(f"give one of {given}")
     if corpus is not None and from_run is None:
         raise ValueError(f"--corpus {corpus} is for the passages of --from_run; build an index to retrieve from it")
+    if answer_match is not AnswerMatch.dpr and not answer_as_gold:
+        raise ValueError(f"--answer_match {answer_match} says how --answer_as_gold judges candidates; add that option")
     rows = read_rows(input)
     query_ids = [str(number if row.get("id") is None else row["id"]) for number, row in enumerate(rows, start=1)]
     if run is not None or from_run is not None:

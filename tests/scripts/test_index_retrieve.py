@@ -115,6 +115,14 @@ def test_dprs_rule_reads_texts_and_the_extended_one_titles_too(match, gold):
     assert row["gold_ids"] == gold
 
 
+def test_how_answers_are_judged_is_of_no_use_alone(tmp_path, index_dir):
+    rows = write_jsonl(tmp_path / "q.jsonl", [{"question": "radium"}])
+    command = ("--index_dir", index_dir, "--input", rows, "--output", tmp_path / "o", "--answer_match", "extended")
+    result = run("retrieve", *command)
+    assert "--answer_match extended says how --answer_as_gold judges candidates" in str(result.exception)
+    assert not (tmp_path / "o").exists()
+
+
 def test_gold_passages_that_were_missed_are_added(tmp_path, index_dir):
     """In place of the last that are not gold; the recall that is reported stays BM25's."""
     rows = [
