@@ -1,7 +1,7 @@
 """Rows to an Arrow table: the schema's columns with the schema's types, and any others whatever they hold."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, chain, islice
 from typing import Any
 
@@ -10,6 +10,7 @@ import pyarrow as pa
 _ROW = {"question": pa.string(), "answers": pa.list_(pa.string()), "gold_ids": pa.list_(pa.string())}
 _PASSAGE = {"id": pa.string(), "title": pa.string(), "text": pa.string(), "score": pa.float64()}
 _ROWS_PER_BATCH = 1_000
+_MOST_FIELDS = 256
 
 
 def table_of_rows(rows: Iterator[Mapping[str, Any]]) -> tuple[pa.Table, list[str]]:
@@ -21,7 +22,8 @@ def table_of_rows(rows: Iterator[Mapping[str, Any]]) -> tuple[pa.Table, list[str
 
     Returns:
         The table, and the names of the further columns and fields whose values no type of Arrow holds together
-        (numbers and text, whole numbers beyond 64 bits): they are JSON text in every row.
+        (numbers and text, whole numbers beyond 64 bits, objects of more than 256 fields in all): they are JSON text in
+        every row.
     """
     records, passages = _Records(_ROW), _Records(_PASSAGE)
     ends: list[pa.Array] = []
@@ -81,6 +83,7 @@ class _Column:
     def add(self, values: Sequence[Any]) -> None:
         if not self.is_text:
             try:
+                _check_fields({name for value in values if isinstance(value, dict) for name in value})
                 self._chunks.append(pa.array(values, self._kind))
                 return
             except (pa.ArrowException, OverflowError, UnicodeError):
@@ -92,6 +95,7 @@ class _Column:
         if len(schemas) > 1:
             try:
                 kind = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+                _check_fields({field.name for field in kind} if pa.types.is_struct(kind) else ())
                 # Refused where a whole number would be rounded.
                 self._chunks = [chunk.cast(kind) for chunk in self._chunks]
             except pa.ArrowException:
@@ -101,6 +105,12 @@ class _Column:
     def _turn_to_text(self) -> None:
         self.is_text = True
         self._chunks = [texts_of(chunk.to_pylist()) for chunk in self._chunks]
+
+
+def _check_fields(names: Collection[str]) -> None:
+    # Arrow gives every object all fields: where names are ids, that is rows x rows.
+    if len(names) > _MOST_FIELDS:
+        raise pa.ArrowInvalid(f"{len(names)} fields")
 
 
 def texts_of(values: Iterable[Any]) -> pa.Array:

@@ -82,6 +82,22 @@ def test_what_has_no_common_type_is_json_text_and_said(tmp_path, name, apart, ca
     assert len(caplog.records) == 1
 
 
+@pytest.mark.parametrize("num_rows", [300, 1_200])
+def test_objects_whose_names_are_ids(num_rows):
+    """As a struct of Arrow each would have the fields of all."""
+    extras = [{f"id {number}": number} for number in range(num_rows)]
+    table, texts = table_of_rows(row(number, extra=value) for number, value in enumerate(extras))
+    assert texts == ["extra"]
+    assert list(map(json.loads, table["extra"].to_pylist())) == extras
+
+
+def test_names_that_pile_up_over_batches():
+    extras = [{f"id {number // 500}-{number % 20}": number} for number in range(10_000)]
+    table, texts = table_of_rows(row(number, extra=value) for number, value in enumerate(extras))
+    assert texts == ["extra"]
+    assert without_nulls(list(map(json.loads, table["extra"].to_pylist()))) == extras
+
+
 def test_only_the_faults_of_known_columns_skip_a_row(tmp_path):
     rows = [row(1, year=1969), row(2, year="unknown", answers=[]), row(3, year=[2**70])]
     report = read_rag_dataset(write(tmp_path / "a.jsonl", rows), on_bad_row="skip")
