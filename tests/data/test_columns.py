@@ -52,7 +52,6 @@ TEXTS = {
     "logical and number": [True, 1, 0],
     "list and object": [None, ["a"], {"a": 1}],
     "fields of two types": [{"a": 1}, {"a": [1]}, {"b": {"c": "\u2028"}}],
-    "half a pair": ["\ud800", "é", ""],
     "numbers that look alike": ["5", 5, 5.0],
 }
 
@@ -131,9 +130,11 @@ def test_rows_without_candidates_are_null_and_not_empty(tmp_path):
     assert none.column_names == ["question", "answers"]
 
 
-def test_a_name_that_is_no_unicode(tmp_path):
-    loaded = load_rag_dataset(write(tmp_path / "a.jsonl", [row(1, **{"\ud800": 1})]))
-    assert loaded["\\ud800"][0] == 1
+def test_values_and_names_that_are_no_unicode():
+    table, texts = table_of_rows(iter([row(1, extra="\ud800", **{"\ud800": 1}), row(2, extra="é")]))
+    assert texts == ["extra"]
+    assert list(map(json.loads, table["extra"].to_pylist())) == ["\ud800", "é"]
+    assert table["\\ud800"].to_pylist() == [1, None]
 
 
 def test_columns_of_parquet_that_datasets_has_no_type_for(tmp_path, caplog):
