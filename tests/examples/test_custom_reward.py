@@ -23,7 +23,7 @@ def check(trainer):
 def test_from_python(run_example):
     names = run_example("custom_reward.py", "--max_steps", "2", logging_steps=1)
     passages = [{"text": "Oslo is in Norway"}, {"text": "Lima"}]
-    given = {"selections": [[0], [1]], "candidates": [passages] * 2, "answers": [["The Oslo"]] * 2}
+    given = {"selections": [[0], [1]], "candidates": [passages] * 2, "answers": [["oslo"]] * 2}
     assert names["answer_in_selection"](**given, other=None) == [1.0, 0.0]
     check(names["trainers"][0])
 
