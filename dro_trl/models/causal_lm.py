@@ -63,6 +63,8 @@ def _fault_of_files(model: str, init_kwargs: Mapping[str, Any]) -> str | None:
         return None
     except ValueError as error:  # A type of model that is not known, which transformers explains in paragraphs.
         return str(error).splitlines()[0].rstrip(".")
+    except Exception:  # Likewise where a field has a value that the libraries refuse, each with an error of its own.
+        return None
     architecture = next(iter(config.architectures or ()), None)
     own_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
     known = type(config) in auto.MODEL_FOR_CAUSAL_LM_MAPPING

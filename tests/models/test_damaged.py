@@ -21,7 +21,7 @@ KINDS = {"full": None, "sharded": None, "LoRA": LORA, "shared": LORA, "DoRA": DO
 
 
 def answers(folder):
-    outputs = RAGPipeline.from_pretrained(folder).predict(ROWS, max_new_tokens=4)
+    outputs = RAGPipeline.from_pretrained(folder, dtype="float32").predict(ROWS, max_new_tokens=4)
     return [(output.answer, [p["id"] for p in output.passages]) for output in outputs], [o.scores for o in outputs]
 
 
@@ -53,7 +53,7 @@ def pairs(tmp_path_factory):
         for output, scores in zip(in_memory, found[kind][1], strict=True):
             assert output.scores == pytest.approx(scores, abs=1e-5)
         assert found[kind][1] != [
-            output.scores for output in RAGPipeline.from_start(root / kind / "pair").predict(ROWS)
+            output.scores for output in RAGPipeline.from_start(root / kind / "pair", dtype="float32").predict(ROWS)
         ]
     return root, found
 

@@ -81,7 +81,7 @@ def what_is_there(folder, what):
         if what == "warmed":
             with torch.no_grad():
                 return load_model(str(folder))(torch.tensor([[5, 6, 7]])).logits.flatten().tolist()
-        outputs = RAGPipeline.from_pretrained(folder).predict(ROWS, max_new_tokens=3)
+        outputs = RAGPipeline.from_pretrained(folder, dtype="float32").predict(ROWS, max_new_tokens=3)
     except (ValueError, OSError) as error:
         return str(error)
     return [(output.answer, output.scores) for output in outputs]
