@@ -20,6 +20,7 @@ from dro_trl.scripts import (
     mix,
     prepare,
     quickstart,
+    recipes,
     retrieve,
     run,
     train,
@@ -101,6 +102,7 @@ COMMANDS = (
     ask,
     merge,
     gemma,
+    recipes,
 )
 for command in COMMANDS:
     # Every further option of these is a line of their recipe.

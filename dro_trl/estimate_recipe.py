@@ -24,6 +24,7 @@ from dro_trl.reading_lengths import (
     find_lengths,
 )
 from dro_trl.recipe import DROScriptArguments, parse_recipe
+from dro_trl.recipe_file import find_recipe
 
 QUANTISED = {"4bit": 0.5 + 4 / 64, "8bit": 1.0}
 """Bytes of a quantised weight; at four bits with a float32 scale for each 64 (Dettmers et al., 2023, section 3)."""
@@ -72,6 +73,7 @@ def read_backend(
     Raises:
         ValueError: If the config names a backend that is not known here.
     """
+    path = find_recipe(str(path), "accelerate") if path else None
     config: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) if path else {}
     deepspeed, kind = config.get("deepspeed_config") or {}, str(config.get("distributed_type", "NO"))
     count = processes or int(config.get("num_processes", 1))

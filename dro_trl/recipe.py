@@ -24,7 +24,7 @@ from dro_trl.dro_trainer import DROTrainer
 from dro_trl.evaluation.plots import plot_training
 from dro_trl.folders import check_unwritten, owned
 from dro_trl.lm.devices import AUTO, describe_training, with_trained_dtype
-from dro_trl.recipe_file import read_recipe, refuse_unknown
+from dro_trl.recipe_file import find_recipe, read_recipe, refuse_unknown
 from dro_trl.resuming import last_checkpoint
 from dro_trl.reward_calls import RewardFunc
 from dro_trl.rewards.likelihood import AnswerLogLikelihood
@@ -76,7 +76,9 @@ def parse_recipe(arguments: Sequence[str]) -> tuple[DROScriptArguments, DROConfi
     return script, args, model
 
 
-def parse_parts(arguments: Sequence[str], parts: Sequence[type[Any]], unused: Set[str]) -> tuple[Any, ...]:
+def parse_parts(
+    arguments: Sequence[str], parts: Sequence[type[Any]], unused: Set[str], kind: str = ""
+) -> tuple[Any, ...]:
     """Parse `--config recipe.yaml --name value …`.
 
     From now on modules beside the recipe and in the working directory can be imported, after all others: its dotted
@@ -86,6 +88,7 @@ def parse_parts(arguments: Sequence[str], parts: Sequence[type[Any]], unused: Se
         arguments: Of the command line.
         parts: Dataclasses whose fields are the recipe's keys: script arguments, training options, `ModelConfig`.
         unused: Fields that nothing heeds, which are refused.
+        kind: Folder of `recipes/` for recipes of these parts.
 
     Raises:
         ValueError: If a key is unknown (the nearest known one is named), or a required one is missing.
@@ -100,9 +103,10 @@ def parse_parts(arguments: Sequence[str], parts: Sequence[type[Any]], unused: Se
         at = arguments.index("--config")
         if at + 1 == len(arguments) or arguments[at + 1].startswith("--"):
             raise ValueError("--config names no file; write --config recipe.yaml")
-        recipe = read_recipe(Path(arguments[at + 1]))
-        refuse_unknown(recipe, known, arguments[at + 1])
-        folders.insert(0, Path(arguments[at + 1]).resolve().parent)
+        path = find_recipe(arguments[at + 1], kind)
+        recipe = read_recipe(path)
+        refuse_unknown(recipe, known, str(path))
+        folders.insert(0, path.resolve().parent)
         del arguments[at : at + 2]
     given = [a[2:].partition("=")[0].replace("-", "_") for a in arguments if a.startswith("--")]
     refuse_unknown(given, known - {"env"} | {f"no_{name}" for name in known}, "the command line")

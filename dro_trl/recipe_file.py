@@ -1,6 +1,7 @@
-"""Reading recipes as they are written, and refusing names that are not known; needs no torch."""
+"""Finding recipes, reading them as they are written, and refusing names that are not known; needs no torch."""
 
 import difflib
+import errno
 import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -16,6 +17,39 @@ class RecipeLoader(yaml.SafeLoader):
 RecipeLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
+
+
+def packaged_recipes() -> dict[str, Path]:
+    """Return the recipes that come with the package, by names such as `quickstart` and `studies/encyclopedia`."""
+    package = Path(__file__).parent
+    # Where it is used from a checkout, they are beside it.
+    folder = next(f for f in (package / "packaged_recipes", package.parent / "recipes") if f.is_dir())
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
+
+
+def find_recipe(name: str, kind: str = "") -> Path:
+    """Return the recipe that a name means: a file, else one that comes with the package.
+
+    Args:
+        name: A path from the working directory, or a name in `recipes/`; `.yaml` and `recipes/` may be left out.
+        kind: Folder of `recipes/` that is looked in first, such as `studies`.
+
+    Raises:
+        FileNotFoundError: If there is neither; names what is nearest among the recipes of the kind.
+    """
+    stem = name.removesuffix(".yaml")
+    for path in (Path(name), Path(f"{stem}.yaml")):
+        if path.exists() and not path.is_dir():
+            return path
+    packaged, stem = packaged_recipes(), stem.removeprefix("recipes/")
+    for known in (f"{kind}/{stem}", stem):
+        if known in packaged:
+            return packaged[known]
+    of_kind = [known.removeprefix(f"{kind}/") for known in packaged if known.rpartition("/")[0] == kind]
+    begun = [known for known in of_kind if known.startswith(Path(stem).name)]
+    nearest = [*begun, *difflib.get_close_matches(Path(stem).name, set(of_kind) - set(begun), n=3, cutoff=0.4)]
+    hint = f"did you mean {' or '.join(map(repr, nearest))}?" if nearest else f"these are {', '.join(of_kind)}"
+    raise FileNotFoundError(errno.ENOENT, f"No such file or directory, and no recipe of that name; {hint}", name)
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

@@ -112,7 +112,9 @@ ALLOWED = {
     "dro_trainer": BELOW_TRAINER | {"retrieval.base", "training_data", "pair_trainer"},
     "trl_adapter": BELOW_TRAINER | {"retrieval.base", "training_data"},
     "pipeline": BELOW_TRAINER | {"retrieval.base"},
-    "estimate_recipe": {"lm", "estimate", "estimate_flops", "model_shapes", "reading_lengths", "dro_config", "recipe"},
+    "estimate_recipe": {
+        *("estimate", "estimate_flops", "model_shapes", "reading_lengths", "dro_config", "lm", "recipe", "recipe_file")
+    },
     "recipe": {""},  # what `dro-trl train` does, for `scripts` and programs to call
     "warmup": BELOW_TRAINER | {"evaluation", "training_data", "retrieval.run_file", "recipe", "resumable_trainer"},
     "study": {""},  # what `dro-trl compare` does, likewise

@@ -8,7 +8,7 @@ from typing import Any
 
 from typer.exceptions import TyperException
 
-from dro_trl.recipe_file import read_recipe, refuse_unknown
+from dro_trl.recipe_file import find_recipe, read_recipe, refuse_unknown
 from dro_trl.stages.stage import Stage
 
 SECTIONS = ("prepare", "index", "retrieve", "warmup", "train", "evaluate")
@@ -28,7 +28,7 @@ def plan_run(path: Path, commands: Mapping[str, Any], output_dir: Path | None = 
     """Read a run's recipe and return its stages in order, each option checked and each input there.
 
     Args:
-        path: The recipe.
+        path: The recipe, or its name.
         commands: The program's commands by name; their options are what a section may say.
         output_dir: In place of the recipe's.
 
@@ -36,6 +36,7 @@ def plan_run(path: Path, commands: Mapping[str, Any], output_dir: Path | None = 
         ValueError: If a section or a key is unknown (the nearest known one is named), missing or of the wrong kind.
         FileNotFoundError: If the recipe, or a file that no stage makes, is missing.
     """
+    path = find_recipe(str(path), "runs")
     lines = read_recipe(path)
     refuse_unknown(lines, KEYS, str(path))
     if output_dir is None and not lines.get("output_dir"):
@@ -200,8 +201,9 @@ class _Plan:
         for key in _OWN_RECIPE:
             if key in section:
                 raise ValueError(f"{label}: {key} is set by the run, which resumes what was interrupted; take it out")
-        launch, file = section.pop("launch", None), section.pop("recipe", None)
-        base = {} if file is None else read_recipe(Path(file))
+        launch, named = section.pop("launch", None), section.pop("recipe", None)
+        file = None if named is None else find_recipe(str(named), "warmup" if command[0] == "warmup" else "")
+        base = {} if file is None else read_recipe(file)
         common = {key: self.lines[key] for key in ("model_name_or_path",) if key in self.lines}
         made = {**warmed, **({"dataset_name": self.questions["train"]} if "train" in self.questions else {})}
         recipe = {**starts, **common, **base, **made, **section}
@@ -215,9 +217,11 @@ class _Plan:
         self.record(stage, stage.name, {key: value for key, value in recipe.items() if key not in _OWN_RECIPE})
         if launch is not None:
             _check_mapping(launch, f"{label}: launch")
+            if "config_file" in launch:
+                launch = {**launch, "config_file": str(find_recipe(str(launch["config_file"]), "accelerate"))}
             stage.launch = [word for key, value in launch.items() for word in _launch_words(key, value)]
             stage.sources |= {f"launch.{key}": value for key, value in launch.items() if _is_file(value)}
-        folders = [self.path.parent, *([] if file is None else [Path(file).parent])]
+        folders = [self.path.parent, *([] if file is None else [file.parent])]
         self.find_modules(stage, recipe, folders, label)
         stage.recipe = {**recipe, "output_dir": str(stage.folder / "model"), "resume": True}
         stage.commands.append([*command, "--config", str(stage.folder / "recipe.yaml")])

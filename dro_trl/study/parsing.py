@@ -11,7 +11,7 @@ import yaml
 from dro_trl.atomic_write import atomic_path
 from dro_trl.lm.devices import choose_device, choose_dtype, name_of
 from dro_trl.recipe import known_keys, parse_recipe
-from dro_trl.recipe_file import RecipeLoader, read_recipe, refuse_unknown
+from dro_trl.recipe_file import RecipeLoader, find_recipe, read_recipe, refuse_unknown
 from dro_trl.study.plan import OWN_ORDER, START_SYSTEMS, Row, Study, plan_rows, slug
 
 SAMPLE_FIELDS = (
@@ -54,7 +54,8 @@ def parse_study(arguments: Sequence[str]) -> Study:
     source = given.pop("config", None)
     if not isinstance(source, str):
         raise ValueError("--config names no file; write --config study.yaml")
-    lines = read_recipe(Path(source))
+    path = find_recipe(source, "studies")
+    lines, source = read_recipe(path), str(path)
     for names, where in ((lines, source), (given, "the command line")):
         refuse_unknown(names, known_keys() | KEYS, where)
     lines |= given

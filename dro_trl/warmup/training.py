@@ -176,7 +176,7 @@ def answer_dataset(taught: TaughtRows, scorer: AnswerScorer, num_selected: int) 
 
 def parse_warmup(arguments: Sequence[str]) -> tuple[DROScriptArguments, WarmupConfig, RecipeModel]:
     """Parse the recipe of a warm-up; see `dro_trl.recipe.parse_parts`."""
-    script, args, model = parse_parts(arguments, PARTS, UNUSED_KEYS)
+    script, args, model = parse_parts(arguments, PARTS, UNUSED_KEYS, "warmup")
     return script, args, model
 
 

@@ -69,8 +69,8 @@ NOT_RUN = {
 """Commands that cannot be run here, each with the reason."""
 
 WITH_MORE = {
-    "accelerate launch --config_file recipes/accelerate/single_gpu.yaml -m dro_trl train "
-    "--config recipes/qwen_0.5b_lora_24gb.yaml": ("--use_cpu", "wants a GPU"),
+    'accelerate launch --config_file "$(dro-trl recipes accelerate/single_gpu)" -m dro_trl train '
+    "--config qwen_0.5b_lora_24gb": ("--use_cpu", "wants a GPU"),
     "make install": ("-n", "installs from a package index; .ci/run does it"),
     "make lint": ("-n", "the checks themselves; .ci/run does them"),
     "make test": ("-n", "these tests themselves"),
@@ -158,7 +158,7 @@ class Snippets:
     def run_command(self, command: str) -> None:
         with_more = f"{command} {WITH_MORE[command][0]}" if command in WITH_MORE else command
         synopsis = re.sub(r" \[--.*\]$", "", with_more)
-        words = shlex.split(re.sub(r"\$\(dro-trl (\w+)\)", lambda found: invoke([found[1]]).strip(), synopsis))
+        words = shlex.split(re.sub(r"\$\(dro-trl (.+?)\)", lambda found: invoke(found[1].split()).strip(), synopsis))
         with self.patch.context() as patched:
             while found := re.fullmatch(r"([A-Z_]+)=(.*)", words[0]):
                 patched.setenv(found[1], found[2])
