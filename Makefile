@@ -14,7 +14,7 @@ lint:
 	$(BIN)/mypy
 
 test:
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 docs:
 	$(BIN)/mkdocs build --strict

