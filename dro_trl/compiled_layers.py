@@ -9,6 +9,8 @@ from accelerate.utils import DynamoBackend, TorchDynamoPlugin
 from torch import nn
 from transformers import Cache
 
+from dro_trl.older_versions import compile_options
+
 _MOST_GRAPHS = 64
 """Of all layers together: one for each model, with and without gradients, blocks, continuations and adapters."""
 
@@ -52,7 +54,7 @@ def compile_layers(model: nn.Module, **options: Any) -> None:
             f"torch_compile=True: {type(model).__name__} does not say which of its modules are decoder layers "
             "(`_no_split_modules`), and those alone are compiled; set it to False"
         )
-    compiler = _Compiler({**options, "dynamic": True, "recompile_limit": _MOST_GRAPHS})
+    compiler = _Compiler({**options, "dynamic": True, **compile_options(_MOST_GRAPHS)})
     for layer in layers:
         layer._compiler = compiler
         layer.forward = MethodType(_forward, layer)

@@ -7,6 +7,7 @@ from transformers import TrainingArguments
 
 from dro_trl.lm.devices import settle_precision, with_trained_dtype
 from dro_trl.lm.turns import Chat
+from dro_trl.older_versions import adopt_checkpointing
 from dro_trl.prompts import PromptTexts, prompt_texts
 
 
@@ -16,11 +17,24 @@ class SelectionConfig(TrainingArguments):
 
     _VALID_DICT_FIELDS = [
         *TrainingArguments._VALID_DICT_FIELDS,
+        "activation_checkpointing_kwargs",
         "policy_kwargs",
         "prompt_texts",
         "chat_template_kwargs",
     ]
 
+    # As in transformers, which calls them so from 5.23 on.
+    activation_checkpointing: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Compute activations again in the backward pass, to save memory.",
+            "nargs": "?",
+            "const": True,
+        },
+    )
+    activation_checkpointing_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Options of activation checkpointing, as transformers takes them."}
+    )
     generator_name_or_path: str | None = field(
         default=None, metadata={"help": "Generator to start from; the selector's own start where not set."}
     )
@@ -83,6 +97,7 @@ class SelectionConfig(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        adopt_checkpointing(self)
         super().__post_init__()
         prompt_texts(self.prompt_texts)  # type: ignore[arg-type]
         if isinstance(self.chat, bool):  # As YAML reads `true`.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers.utils.generic import ModelOutput
 
 from dro_trl import prompts
+from dro_trl.older_versions import checkpoint_activations
 from dro_trl.policies.base import SelectionPolicy, SelectionSample
 from dro_trl.prompts import DEFAULT, PromptTexts, Tokenizer
 from dro_trl.shared_base import AdapterView, recomputing_contexts
@@ -289,8 +290,14 @@ class SelectorGenerator(nn.Module):
             options["context_fn"] = partial(recomputing_contexts, self.shared)
         for model in models:
             if _is_trained(model):
-                model.activation_checkpointing_enable(activation_checkpointing_kwargs=options, **kwargs)
+                checkpoint_activations(model, options, **kwargs)
                 model.enable_input_require_grads()
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """Do the same under the name that transformers before 5.23 has for it."""
+        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **kwargs)
 
 
 def _is_trained(model: nn.Module) -> bool:

@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from dro_trl.block_attention import MASKED_LAYERS, TAKE_A_MASK, Blocks, blocks_of, use_blocks
 from dro_trl.chosen_logps import chosen_logps
+from dro_trl.older_versions import forward_keeping
 
 PADDING = -1
 """Segment of a padding token; the prompt is segment 0, continuation c is segment c + 1."""
@@ -166,7 +167,7 @@ def kept_logits(model: nn.Module, batch: SharedPromptBatch) -> Tensor:
         read["attention_mask"] = _added_once(mask, dtype) if on_cpu else mask
     else:  # One continuation is plain causal attention: no mask, since padding comes last.
         del read["position_ids"]
-    logits: Tensor = model(**read, use_cache=False).logits
+    logits: Tensor = forward_keeping(model, **read, use_cache=False).logits
     return logits
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dro_trl.older_versions import kept_positions
 from dro_trl.shared_base import AdapterView
 
 
@@ -33,7 +34,9 @@ class ValueHead(nn.Module):
         noted: dict[str, Any] = {}
 
         def note_positions(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-            noted["positions"] = kwargs.get("logits_to_keep")  # None where a process runs along with another.
+            noted["positions"] = kept_positions(
+                kwargs.get("logits_to_keep")
+            )  # None: runs along.
             noted["blocks"] = kwargs.get("blocks")
 
         def note_states(module: nn.Module, args: tuple[Tensor, ...]) -> None:

@@ -16,6 +16,7 @@ from transformers import DynamicCache
 
 from dro_trl import prompts
 from dro_trl.lockstep import most_forwards
+from dro_trl.older_versions import forward_keeping
 from dro_trl.policies.base import SelectionLogps, SelectionSample, check_candidates
 from dro_trl.prompts import DEFAULT, PromptTexts, Tokenizer
 from dro_trl.shared_prompt import PADDING, attention_mask, kept_logits, pack
@@ -266,7 +267,8 @@ class _PromptCache:
         columns = torch.arange(input_ids.shape[1], device=inputs.device).expand_as(input_ids)
         self._segments = torch.where(columns < self._lengths[:, None], 0, PADDING)
         self._positions = columns
-        output = model(
+        output = forward_keeping(
+            model,
             input_ids=input_ids,
             logits_to_keep=(self._lengths - 1)[:, None],
             past_key_values=self._cache,
@@ -301,7 +303,8 @@ class _PromptCache:
         last = column(4, 0).bool()
         self._segments = torch.cat([self._segments, segments], dim=1)
         self._positions = torch.cat([self._positions, positions], dim=1)
-        output = self._model(
+        output = forward_keeping(
+            self._model,
             input_ids=column(3, 0),
             position_ids=positions,
             attention_mask=attention_mask(self._model, segments, positions, self._segments, self._positions),

@@ -31,9 +31,7 @@ NOT_RUN = {
         "installs from a package index; .ci/run does it"
     ),
     "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e '.[dev]' && .venv/bin/pytest "
-    "-n 2 --dist loadfile": (
-        "installs from a package index; .ci/run does it"
-    ),
+    "-n 2 --dist loadfile": ("installs from a package index; .ci/run does it"),
     ".ci/run": "is all of CI",
     "dro-trl prepare --dataset NAME --input FILE --output rows.jsonl [--corpus CORPUS]": (
         "a synopsis; tests/data converts every dataset"

@@ -1,0 +1,77 @@
+"""What older versions of the libraries lack or call by another name, in one place."""
+
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, TrainingArguments, modeling_utils
+
+_TAKES_POSITIONS = hasattr(modeling_utils, "slice_logits_to_keep")
+"""Of transformers 5.21 and later; until then a model takes columns, the same ones in every row."""
+_CALLED_ACTIVATION_CHECKPOINTING = hasattr(PreTrainedModel, "activation_checkpointing_enable")
+"""Of transformers 5.23 and later; until then it is called gradient checkpointing."""
+_LIMITS_RECOMPILES = "recompile_limit" in signature(torch.compile).parameters
+"""Not of torch 2.9: there the limit is of the whole process, and is left as it is."""
+
+
+class _AllColumns(int):
+    """The number 0, which keeps all columns, with the positions that are kept of them."""
+
+    def __new__(cls, positions: Tensor) -> "_AllColumns":
+        new = super().__new__(cls, 0)
+        new.positions = positions
+        return new
+
+    positions: Tensor
+
+
+def forward_keeping(model: Any, **inputs: Any) -> Any:
+    """Call a causal LM for the logits of some positions.
+
+    Args:
+        model: Of transformers, adapters included.
+        inputs: Of its forward; `logits_to_keep` is (B, L) bool, for logits of (number kept, V), or (B, P) int64
+            positions, for logits of (B, P, V).
+    """
+    if _TAKES_POSITIONS:
+        return model(**inputs)
+    keep: Tensor = inputs["logits_to_keep"]
+
+    def take_kept(module: nn.Module, args: tuple[Tensor, ...]) -> Tensor:
+        return args[0][keep] if keep.dtype == torch.bool else torch.take_along_dim(args[0], keep[..., None], dim=1)
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(take_kept, prepend=True)
+    try:
+        return model(**{**inputs, "logits_to_keep": _AllColumns(keep)})
+    finally:
+        handle.remove()
+
+
+def kept_positions(logits_to_keep: Any) -> Any:
+    """Return the positions that `forward_keeping` was given, from the argument that the model has got."""
+    return getattr(logits_to_keep, "positions", logits_to_keep)
+
+
+def adopt_checkpointing(args: TrainingArguments) -> None:
+    """Make the options on activation checkpointing those that this version of transformers reads."""
+    if _CALLED_ACTIVATION_CHECKPOINTING:
+        return
+    for suffix in ("", "_kwargs"):
+        new, old = f"activation_checkpointing{suffix}", f"gradient_checkpointing{suffix}"
+        if getattr(args, new) is not None:
+            setattr(args, old, getattr(args, new))
+        setattr(args, new, getattr(args, old))
+
+
+def checkpoint_activations(model: Any, options: dict[str, Any], **kwargs: Any) -> None:
+    """Have a model compute activations again in the backward pass; arguments as in `PreTrainedModel`."""
+    if _CALLED_ACTIVATION_CHECKPOINTING:
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=options, **kwargs)
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options, **kwargs)
+
+
+def compile_options(most_graphs: int) -> dict[str, Any]:
+    """Return the options of `torch.compile` that limit how many graphs it makes of a function."""
+    return {"recompile_limit": most_graphs} if _LIMITS_RECOMPILES else {}
