@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install lint test docs quickstart
+.PHONY: install lint test test-oldest docs quickstart
 
 install:
 	$(PYTHON) -m venv $(VENV)
@@ -15,6 +15,11 @@ lint:
 
 test:
 	$(BIN)/pytest -n 2 --dist loadfile
+
+test-oldest:
+	$(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/pip install -c constraints-oldest.txt -e '.[dev]'
+	$(VENV)-oldest/bin/pytest -n 2 --dist loadfile
 
 docs:
 	$(BIN)/mkdocs build --strict

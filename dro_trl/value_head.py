@@ -34,9 +34,7 @@ class ValueHead(nn.Module):
         noted: dict[str, Any] = {}
 
         def note_positions(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-            noted["positions"] = kept_positions(
-                kwargs.get("logits_to_keep")
-            )  # None: runs along.
+            noted["positions"] = kept_positions(kwargs.get("logits_to_keep"))  # None: runs along.
             noted["blocks"] = kwargs.get("blocks")
 
         def note_states(module: nn.Module, args: tuple[Tensor, ...]) -> None:

@@ -1,6 +1,7 @@
 """The installed package: its public names, its metadata, and what it costs to import."""
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import dro_trl
 
@@ -50,12 +52,36 @@ def test_import_and_help_load_nothing_heavy(code):
     assert not loaded & HEAVY
 
 
+def pins(name: str) -> dict[str, str]:
+    """Return the version of each package in a file of constraints."""
+    lines = (REPOSITORY / name).read_text().splitlines()
+    found = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in found}
+
+
 def test_constraints_pin_every_direct_dependency():
-    lines = (REPOSITORY / "constraints.txt").read_text().splitlines()
-    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
-    version_of = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in pins}
+    version_of = pins("constraints.txt")
     extras = [line for group in PROJECT["optional-dependencies"].values() for line in group]
     for requirement in map(Requirement, PROJECT["dependencies"] + extras):
         if requirement.name != PROJECT["name"]:
             pinned = version_of[canonicalize_name(requirement.name)]
             assert requirement.specifier.contains(pinned), f"{requirement.name}=={pinned} is outside {requirement}"
+
+
+def test_the_oldest_constraints_are_the_lower_bounds():
+    version_of = pins("constraints-oldest.txt")
+    for requirement in map(Requirement, PROJECT["dependencies"]):
+        lowest = [bound.version for bound in requirement.specifier if bound.operator == ">="]
+        pinned = version_of[canonicalize_name(requirement.name)]
+        assert [Version(bound) for bound in lowest] in ([Version(pinned)], []), (
+            f"{requirement} is tested with {pinned}"
+        )
+
+
+def test_the_table_of_versions_is_that_of_the_constraints():
+    text = (REPOSITORY / "docs" / "compatibility.md").read_text()
+    rows = dict(re.findall(r"^\| (\w+) \| (\d.+) \|$", text, flags=re.MULTILINE))
+    oldest, newest = pins("constraints-oldest.txt"), pins("constraints.txt")
+    assert rows.keys() >= {"torch", "transformers", "trl", "peft", "accelerate", "datasets"}
+    for name, row in rows.items():
+        assert row.split(" | ") == [versions[canonicalize_name(name)] for versions in (oldest, newest)], name

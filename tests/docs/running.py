@@ -73,6 +73,7 @@ WITH_MORE = {
     "make install": ("-n", "installs from a package index; .ci/run does it"),
     "make lint": ("-n", "the checks themselves; .ci/run does them"),
     "make test": ("-n", "these tests themselves"),
+    "make test-oldest": ("-n", "these tests in another environment"),
     "python examples/benchmarks/selector_memory.py": (
         "--repeats 1 --num_selections 2 --policies pointwise --passage_tokens 5",
         "ten minutes: its models and questions are as large as the figures need",
