@@ -75,3 +75,11 @@ def checkpoint_activations(model: Any, options: dict[str, Any], **kwargs: Any) -
 def compile_options(most_graphs: int) -> dict[str, Any]:
     """Return the options of `torch.compile` that limit how many graphs it makes of a function."""
     return {"recompile_limit": most_graphs} if _LIMITS_RECOMPILES else {}
+
+
+def multiplies_bfloat16() -> bool:
+    """Tell whether the processor multiplies bfloat16 by itself (AVX512-BF16, AMX)."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        found = torch.cpu.get_capabilities()
+        return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())  # torch 2.9

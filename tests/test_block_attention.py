@@ -7,6 +7,7 @@ import torch
 
 from dro_trl import block_attention
 from dro_trl.block_attention import NAME, blocks_of
+from dro_trl.older_versions import checkpoint_activations
 from dro_trl.shared_prompt import pack, token_logps
 from tests.test_shared_prompt import assert_equal_to_separate_passes, random_batch
 from tests.tiny_models import (
@@ -108,7 +109,7 @@ def test_activations_made_again_are_the_same():
     model = tiny_model("gemma3", tiny_tokenizer()).train()
     batch = pack(*random_batch([9, 2], [[5, 1, 6], [3]]))
     kept = gradients(model, token_logps(model, batch).sum())
-    model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    checkpoint_activations(model, {"use_reentrant": False})
     assert largest_difference(kept, gradients(model, token_logps(model, batch).sum())) <= 1e-6
 
 

@@ -27,6 +27,7 @@ from dro_trl.estimate import (
 )
 from dro_trl.estimate_flops import forward_flops, training_flops
 from dro_trl.model_shapes import describe_model
+from dro_trl.older_versions import checkpoint_activations
 from dro_trl.reading_lengths import attention_sizes
 from dro_trl.shared_prompt import kept_logits
 from tests.tiny_models import tiny_model, tiny_questions, tiny_tokenizer
@@ -78,7 +79,7 @@ def test_activations_are_those_that_autograd_keeps(kind, tuning, precision, scor
         model = get_peft_model(model, lora)
     assert trained == sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     if checkpointing:
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_activations(model, {"use_reentrant": False})
         model.enable_input_require_grads()
     batch = PlackettLucePolicy(tiny_tokenizer(), 2, score).encode(tiny_questions(8, 8)).batch
     joined = batch.blocks is not None and use_blocks(model, batch.blocks.longest)

@@ -66,7 +66,7 @@ ALLOWED = {
     "folders": {"atomic_write"},
     "recipe_file": set(),
     "stages": {"atomic_write", "fingerprint", "recipe_file"},  # what `dro-trl run` does, without torch
-    "lm": {"line_tokens", "prompts", "types"},
+    "lm": {"line_tokens", "older_versions", "prompts", "types"},
     "lockstep": set(),
     "types": set(),
     "weights": {"types"},

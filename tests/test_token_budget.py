@@ -7,6 +7,7 @@ import torch
 
 from dro_trl import token_budget
 from dro_trl.block_attention import use_blocks
+from dro_trl.older_versions import checkpoint_activations
 from dro_trl.shared_prefixes import answer_rows
 from dro_trl.token_budget import TokenBudget, divide
 from tests.test_shared_prompt import naive_logps
@@ -85,7 +86,7 @@ def test_shared_beginnings_change_nothing(kind, checkpointing, budget, monkeypat
     coefficients = torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
     wanted = gradients(model, (coefficients * naive).sum())
     if checkpointing:
-        model.train().activation_checkpointing_enable({"use_reentrant": False})
+        checkpoint_activations(model.train(), {"use_reentrant": False})
     forwards = record_forwards(model)
     found, mask = TokenBudget(budget).answer_logps(model, prompts, rests, CPU)
     assert mask.all()
@@ -118,7 +119,7 @@ def test_division_changes_nothing_beside_activation_checkpointing(kind):
     coefficients = torch.randn(4, 1, 4, generator=torch.Generator().manual_seed(1))
     plain, mask = TokenBudget().answer_logps(model, *rows, CPU)
     wanted = gradients(model, (coefficients * plain).sum())
-    model.activation_checkpointing_enable({"use_reentrant": False})
+    checkpoint_activations(model, {"use_reentrant": False})
     forwards = record_forwards(model)
     divided, _ = TokenBudget(60).answer_logps(model, *rows, CPU)
     assert len(forwards) == 3

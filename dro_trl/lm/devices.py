@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from transformers.utils.import_utils import is_torch_bf16_gpu_available
 
+from dro_trl.older_versions import multiplies_bfloat16
+
 AUTO = "auto"
 DTYPES = ("float32", "bfloat16", "float16")
 CPU = torch.device("cpu")
@@ -32,8 +34,7 @@ class Hardware:
 @cache
 def find_hardware() -> Hardware:
     """Return what this machine has."""
-    processor = torch.cpu.get_capabilities()
-    native = bool(processor.get("avx512_bf16") or processor.get("amx_bf16"))
+    native = multiplies_bfloat16()
     if not torch.accelerator.is_available():
         return Hardware(processor_bfloat16=native)
     kind, count = torch.accelerator.current_accelerator().type, torch.accelerator.device_count()  # type: ignore[union-attr]

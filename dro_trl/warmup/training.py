@@ -72,6 +72,14 @@ class WarmupTrainer(ResumableTrainer, SFTTrainer):
     def restore_pending_state(self, state: dict[str, Any]) -> None:
         """Take up nothing."""
 
+    def prediction_step(
+        self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Any, Any, Any]:
+        """Return the loss; TRL of some versions has none for rows without `labels`, which a selector's are."""
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = self.compute_loss(model, self._prepare_inputs(inputs))
+        return loss.detach(), None, None
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))
         begin_checkpoint(folder)

@@ -28,7 +28,8 @@ def pixels(path) -> tuple[int, int]:
 def test_one_panel_per_metric(tmp_path, num_panels, columns, rows):
     (path,) = plot_training(history(KEYS[:num_panels]), tmp_path / "plots")
     assert path == tmp_path / "plots" / "training.png"
-    assert pixels(path) == (round(150 * 3.3 * columns), round(150 * (2.5 * rows + 0.4)))
+    expected = round(150 * 3.3 * columns), round(150 * (2.5 * rows + 0.4))
+    assert pixels(path) == pytest.approx(expected, abs=1)  # Versions of matplotlib round to one side or the other.
 
 
 def test_a_place_without_a_metric_is_blank(tmp_path):

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from dro_trl import prompts
+from dro_trl.older_versions import checkpoint_activations
 from dro_trl.policies.autoregressive import AutoregressivePolicy, Path
 from tests.tiny_models import (
     MODEL_TYPES,
@@ -103,7 +104,7 @@ def test_drawing_under_gradient_checkpointing():
     inputs = policy.encode(tiny_questions(5))
     expected = policy.sample(model, inputs, 4, random_generators(1))
     expected_gradients = gradients(model, expected.logps.sum())
-    model.activation_checkpointing_enable()
+    checkpoint_activations(model, {})
     model.train()
     sample = policy.sample(model, inputs, 4, random_generators(1))
     assert sample.selections.tolist() == expected.selections.tolist()
