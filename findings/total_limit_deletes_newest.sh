@@ -9,7 +9,7 @@ trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install -q torch==2.13.0 transformers==5.23.0 accelerate==1.15.0
 cd "$work"
-HF_HUB_OFFLINE=1 "$work/venv/bin/python" - 2>/dev/null <<'PY'
+HF_HUB_OFFLINE=1 "$work/venv/bin/python" - <<'PY'
 from pathlib import Path
 
 import torch
@@ -20,10 +20,10 @@ sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "nu
 rows = [{"input_ids": torch.tensor([1, 2, 3, i]), "labels": torch.tensor([1, 2, 3, i])} for i in range(8)]
 model = LlamaForCausalLM(LlamaConfig(vocab_size=20, **sizes))
 args = TrainingArguments(
-    "out", max_steps=4, per_device_train_batch_size=2, learning_rate=-0.1, save_strategy="steps", save_steps=1,
-    eval_strategy="steps", eval_steps=1, metric_for_best_model="loss", greater_is_better=False, save_total_limit=1,
+    "out", max_steps=4, per_device_train_batch_size=2, learning_rate=0.1, save_strategy="steps", save_steps=1,
+    eval_strategy="steps", eval_steps=1, metric_for_best_model="eval_loss", greater_is_better=True, save_total_limit=1,
     report_to="none", use_cpu=True, disable_tqdm=True,
-)  # A negative rate: the loss rises, so that the first checkpoint is the best.
+)  # The loss falls, and more of it is called better, so that the first checkpoint is the best.
 Trainer(model, args, train_dataset=rows, eval_dataset=rows[:2]).train()
 left = sorted(path.name for path in Path("out").glob("checkpoint-*"))
 print("left after 4 steps:", left)
