@@ -36,6 +36,7 @@ CONFIG_FIELDS = (
     "max_passage_tokens",
     "shared_base",
     "start",
+    "start_policy_kwargs",
 )
 MODELS = ("selector", "generator")
 VALUE_HEAD_NAME = "value_head.safetensors"

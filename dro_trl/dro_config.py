@@ -9,6 +9,7 @@ from dro_trl.lm.devices import settle_precision, with_trained_dtype
 from dro_trl.lm.turns import Chat
 from dro_trl.older_versions import adopt_checkpointing
 from dro_trl.prompts import PromptTexts, prompt_texts
+from dro_trl.refused_options import check_options
 
 
 @dataclass
@@ -304,14 +305,7 @@ class DROConfig(SelectionConfig):
                 "torch_compile=True, shared_base=True and activation_checkpointing=True do not go together, since a "
                 "compiled layer cannot be recomputed with the adapter that it had; set one of them to False"
             )
-        if self.remove_unused_columns:
-            raise ValueError("remove_unused_columns=True would take the columns that rewards read; leave it False")
-        if self.use_liger_kernel:
-            raise ValueError(
-                "use_liger_kernel=True would change nothing, since transformers applies those kernels to a single "
-                "model and not to a pair; leave it False, or call liger-kernel's own function for the model's type "
-                "before the models are loaded"
-            )
+        check_options(self)
 
     def decide_dtype(self, adapters: bool) -> None:
         """Put the number format that models are loaded in where `model_init_kwargs` have a `dtype` of `auto`.

@@ -16,7 +16,7 @@ from dro_trl.collapse import CollapseMonitor
 from dro_trl.dro_config import DROConfig
 from dro_trl.generation import answer_selections
 from dro_trl.lm.turns import saved_turns
-from dro_trl.loading import load_starts, load_tokenizers, make_pair
+from dro_trl.loading import load_tokenizers, make_pair
 from dro_trl.modeling import SelectorGeneratorOutput, parameter_groups
 from dro_trl.objectives import ScoredSelections
 from dro_trl.pair_trainer import PairTrainer
@@ -28,6 +28,7 @@ from dro_trl.reward_calls import RewardFunc, RewardSum, reward_columns
 from dro_trl.rewards.likelihood import AnswerLogLikelihood, reduce_answer_logps
 from dro_trl.sampler import EstimationSampler, num_counted, random_generator
 from dro_trl.selection_table import print_selections
+from dro_trl.starts import learnt_start, load_starts
 from dro_trl.step_metrics import Means, step_metrics
 from dro_trl.token_counter import TokenCounter
 from dro_trl.training_data import prepare_dataset
@@ -45,8 +46,8 @@ class DROTrainer(PairTrainer):
     """Trains a selector and a generator by Direct Retrieval-augmented Optimization (arXiv:2505.03075).
 
     Args:
-        model: The selector: a causal LM, or a name or folder that `AutoModelForCausalLM.from_pretrained` takes.
-        generator: The generator, likewise; a second copy of the selector's start where None.
+        model: The selector: a causal LM, its name or folder, an adapter's, or that of a finished pair to go on with.
+        generator: The generator, likewise; the pair's, or a second copy of the selector's start where None.
         args: Options.
         train_dataset: Rows with `question`, `answers`, `candidates` and optionally `gold_ids`; other columns go to the
             reward functions.
@@ -56,9 +57,8 @@ class DROTrainer(PairTrainer):
         reward_funcs: One or several rewards (see `RewardFunc`); the answer's log-likelihood where None.
         retriever: Finds `args.num_candidates` candidates for datasets that have none.
         policy: The selection policy; made from `args.policy` where None.
-        peft_config: Adapter put on each model that is trained; full fine-tuning where None.
-        callbacks: As in `transformers.Trainer`.
-        optimizers: As in `transformers.Trainer`.
+        peft_config: Adapter of each model that is trained, put there or gone on with; full fine-tuning where None.
+        callbacks: As in `transformers.Trainer`, as are `optimizers`.
 
     Raises:
         ValueError: If a row or an option is not valid; the message names it.
@@ -90,16 +90,13 @@ class DROTrainer(PairTrainer):
         if reward_funcs is None:
             reward_funcs = AnswerLogLikelihood(args.likelihood_reduction, args.likelihood_aliases)
         self.reward_sum = RewardSum(reward_funcs, args.reward_weights)
-        generator = generator or args.generator_name_or_path
-        args.decide_dtype(adapters=peft_config is not None)
-        models = load_starts(model, generator, args)
-        self._start = {name: part.name_or_path for name, part in models.items()}
-        given = generator_processing_class or (self._start["generator"] if generator else None)
-        sources = {"selector": processing_class or self._start["selector"], "generator": given}
-        self.tokenizers = load_tokenizers(sources, args, models)
+        starts = load_starts(model, generator or args.generator_name_or_path, args, peft_config)
+        self._start = {role: start.name for role, start in starts.items()}
+        self.tokenizers = load_tokenizers(starts, args, processing_class, generator_processing_class)
         self._policy_path = args.policy if policy is None else None
         aliases = {args.likelihood_aliases, *(getattr(func, "aliases", "first") for func in self.reward_sum.funcs)}
-        pair = make_pair(models, self.tokenizers, args, policy, peft_config, all_aliases=aliases != {"first"})
+        self._learnt_start = learnt_start(model, self._policy_path, args)
+        pair = make_pair(starts, self.tokenizers, args, policy, peft_config, aliases != {"first"}, self._learnt_start)
         prepare = partial(prepare_dataset, retriever=retriever, tokenizer=pair.scorer.tokenizer, args=args, pair=pair)
         rows = prepare(train_dataset, "train_dataset", training=True)
         super().__init__(

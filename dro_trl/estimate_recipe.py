@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import torch
 import yaml
-from trl import ModelConfig, get_peft_config
+from trl import ModelConfig
 
 from dro_trl import estimate as formulas
 from dro_trl.dro_config import DROConfig
@@ -17,14 +17,16 @@ from dro_trl.estimate import Backend, BackendName, ModelShape, ModelStep, Precis
 from dro_trl.estimate_flops import forward_flops, training_flops
 from dro_trl.lm import devices
 from dro_trl.model_shapes import describe_model, load_config
+from dro_trl.models.reading import base_of, is_adapter_source
 from dro_trl.reading_lengths import (
     Lengths,
     QuestionLengths,
     StatedLengths,
     find_lengths,
 )
-from dro_trl.recipe import DROScriptArguments, parse_recipe
+from dro_trl.recipe import DROScriptArguments, parse_recipe, peft_config_of
 from dro_trl.recipe_file import find_recipe
+from dro_trl.starts import start_names
 
 QUANTISED = {"4bit": 0.5 + 4 / 64, "8bit": 1.0}
 """Bytes of a quantised weight; at four bits with a float32 scale for each 64 (Dettmers et al., 2023, section 3)."""
@@ -115,12 +117,14 @@ def describe_run(
         stated: Lengths to use instead of the data.
     """
     kwargs: Any = args.model_init_kwargs or {}
-    peft_config = get_peft_config(model)
+    given = start_names(str(model.model_name_or_path), args.generator_name_or_path)
+    names = {role: str(start) for role, start in given.items() if start}
+    peft_config = peft_config_of(model, *([] if model_config else names.values()))
     device = torch.device("cuda" if backend.gpu else "cpu")
     hardware = replace(devices.find_hardware(), bfloat16=True)  # Of the GPU that a run is for, which need not be here.
     asked = kwargs.get("dtype", model.dtype or "float32")
     weights = devices.choose_trained_dtype(asked, device, peft_config is not None, hardware).itemsize
-    config = load_config(model_config or str(model.model_name_or_path))
+    config = load_config(model_config or _whole(names["selector"]))
     checkpointing = bool(args.activation_checkpointing)
 
     def role(trained: bool, of: Any) -> Role:
@@ -132,14 +136,14 @@ def describe_run(
     if backend.deepspeed or backend.name == "FSDP2":  # They convert the model itself.
         computed = 2 if half else weights
         precision = Precision(computed, computed, adapters=computed)
-    other = None if args.shared_base or model_config else args.generator_name_or_path
+    other = None if args.shared_base or model_config else names.get("generator")
     return Run(
         args=args,
         selector=role(args.train_selector, config),
-        generator=role(args.train_generator, load_config(other) if other else config),
+        generator=role(args.train_generator, load_config(_whole(other)) if other else config),
         precision=precision,
         backend=backend,
-        lengths=find_lengths(script, args, str(model.model_name_or_path), stated),
+        lengths=find_lengths(script, args, names["selector"], stated),
         base_bytes=base,
     )
 
@@ -187,6 +191,11 @@ def model_step(run: Run, role: Role, reading: Reading) -> ModelStep:
         gradients=backend.share(2, role.trained * size),
         head_gradient=head,
     )
+
+
+def _whole(name: str) -> str:
+    """Return the name of a model's base where it is an adapter here, else its own."""
+    return base_of(name) if Path(name).is_dir() and is_adapter_source(name) else name
 
 
 def estimate_memory(run: Run, rows: int | None = None) -> dict[str, Any]:

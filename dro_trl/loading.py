@@ -4,11 +4,12 @@ import contextlib
 import copy
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel
 from transformers.integrations import deepspeed
@@ -22,7 +23,7 @@ from dro_trl.models.quantised import keep_gradients
 from dro_trl.models.reading import base_of, read_base, read_model, read_shared
 from dro_trl.policies.base import SelectionPolicy, load_policy
 from dro_trl.prompts import Tokenizer
-from dro_trl.shared_base import AdapterView, share_base
+from dro_trl.shared_base import AdapterView, share_base, train_roles
 from dro_trl.value_head import ValueHead
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ def load_model(model: str | PreTrainedModel, init_kwargs: Any = None) -> PreTrai
     """Return a model, loaded where a name or folder is given: in float32 unless `init_kwargs` say otherwise.
 
     A folder is named by its absolute path, so that a saved adapter finds it again from anywhere on this machine.
+    An adapter comes as a `PeftModel` on its base.
 
     Raises:
         OSError: If a file is missing, the base of an adapter included.
@@ -63,24 +65,36 @@ def loading_whole() -> Iterator[None]:
             deepspeed.set_hf_deepspeed_config(active)
 
 
-def copy_model(model: PreTrainedModel, init_kwargs: Any = None) -> PreTrainedModel:
-    """Return a second model with the same weights; `init_kwargs` are those that it was loaded with.
+@dataclass
+class Start:
+    """What one of the two models starts from."""
 
-    A model that was loaded under ZeRO-3 is in parts on several processes, and has to be loaded again.
-    """
-    if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
-        return load_model(str(model.name_or_path), init_kwargs)
-    return copy.deepcopy(model)
+    model: Any
+    """A causal LM, a PEFT model whose adapter goes on, or an `AdapterView` of one that is shared."""
+    name: str
+    """Its name or absolute folder, empty for a model made in memory."""
+    is_copy: bool = False
+    """Whether it is a generator without a start of its own, whose tokenizer is the selector's as well."""
+
+    def copy(self, init_kwargs: Any = None) -> Any:
+        """Return a second model with the same weights; `init_kwargs` are those that it was loaded with.
+
+        A model that was loaded under ZeRO-3 is in parts on several processes, and has to be loaded again.
+        """
+        model = self.model.model if isinstance(self.model, AdapterView) else self.model
+        if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+            return load_model(self.name, init_kwargs)
+        return copy.deepcopy(model)
 
 
 def load_shared(
-    folders: dict[str, str], device: str | torch.device, init_kwargs: Any = None
+    folders: dict[str, str], device: str | torch.device | None = None, init_kwargs: Any = None
 ) -> dict[str, AdapterView]:
     """Return the base that two adapters were trained on, with both, as a view of each.
 
     Args:
         folders: Those of the adapters, for `selector` and `generator`.
-        device: Where the model goes.
+        device: Where the model goes; where it is loaded to where None.
         init_kwargs: For the base, as in `load_model`.
 
     Raises:
@@ -94,39 +108,19 @@ def load_shared(
         )
     kwargs = {"dtype": torch.float32, **(init_kwargs or {})}
     base = read_base(bases["selector"], folders["selector"], kwargs)
-    return read_shared(base.to(device), folders)
-
-
-def load_starts(
-    model: str | PreTrainedModel, generator: str | PreTrainedModel | None, args: DROConfig
-) -> dict[str, PreTrainedModel]:
-    """Return what `selector` and `generator` start from.
-
-    Args:
-        model: The selector's start.
-        generator: The generator's, where it has one of its own.
-        args: Says how to load them, and whether they share their base; then both are one object.
-
-    Raises:
-        ValueError: If the generator has a start of its own beside a shared base, or one is no causal language model.
-    """
-    if generator and args.shared_base:
-        raise ValueError("shared_base=True trains the generator on the selector's base; give no generator")
-    init: Any = args.model_init_kwargs
-    check_causal(generator or model, init)  # Before the selector is loaded, which may take a while.
-    selector = load_model(model, init)
-    if args.shared_base:
-        return {"selector": selector, "generator": selector}
-    return {
-        "selector": selector,
-        "generator": load_model(generator, init) if generator else copy_model(selector, init),
-    }
+    return read_shared(base if device is None else base.to(device), folders)
 
 
 def prepare_model(model: PreTrainedModel, train: bool, peft_config: PeftConfig | None) -> nn.Module:
-    """Freeze a model that is not trained, and put an adapter on one that is where a PEFT config is given."""
+    """Freeze a model that is not trained, and put an adapter on one that is where a PEFT config is given.
+
+    An adapter that the model has already goes on.
+    """
     if not train:
         return model.requires_grad_(False)
+    if isinstance(model, PeftModel):
+        model.set_adapter(model.active_adapter)  # It was loaded frozen.
+        return model
     if peft_config is None:
         return model
     _warn_of_nameless_base(model)
@@ -169,26 +163,28 @@ def load_tokenizer(source: str | Tokenizer, option: str = "processing_class") ->
 
 
 def load_tokenizers(
-    sources: Mapping[str, str | Tokenizer | None], args: SelectionConfig, models: Mapping[str, Any]
+    starts: Mapping[str, Start], args: SelectionConfig, *given: Tokenizer | None
 ) -> dict[str, Tokenizer]:
     """Return the tokenizers of a selector and a generator, with what their models read around texts.
 
     Args:
-        sources: Of `selector` and `generator`: each a tokenizer, or where it is; the selector's own where None.
+        starts: Of `selector` and `generator`: by where they stop they say whether a chat template fits. The tokenizer of
+            a generator without a start of its own is the selector's.
         args: Say whether and how chat templates are applied.
-        models: The models, or their names or folders: where they stop says whether a chat template fits.
+        given: Of each a tokenizer, or None where it is beside the model.
 
     Raises:
         ValueError: If there is no tokenizer, or no chat template that was asked for.
     """
     found: dict[str, Tokenizer] = {}
     kwargs: Any = args.chat_template_kwargs
-    for name, source in sources.items():
-        if source is None:
+    for (name, start), own in zip(starts.items(), given, strict=True):
+        if own is None and start.is_copy:
             found[name] = found["selector"]
             continue
-        tokenizer = load_tokenizer(source, "processing_class" if name == "selector" else f"{name}_processing_class")
-        found[name] = set_turns(tokenizer, args.chat, kwargs, args.chat_template_path, models[name], name)
+        option = "processing_class" if name == "selector" else f"{name}_processing_class"
+        tokenizer = load_tokenizer(own or start.name, option)
+        found[name] = set_turns(tokenizer, args.chat, kwargs, args.chat_template_path, start.model, name)
     return found
 
 
@@ -247,30 +243,46 @@ def _check_every_passage(args: DROConfig) -> None:
             )
 
 
+def is_switched_off_exactly(model: Any) -> bool:
+    """Whether a model without its adapter is what the adapter starts from.
+
+    Of one that goes on it is not, which is a matter of the start; nor where biases are trained, the base is changed,
+    or the adapter does not start at nothing.
+    """
+    if isinstance(model, AdapterView):
+        return True
+    config = model.peft_config[model.active_adapter] if isinstance(model, PeftModel) else None
+    if not isinstance(config, LoraConfig):
+        return False
+    return config.bias == "none" and config.init_lora_weights in (True, "gaussian", "orthogonal")
+
+
 def make_pair(
-    models: dict[str, PreTrainedModel],
+    starts: dict[str, Start],
     tokenizers: dict[str, Tokenizer],
     args: DROConfig,
     policy: SelectionPolicy | None = None,
     peft_config: PeftConfig | None = None,
     all_aliases: bool = False,
+    learnt: dict[str, float] | None = None,
 ) -> SelectorGenerator:
     """Return the composite module of a selector and a generator.
 
     Args:
-        models: `selector` and `generator`; with `args.shared_base` the selector's is both.
+        starts: Of `selector` and `generator`; with `args.shared_base` both are one object, or views of one.
         tokenizers: Theirs.
         args: Says which of them is trained.
         policy: Made from `args.policy` where None.
-        peft_config: Adapter put on each model that is trained.
+        peft_config: Adapter put on each model that is trained and has none.
         all_aliases: Score every alias of an answer, not the first alone.
+        learnt: Arguments of the policy that take the place of those in `args`.
 
     Raises:
         ValueError: If the policy selects another number of passages or reads other texts than `args` say, its proposal
             does not go with `args`, or `peft_config` does not allow for a shared base.
     """
     if policy is None:
-        kwargs: Any = args.policy_kwargs
+        kwargs: Any = {**(args.policy_kwargs or {}), **(learnt or {})}  # type: ignore[dict-item]
         policy = load_policy(args.policy, tokenizers["selector"], args.num_selected, kwargs, args.texts)
     elif policy.num_selected != args.num_selected:
         raise ValueError(
@@ -278,9 +290,6 @@ def make_pair(
         )
     elif getattr(policy, "texts", args.texts) != args.texts:
         raise ValueError(f"policy.texts and prompt_texts={args.prompt_texts} differ; give both the same")
-    for name, model in models.items():
-        check_turns(model, tokenizers[name], name)
-        stop_where_answers_end(model, tokenizers[name])
     weights = getattr(policy, "score_weights", None)
     if weights is not None and weights.weight.requires_grad and not args.train_selector:
         raise ValueError(
@@ -289,17 +298,25 @@ def make_pair(
         )
     if getattr(policy, "proposal", "policy") == "every_passage":
         _check_every_passage(args)
-    reference: nn.Module | None = None
-    if args.kl_coef > 0 and args.train_selector and peft_config is None:
-        start = copy_model(models["selector"], args.model_init_kwargs)
-        reference = prepare_model(start, False, None)
+    models = {role: start.model for role, start in starts.items()}
+    for name, model in models.items():
+        check_turns(model, tokenizers[name], name)
+        stop_where_answers_end(model, tokenizers[name])
     trained = {"selector": args.train_selector, "generator": args.train_generator}
     parts: dict[str, Any]
-    if args.shared_base:
+    if isinstance(models["selector"], AdapterView):
+        train_roles(models["selector"].model, trained)
+        parts = models
+    elif args.shared_base:
         _warn_of_nameless_base(models["selector"])
         parts = share_base(keep_gradients(models["selector"]), peft_config, trained)
     else:
         parts = {name: prepare_model(model, trained[name], peft_config) for name, model in models.items()}
+    reference = None
+    if args.kl_coef > 0 and args.train_selector:
+        goes_on = isinstance(models["selector"], (PeftModel, AdapterView))
+        if goes_on or not is_switched_off_exactly(parts["selector"]):
+            reference = Start(parts["selector"], starts["selector"].name).copy(args.model_init_kwargs)
     scorer = AnswerScorer(tokenizers["generator"], all_aliases, args.texts, args.scoring_token_budget)
     value_head = None
     if args.loss_type == "ppo" and args.train_selector:

@@ -31,6 +31,8 @@ class PairTrainer(ResumableTrainer):
     _start: dict[str, Any]
     _learnt: dict[str, float] | None = None
     """What was learnt of the policy's arguments when the pair was last saved."""
+    _learnt_start: dict[str, float] | None = None
+    """What the pair that training started from had learnt of them."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -53,7 +55,8 @@ class PairTrainer(ResumableTrainer):
         self._write_card(folder)
 
     def _options(self) -> dict[str, Any]:
-        policy = {"policy": self._policy_path, "learnt_policy_kwargs": self._learnt}
+        policy = {"policy": self._policy_path, "learnt_policy_kwargs": self._learnt or self._learnt_start}
+        policy["start_policy_kwargs"] = self._learnt_start
         return {**vars(self.args), **policy, "start": self._start, "turns": saved_turns(self.tokenizers)}
 
     def _write_card(self, folder: Path) -> None:

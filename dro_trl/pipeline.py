@@ -153,7 +153,7 @@ class RAGPipeline:
         config = read_config(Path(folder))
         if not all(config["start"].values()):
             raise ValueError(f"{folder} was trained from models in memory, so its start cannot be loaded (--no-start)")
-        config["learnt_policy_kwargs"] = None
+        config["learnt_policy_kwargs"] = config["start_policy_kwargs"]
         paths = {name: str(path) for name, path in config["start"].items()}
         windows = (window_size, window_stride)
         return cls._load(Path(folder), config, paths, device, policy, num_selected, windows, model_kwargs)

@@ -13,7 +13,8 @@ from dro_trl.block_attention import Blocks, blocks_of
 from dro_trl.data.load import load_rag_dataset
 from dro_trl.dro_config import DROConfig
 from dro_trl.estimate import Compared
-from dro_trl.loading import load_tokenizers
+from dro_trl.loading import Start, load_tokenizers
+from dro_trl.models.reading import whole_name
 from dro_trl.policies.autoregressive import AutoregressivePolicy
 from dro_trl.policies.base import load_policy
 from dro_trl.policies.plackett_luce import PlackettLucePolicy
@@ -163,7 +164,8 @@ def find_lengths(
         if stated is None and Path(tokenizer_name).is_dir():
             numbers = random.Random(0).sample(range(num_questions), min(sample, num_questions))
             source = f"{len(numbers)} of {num_questions} rows of {script.dataset_name}"
-            tokenizer = load_tokenizers({"selector": tokenizer_name}, args, {"selector": tokenizer_name})["selector"]
+            start = Start(whole_name(tokenizer_name), tokenizer_name)
+            tokenizer = load_tokenizers({"selector": start}, args, None)["selector"]
             rows = prepare_dataset(data.select(numbers), source, None, tokenizer, args, training=True)
             assert rows is not None  # As those that were given.
             if args.answerable_only:

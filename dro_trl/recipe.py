@@ -28,6 +28,7 @@ from dro_trl.recipe_file import find_recipe, read_recipe, refuse_unknown
 from dro_trl.resuming import last_checkpoint
 from dro_trl.reward_calls import RewardFunc
 from dro_trl.rewards.likelihood import AnswerLogLikelihood
+from dro_trl.starts import adapter_config, start_names
 
 
 @dataclass
@@ -63,6 +64,9 @@ class RecipeModel(ModelConfig):
 PARTS = (DROScriptArguments, DROConfig, RecipeModel)
 UNUSED = {"dataset_config", "dataset_streaming", "ignore_bias_buffers"}
 """Fields of TRL's that nothing here heeds; a recipe that sets one is refused, as with any unknown key."""
+
+ADAPTER_KEYS = ("lora_", "use_rslora", "use_dora")
+"""Beginnings of the names of keys that say what an adapter is."""
 
 
 def known_keys(parts: Sequence[type[Any]] = PARTS, unused: Set[str] = UNUSED) -> set[str]:
@@ -187,6 +191,21 @@ def decide_loading(model: ModelConfig, args: Any) -> dict[str, Any]:
     return decided
 
 
+def peft_config_of(model: ModelConfig, *starts: str) -> Any | None:
+    """Return the PEFT config that a recipe asks for, None where all weights are trained.
+
+    `use_peft: true` without a word on the adapter goes on with what a start has, or makes one of TRL's defaults.
+    """
+    asked, unsaid = get_peft_config(model), ModelConfig()
+    keys = [f.name for f in fields(ModelConfig) if f.name.startswith(ADAPTER_KEYS)]
+    if asked is None or any(getattr(model, key) != getattr(unsaid, key) for key in keys):
+        return asked
+    held = next((config for config in map(adapter_config, starts) if config is not None), None)
+    if held is not None:
+        held.inference_mode, held.base_model_name_or_path = False, None
+    return held or asked
+
+
 def load_datasets(script: DROScriptArguments) -> tuple[Dataset, Dataset | None]:
     """Return the rows to train on, and those to evaluate on where the recipe names any."""
     train = load_rag_dataset(str(script.dataset_name), split=script.dataset_train_split, on_bad_row=script.on_bad_row)
@@ -248,13 +267,14 @@ def run_recipe(script: DROScriptArguments, args: DROConfig, model: ModelConfig) 
 def _run_recipe(script: DROScriptArguments, args: DROConfig, model: ModelConfig) -> DROTrainer:
     args.model_init_kwargs = decide_loading(model, args)
     train, held_out = load_datasets(script)
+    starts = start_names(str(model.model_name_or_path), args.generator_name_or_path)
     trainer = DROTrainer(
         model=str(model.model_name_or_path),
         args=args,
         train_dataset=train,
         eval_dataset=held_out,
         reward_funcs=[load_reward(path, args) for path in script.reward_funcs] if script.reward_funcs else None,
-        peft_config=get_peft_config(model),
+        peft_config=peft_config_of(model, *(str(start) for start in starts.values() if start)),
     )
     train_and_save(trainer, checkpoint_to_resume(script, args))
     return trainer

@@ -103,9 +103,14 @@ def share_base(base: PreTrainedModel, peft_config: Any, trained: Mapping[str, bo
             )
     model: Any = get_peft_model(base, copy.deepcopy(peft_config), adapter_name=ADAPTERS[0])
     model.add_adapter(ADAPTERS[1], copy.deepcopy(peft_config))
+    train_roles(model, trained)
+    return {name: AdapterView(model, name) for name in ADAPTERS}
+
+
+def train_roles(model: PeftModel, trained: Mapping[str, bool]) -> None:
+    """Let the adapters of the roles that are trained require gradients, and nothing else."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name and any(trained[role] for role in ADAPTERS if f".{role}" in name))
-    return {name: AdapterView(model, name) for name in ADAPTERS}
 
 
 def recomputing_contexts(model: PeftModel) -> tuple[Any, Any]:

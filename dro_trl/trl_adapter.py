@@ -17,7 +17,7 @@ from dro_trl import prompts
 from dro_trl.dro_config import DROConfig
 from dro_trl.generation import answer_selections
 from dro_trl.line_tokens import line_tokens
-from dro_trl.loading import load_tokenizers
+from dro_trl.loading import Start, load_tokenizers
 from dro_trl.modeling import AnswerScorer
 from dro_trl.policies.autoregressive import AutoregressivePolicy
 from dro_trl.prompts import DEFAULT, PromptTexts, Tokenizer
@@ -49,7 +49,8 @@ def trl_dataset(
     Raises:
         ValueError: If a row is faulty, or the tokenizer cannot be given a prompt that is a text.
     """
-    tokenizer = load_tokenizers({"selector": tokenizer}, args, {"selector": tokenizer.name_or_path})["selector"]
+    named = Start(tokenizer.name_or_path, tokenizer.name_or_path)
+    tokenizer = load_tokenizers({"selector": named}, args, tokenizer)["selector"]
     rows = prepare_dataset(dataset, "dataset", retriever, generator_tokenizer or tokenizer, args, training)
     assert rows is not None
     policy = AutoregressivePolicy(tokenizer, args.num_selected, args.texts)

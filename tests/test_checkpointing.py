@@ -133,6 +133,7 @@ def test_the_selection_options_are_saved_and_read(tmp_path):
         "num_selected": 2,
         "shared_base": False,
         "start": {"selector": start, "generator": start},
+        "start_policy_kwargs": None,
     }
     with pytest.raises(FileNotFoundError, match=f"{CONFIG_NAME} does not exist; give the output_dir"):
         read_config(tmp_path / "start")

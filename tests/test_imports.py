@@ -27,6 +27,7 @@ PLAIN = {
     "older_versions",
     "types",
     "prompts",
+    "refused_options",
     "weights",
     "losses",
     "metrics",
@@ -73,6 +74,7 @@ ALLOWED = {
     "losses": {"types"},
     "metrics": {"types"},
     "models": PLAIN,
+    "refused_options": set(),
     "shared_base": set(),
     "older_versions": set(),
     "shared_prompt": {"block_attention", "chosen_logps", "older_versions"},
@@ -92,7 +94,7 @@ ALLOWED = {
     "modeling": PLAIN | {"policies.base", "value_head"},
     "value_head": {"older_versions", "shared_base"},
     "objectives": PLAIN | {"dro_config"},
-    "dro_config": {"types", "older_versions", "prompts", "lm"},
+    "dro_config": {"types", "older_versions", "prompts", "lm", "refused_options"},
     "starter_model": {"folders"},
     "text_rows": {"compressed"},
     **dict.fromkeys(
@@ -102,6 +104,7 @@ ALLOWED = {
     # `DROTrainer(retriever=...)` runs the step that attaches candidates, and every dataset is checked before training.
     "training_data": PLAIN | {"dro_config", "sampler", "retrieval.base", "data.attach", "data.schema"},
     "resumable_trainer": {"folders", "resuming"},
+    "starts": PLAIN | {"checkpointing", "dro_config", "loading", "models"},
     "pair_trainer": {
         "lm",
         "compiled_layers",
@@ -111,14 +114,15 @@ ALLOWED = {
         "model_card",
         "prompts",
     },
-    "dro_trainer": BELOW_TRAINER | {"retrieval.base", "training_data", "pair_trainer"},
+    "dro_trainer": BELOW_TRAINER | {"retrieval.base", "training_data", "pair_trainer", "starts"},
     "trl_adapter": BELOW_TRAINER | {"retrieval.base", "training_data"},
     "pipeline": BELOW_TRAINER | {"retrieval.base"},
-    "estimate_recipe": {
-        *("estimate", "estimate_flops", "model_shapes", "reading_lengths", "dro_config", "lm", "recipe", "recipe_file")
-    },
+    "estimate_recipe": PLAIN
+    | {"lm", "models", "recipe", "recipe_file", "starts", "dro_config"}
+    | {*("estimate", "estimate_flops", "model_shapes", "reading_lengths")},
     "recipe": {""},  # what `dro-trl train` does, for `scripts` and programs to call
-    "warmup": BELOW_TRAINER | {"evaluation", "training_data", "retrieval.run_file", "recipe", "resumable_trainer"},
+    "warmup": BELOW_TRAINER
+    | {"evaluation", "training_data", "retrieval.run_file", "recipe", "resumable_trainer", "starts"},
     "study": {""},  # what `dro-trl compare` does, likewise
     "scripts": {""},
     "cli": {"scripts"},

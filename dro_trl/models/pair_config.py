@@ -37,6 +37,7 @@ CHECKS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "policy": (lambda value: value is None or isinstance(value, str) and "." in value, "a dotted path or null"),
     "policy_kwargs": (_is_kwargs, "an object without NaN, or null"),
     "learnt_policy_kwargs": (_is_learnt, "an object of numbers, or null"),
+    "start_policy_kwargs": (_is_learnt, "an object of numbers, or null"),
     "prompt_texts": (lambda value: value is None or isinstance(value, dict), "an object or null"),
     "num_selected": (_is_count, "a whole number from 1"),
     "num_candidates": (_is_count, "a whole number from 1"),

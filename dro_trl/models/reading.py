@@ -101,6 +101,11 @@ def base_of(source: str, config: PeftConfig | None = None) -> str:
     return name
 
 
+def whole_name(name: str) -> str:
+    """Return the name of an adapter's base, and that of any other model as it is."""
+    return base_of(name) if is_adapter_source(name) else name
+
+
 def read_base(name: str, adapter: str, kwargs: Mapping[str, Any]) -> Any:
     """Return the whole model that an adapter was trained on.
 

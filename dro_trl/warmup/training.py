@@ -12,20 +12,20 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor, nn
-from trl import SFTTrainer, get_peft_config
+from trl import SFTTrainer
 
 from dro_trl.atomic_write import write_json
 from dro_trl.compiled_layers import compile_for
 from dro_trl.lm.devices import choose_dtype, name_of
 from dro_trl.lm.turns import adopt_turns, saved_turns
-from dro_trl.loading import load_model, load_tokenizers, loading_whole
+from dro_trl.loading import Start, load_model, load_tokenizers, loading_whole
 from dro_trl.lockstep import most_forwards
 from dro_trl.model_card import write_warmup_card
 from dro_trl.modeling import AnswerScorer
 from dro_trl.models.causal_lm import check_causal
 from dro_trl.models.merging import save_whole
 from dro_trl.models.quantised import keep_gradients
-from dro_trl.models.reading import read_into
+from dro_trl.models.reading import read_into, whole_name
 from dro_trl.models.replacing import replacing_model
 from dro_trl.policies.base import SelectionPolicy, load_policy
 from dro_trl.recipe import (
@@ -38,9 +38,12 @@ from dro_trl.recipe import (
     loading_options,
     own_output,
     parse_parts,
+    peft_config_of,
 )
+from dro_trl.refused_options import check_adapter
 from dro_trl.resumable_trainer import ResumableTrainer
 from dro_trl.resuming import RUN_NAME, begin_checkpoint, read_run_facts
+from dro_trl.starts import adapter_config, merged_where_needed, start_names
 from dro_trl.warmup.config import UNUSED as UNUSED_IN_WARMUP
 from dro_trl.warmup.config import WarmupConfig
 from dro_trl.warmup.teachers import RETRIEVED, TaughtRows, teach
@@ -206,18 +209,24 @@ def _run_warmup(part: Part, script: DROScriptArguments, args: WarmupConfig, mode
     started = time.monotonic()
     asked = loading_options(model, args.model_init_kwargs)
     reading = {**asked, "dtype": name_of(choose_dtype(asked.get("dtype", "float32"), args.device))}  # Of a teacher.
-    loading = decide_loading(model, args)
-    args.model_init_kwargs = None  # TRL would warn that it does not heed them.
+    loading = args.model_init_kwargs = decide_loading(model, args)
     args.resume_from_checkpoint = checkpoint_to_resume(script, args)
-    starts = {"selector": str(model.model_name_or_path)}
-    starts["generator"] = args.generator_name_or_path or starts["selector"]
+    given = start_names(str(model.model_name_or_path), args.generator_name_or_path)
+    starts = {name: str(start or given["selector"]) for name, start in given.items()}
     for start in starts.values():
         check_causal(start, loading)  # Before the teacher is asked, which may take long.
-    tokenizers = load_tokenizers(starts, args, starts)
+    # A model's name says where it stops, before any is loaded.
+    named = {name: Start(whole_name(start), start) for name, start in starts.items()}
+    tokenizers = load_tokenizers(named, args, None, None)
     args.chat_template_path = None  # It is read, and TRL would give the model the other tokenizer's tokens.
     if args.resume_from_checkpoint:
         checkpoint = Path(str(args.resume_from_checkpoint))
         adopt_turns(tokenizers, read_run_facts(checkpoint)["turns"], f"{checkpoint / RUN_NAME}: turns")
+    peft_config = peft_config_of(model, starts[part])
+    for config in (peft_config, adapter_config(starts[part])):
+        check_adapter(config)
+    start = str(merged_where_needed(starts[part], part, peft_config, args))
+    args.model_init_kwargs = None  # TRL would warn that it does not heed them.
     train, held_out = load_datasets(script)
 
     def prepared(rows: Dataset, name: str, training: bool = False) -> TaughtRows:
@@ -230,13 +239,16 @@ def _run_warmup(part: Part, script: DROScriptArguments, args: WarmupConfig, mode
         return rows.add_column("selection", taught.selections)
 
     taught = prepared(train, "train_dataset", training=True)
+    warmed = load_model(start, loading)
+    if adapted := isinstance(warmed, PeftModel):
+        warmed.set_adapter(warmed.active_adapter)  # It was loaded frozen.
     options: dict[str, Any] = {
-        "model": keep_gradients(load_model(starts[part], loading)),
+        "model": keep_gradients(warmed),
         "args": args,
         "train_dataset": columns(taught),
         "eval_dataset": columns(prepared(held_out, "eval_dataset")) if held_out is not None else None,
         "processing_class": tokenizers[part],
-        "peft_config": get_peft_config(model),
+        "peft_config": None if adapted else peft_config,
     }
     if part == "selector":
         kwargs: Any = args.policy_kwargs
