@@ -73,8 +73,15 @@ class ResumableTrainer(Trainer):
             )
         if resume_from_checkpoint:
             check_same_run(Path(resume_from_checkpoint), self._run)
-        with owned(Path(str(self.args.output_dir)), self.is_world_process_zero()):
-            return super().train(resume_from_checkpoint or None, *args, **kwargs)
+        limit = self.args.save_total_limit
+        if limit == 1 and self.args.metric_for_best_model is not None:
+            # Of 1 Trainer keeps the best checkpoint alone in the end, and a longer run would go back to it.
+            self.args.save_total_limit = 2
+        try:
+            with owned(Path(str(self.args.output_dir)), self.is_world_process_zero()):
+                return super().train(resume_from_checkpoint or None, *args, **kwargs)
+        finally:
+            self.args.save_total_limit = limit
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dro_trl import DROTrainer
 from dro_trl.resuming import check_same_run, describe_run, last_checkpoint, save_run
 from tests.training import LORA, changed, logged, make_trainer, questions, weights_of
 
@@ -94,6 +95,30 @@ def test_the_last_checkpoint_is_the_newest_whole_one(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-9"
     assert [record.getMessage().partition(" ")[0][-2:] for record in caplog.records] == ["11", "10"]
+
+
+def test_the_newest_checkpoint_stays_beside_the_best(tmp_path):
+    """With a limit of one as well: the run is then prolonged from where it ended, not from its best step."""
+    kwargs = {"eval_dataset": questions().select(range(2)), "eval_strategy": "steps", "eval_steps": 1, "save_steps": 1}
+    kwargs |= {"save_strategy": "steps", "save_total_limit": 1, "metric_for_best_model": "eval_num", "max_steps": 3}
+    falling = iter([3.0, 2.0, 1.0, 0.0])
+
+    class Falling(DROTrainer):
+        def evaluate(self, *args, **kwargs):
+            metrics = super().evaluate(*args, **kwargs) | {"eval_num": next(falling)}
+            return metrics
+
+    def checkpoints():
+        return sorted(path.name for path in tmp_path.glob("checkpoint-*"))
+
+    make_trainer(tmp_path, trainer_class=Falling, greater_is_better=True, **kwargs).train()
+    assert checkpoints() == ["checkpoint-1", "checkpoint-3"]
+    longer = make_trainer(tmp_path, trainer_class=Falling, greater_is_better=True, **{**kwargs, "max_steps": 4})
+    longer.train(resume_from_checkpoint=True)
+    assert [record["step"] for record in longer.state.log_history if "reward" in record] == [1, 2, 3, 4]
+    assert next(falling, None) is None  # Step 4 alone was evaluated anew.
+    assert checkpoints() == ["checkpoint-1", "checkpoint-4"]
+    assert longer.args.save_total_limit == 1
 
 
 def test_true_resumes_from_the_last_whole_checkpoint(tmp_path):
