@@ -12,16 +12,17 @@ from torch import Tensor
 from dro_trl.atomic_write import write_json
 from dro_trl.folders import whole_folder
 from dro_trl.modeling import SelectorGenerator
-from dro_trl.models.files import one_line, read_object
+from dro_trl.models.files import ADAPTER_CONFIG, one_line, read_object
 from dro_trl.models.merging import save_whole
+from dro_trl.models.names import BASE, located, portable, settle
+from dro_trl.models.names import CONFIG_NAME as CONFIG_NAME
 from dro_trl.models.pair_config import check_config
-from dro_trl.models.reading import base_of, is_adapter_source, read_into
+from dro_trl.models.reading import base_of, is_adapter_source, read_base, read_into
 from dro_trl.models.replacing import STAGING, replacing
 from dro_trl.policies.score_weights import learnt_kwargs, learnt_weight
 from dro_trl.prompts import Tokenizer
 from dro_trl.shared_base import AdapterView
 
-CONFIG_NAME = "dro_config.json"
 CONFIG_FIELDS = (
     "policy",
     "policy_kwargs",
@@ -43,7 +44,11 @@ VALUE_HEAD_NAME = "value_head.safetensors"
 
 
 def save_models(
-    pair: SelectorGenerator, folder: Path, tokenizers: dict[str, Tokenizer], state_dict: dict[str, Tensor] | None
+    pair: SelectorGenerator,
+    folder: Path,
+    tokenizers: dict[str, Tokenizer],
+    state_dict: dict[str, Tensor] | None,
+    home: Path | None = None,
 ) -> None:
     """Write `selector/` and `generator/` under `folder`, and beside them the value head where there is one.
 
@@ -52,6 +57,7 @@ def save_models(
         folder: Made where it does not exist.
         tokenizers: For `selector` and `generator`.
         state_dict: The gathered weights of the whole module where they are sharded; read off the module where None.
+        home: The folder where the pair will be, if another.
 
     Raises:
         ValueError: If weights that are sharded were not gathered.
@@ -68,6 +74,7 @@ def save_models(
                 )
         model: Any = getattr(pair, name)
         model.save_pretrained(folder / name, state_dict=part)
+        settle(folder / name, (home or folder) / name)
         tokenizers[name].save_pretrained(folder / name)
     if pair.value_head is not None:
         gathered = pair.state_dict() if state_dict is None else state_dict
@@ -113,9 +120,28 @@ def copy_pair(folder: Path, output: Path) -> None:
     with replacing_pair(output) as staged:
         for name in MODELS:
             shutil.copytree(folder / name, staged / name)
-        for name in (CONFIG_NAME, VALUE_HEAD_NAME, "README.md"):
-            if name != VALUE_HEAD_NAME or (folder / name).exists():
+            settle(staged / name, output / name, folder / name)
+        for name in (VALUE_HEAD_NAME, "README.md"):
+            if (folder / name).exists():
                 shutil.copy(folder / name, staged / name)
+        write_config(staged, read_config(folder), output)
+
+
+def include_base(folder: Path) -> None:
+    """Save the bases of a pair's adapters beside them, in `base/`, so that the pair needs nothing else.
+
+    Raises:
+        OSError: If a base is not there.
+    """
+    adapters = [name for name in MODELS if is_adapter_source(str(folder / name))]
+    bases = {name: base_of(str(folder / name)) for name in adapters}
+    homes = {base: folder / "base" / (name if len(set(bases.values())) > 1 else "") for name, base in bases.items()}
+    for base, home in homes.items():
+        if Path(base).resolve() != home.resolve():
+            read_base(base, str(folder), {"dtype": "auto"}).save_pretrained(home)
+    for name, base in bases.items():
+        config = read_object(folder / name / ADAPTER_CONFIG)
+        write_json(folder / name / ADAPTER_CONFIG, {**config, BASE: portable(str(homes[base]), folder / name)})
 
 
 def load_models(pair: SelectorGenerator, folder: Path) -> None:
@@ -162,7 +188,7 @@ def merge_adapters(folder: Path, output: Path, dtype: str = "float32") -> None:
     with whole_folder(output, _is_of_merged) as partial:
         for name in MODELS:
             save_whole(folder / name, partial / name, dtype)
-        write_config(partial, {**config, "shared_base": False})
+        write_config(partial, {**config, "shared_base": False}, output)
 
 
 def _is_of_merged(path: Path) -> bool:
@@ -170,9 +196,17 @@ def _is_of_merged(path: Path) -> bool:
     return str(path) == CONFIG_NAME or (len(path.parts) == 2 and path.parts[0] in MODELS and path.suffix in files)
 
 
-def write_config(folder: Path, options: Mapping[str, Any]) -> None:
-    """Write what it takes to use the pair beside its weights: those of the options that selection depends on."""
-    write_json(folder / CONFIG_NAME, {name: options[name] for name in CONFIG_FIELDS})
+def write_config(folder: Path, options: Mapping[str, Any], home: Path | None = None) -> None:
+    """Write what it takes to use the pair beside its weights: those of the options that selection depends on.
+
+    Args:
+        folder: Where it is written.
+        options: Those, and others.
+        home: The folder where the pair will be, if another; what it started from is named as seen from there.
+    """
+    config = {name: options[name] for name in CONFIG_FIELDS}
+    config["start"] = {role: portable(start, home or folder) for role, start in options["start"].items()}
+    write_json(folder / CONFIG_NAME, config)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -188,4 +222,5 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path} does not exist; give the output_dir of a DROTrainer run{torn}")
     config = read_object(path)
     check_config(path, config, CONFIG_FIELDS)
+    config["start"] = {role: start and located(start, folder) for role, start in config["start"].items()}
     return {**dict.fromkeys(CONFIG_FIELDS), **config}

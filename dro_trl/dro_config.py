@@ -144,6 +144,10 @@ class DROConfig(SelectionConfig):
             "help": "Train the selector and the generator as two LoRA adapters on one base model, in half the memory."
         },
     )
+    save_base: bool = field(
+        default=False,
+        metadata={"help": "Save the base of adapters with the final pair, in `base/`, so that it needs nothing else."},
+    )
     disable_dropout: bool = field(
         default=True,
         metadata={"help": "Set every dropout to 0, so that a selection is drawn and trained by one model."},

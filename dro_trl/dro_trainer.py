@@ -58,16 +58,15 @@ class DROTrainer(PairTrainer):
         retriever: Finds `args.num_candidates` candidates for datasets that have none.
         policy: The selection policy; made from `args.policy` where None.
         peft_config: Adapter of each model that is trained, put there or gone on with; full fine-tuning where None.
-        callbacks: As in `transformers.Trainer`, as are `optimizers`.
+        callbacks: As in `transformers.Trainer`.
+        optimizers: As in `transformers.Trainer`.
 
     Raises:
         ValueError: If a row or an option is not valid; the message names it.
     """
 
     args: DROConfig
-    model: Any  # Trainer's own hints say less than is true here.
     train_dataset: Any
-    accelerator: Any
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ from dro_trl.estimate import Backend, BackendName, ModelShape, ModelStep, Precis
 from dro_trl.estimate_flops import forward_flops, training_flops
 from dro_trl.lm import devices
 from dro_trl.model_shapes import describe_model, load_config
-from dro_trl.models.reading import base_of, is_adapter_source
+from dro_trl.models.reading import whole_name
 from dro_trl.reading_lengths import (
     Lengths,
     QuestionLengths,
@@ -124,7 +124,7 @@ def describe_run(
     hardware = replace(devices.find_hardware(), bfloat16=True)  # Of the GPU that a run is for, which need not be here.
     asked = kwargs.get("dtype", model.dtype or "float32")
     weights = devices.choose_trained_dtype(asked, device, peft_config is not None, hardware).itemsize
-    config = load_config(model_config or _whole(names["selector"]))
+    config = load_config(model_config or whole_name(names["selector"]))
     checkpointing = bool(args.activation_checkpointing)
 
     def role(trained: bool, of: Any) -> Role:
@@ -140,7 +140,7 @@ def describe_run(
     return Run(
         args=args,
         selector=role(args.train_selector, config),
-        generator=role(args.train_generator, load_config(_whole(other)) if other else config),
+        generator=role(args.train_generator, load_config(whole_name(other)) if other else config),
         precision=precision,
         backend=backend,
         lengths=find_lengths(script, args, names["selector"], stated),
@@ -191,11 +191,6 @@ def model_step(run: Run, role: Role, reading: Reading) -> ModelStep:
         gradients=backend.share(2, role.trained * size),
         head_gradient=head,
     )
-
-
-def _whole(name: str) -> str:
-    """Return the name of a model's base where it is an adapter here, else its own."""
-    return base_of(name) if Path(name).is_dir() and is_adapter_source(name) else name
 
 
 def estimate_memory(run: Run, rows: int | None = None) -> dict[str, Any]:

@@ -168,8 +168,8 @@ def load_tokenizers(
     """Return the tokenizers of a selector and a generator, with what their models read around texts.
 
     Args:
-        starts: Of `selector` and `generator`: by where they stop they say whether a chat template fits. The tokenizer of
-            a generator without a start of its own is the selector's.
+        starts: Of `selector` and `generator`: by where they stop they say whether a chat template fits. The tokenizer
+            of a generator without a start of its own is the selector's.
         args: Say whether and how chat templates are applied.
         given: Of each a tokenizer, or None where it is beside the model.
 

@@ -1,11 +1,15 @@
 """The model card that is saved beside a trained pair."""
 
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, try_to_load_from_cache
+
+from dro_trl.models.names import is_on_hub, portable
+from dro_trl.models.reading import base_of, is_adapter_source
 
 CITATION = """@article{shi2025direct,
   title   = {Direct Retrieval-augmented Optimization: Synergizing Knowledge Selection and Language Models},
@@ -31,11 +35,85 @@ OPTIONS = (
     "num_iterations",
     "seed",
 )
+_MEASURED = ("loss", "reward", "iw_bound", "selection_recall")
+"""Measures of an evaluation that say how good a pair is."""
 MEASURES = ("reward", "iw_bound", "ess", "entropy", "frac_unique_selections", "selection_recall")
 
 
+def describe_card(
+    folder: Path,
+    starts: Collection[str | None],
+    datasets: Mapping[str, str | None],
+    log_history: Sequence[Mapping[str, Any]],
+    repo_id: str | None = None,
+    **data: Any,
+) -> ModelCardData:
+    """Return a card's metadata: what is known of the models and data, and nothing else.
+
+    Args:
+        folder: Of the card.
+        starts: Names or folders that training started from.
+        datasets: Names of the `train` and `eval` questions, as in a recipe.
+        log_history: Of the trainer; the measures are those of its last evaluation.
+        repo_id: Of the hub repository that the folder goes to, where it does.
+        **data: Further entries.
+    """
+    bases = [base_of(str(s)) if Path(str(s)).is_dir() and is_adapter_source(str(s)) else s for s in starts if s]
+    found = {portable(base, folder) for base in bases}
+    named = sorted(str(name) for name in found if name and is_on_hub(name))
+    licences = {_licence(str(base)) for base in bases}
+    evaluated = {k: v for k, v in _last(log_history, "eval_loss").items() if k.removeprefix("eval_") in _MEASURED}
+    of = datasets.get("eval") or datasets.get("train") or "evaluation questions"
+    results = [
+        EvalResult(
+            task_type="question-answering",
+            task_name="Question answering over retrieved passages",
+            dataset_type=of if is_on_hub(of) else "custom",
+            dataset_name=of if is_on_hub(of) else Path(of).name,
+            metric_type=name.removeprefix("eval_"),
+            metric_value=round(float(value), 4),
+        )
+        for name, value in evaluated.items()
+        if math.isfinite(value)
+    ]
+    known = sorted({name for name in datasets.values() if name and is_on_hub(name)})
+    return ModelCardData(
+        base_model=(named[0] if len(named) == 1 else named) or None,
+        datasets=known or None,
+        license=next(iter(licences)) if len(licences) == 1 else None,
+        pipeline_tag="text-generation",
+        model_name=(repo_id or folder.resolve().name).rpartition("/")[2] if results else None,
+        eval_results=results or None,
+        **data,
+    )
+
+
+def _licence(base: str) -> str | None:
+    """Return the licence that a base model's own card states, None where there is none on this machine."""
+    path: Any = Path(base) / "README.md" if Path(base).is_dir() else None
+    if is_on_hub(base):
+        path = try_to_load_from_cache(base, "README.md")
+    if not isinstance(path, (str, Path)) or not Path(path).is_file():
+        return None
+    stated = ModelCard.load(path, ignore_metadata_errors=True).data.license
+    return stated if isinstance(stated, str) else None
+
+
+def _last(log_history: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
+    return next((record for record in reversed(log_history) if name in record), {})
+
+
+def _shown(value: Any) -> Any:
+    """Return a value as a card shows it: of a path on this machine its last part."""
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
 def write_model_card(
-    folder: Path, training: Mapping[str, Any], log_history: Sequence[Mapping[str, Any]], repo_id: str | None = None
+    folder: Path,
+    training: Mapping[str, Any],
+    log_history: Sequence[Mapping[str, Any]],
+    repo_id: str | None = None,
+    datasets: Mapping[str, str | None] | None = None,
 ) -> None:
     """Write `README.md`: what the folder holds, how to use it, how it was trained, and what to cite.
 
@@ -44,13 +122,14 @@ def write_model_card(
         training: Values of `DROConfig`.
         log_history: Of the trainer; the measures shown are those of its last record that has any.
         repo_id: Of the hub repository that the folder goes to, where it does.
+        datasets: As in `describe_card`.
     """
     options = "\n".join(f"| `{name}` | `{training[name]}` |" for name in OPTIONS)
-    last: Mapping[str, Any] = next((record for record in reversed(log_history) if "reward" in record), {})
+    last = _last(log_history, "reward")
     measures = "\n".join(f"| {name} | {last[name]:.3f} |" for name in MEASURES if name in last) or "| none logged | |"
-    where = f'snapshot_download("{repo_id}")' if repo_id else f'"{folder.name}"'
-    imported = "from huggingface_hub import snapshot_download\n\n" if repo_id else ""
-    data = ModelCardData(library_name="dro-trl", tags=["dro", "trl", "retrieval-augmented-generation"])
+    starts = (training.get("start") or {}).values()
+    tags = ["dro", "trl", "retrieval-augmented-generation"]
+    data = describe_card(folder, starts, datasets or {}, log_history, repo_id, library_name="dro-trl", tags=tags)
     card = ModelCard(f"""---
 {data.to_yaml()}
 ---
@@ -61,14 +140,15 @@ def write_model_card(
 Direct Retrieval-augmented Optimization with [dro-trl](https://arxiv.org/abs/2505.03075).
 
 ```python
-{imported}from dro_trl import PyseriniRetriever, RAGPipeline
+from dro_trl import PyseriniRetriever, RAGPipeline
 
-folder = {where}
+folder = "{repo_id or folder.resolve().name}"
 pipeline = RAGPipeline.from_pretrained(folder, retriever=PyseriniRetriever("index"))
 print(pipeline("Who wrote it?").answer)
 ```
 
-Each model also loads alone, with `AutoModelForCausalLM.from_pretrained(f"{{folder}}/selector")`.
+Each model also loads alone, with `AutoModelForCausalLM.from_pretrained(folder, subfolder="selector")`; an adapter
+whose base has no name on a hub does from inside its own folder: transformers looks for the base from where it runs.
 
 ## Training
 
@@ -104,18 +184,29 @@ WARMUP_OPTIONS = (
 )
 
 
-def write_warmup_card(folder: Path, facts: Mapping[str, Any], training: Mapping[str, Any]) -> None:
+def write_warmup_card(
+    folder: Path,
+    facts: Mapping[str, Any],
+    training: Mapping[str, Any],
+    log_history: Sequence[Mapping[str, Any]] = (),
+    datasets: Mapping[str, str | None] | None = None,
+) -> None:
     """Write `README.md`: what the model is, what it started from and learnt, and what to cite.
 
     Args:
         folder: Where the model is.
         facts: `part` (selector or generator), and further lines of the table, such as its start and dataset.
         training: Values of `WarmupConfig`.
+        log_history: Of the trainer.
+        datasets: As in `describe_card`.
     """
     policy = ("policy", "policy_kwargs") if facts["part"] == "selector" else ()
+    start = facts.get("start")
+    facts = {**facts, "start": portable(start, folder)}
     shown = {**facts, **{name: training[name] for name in (*WARMUP_OPTIONS, *policy)}}
-    options = "\n".join(f"| `{name}` | `{value}` |" for name, value in shown.items())
-    data = ModelCardData(library_name="transformers", tags=["dro", "trl", "sft", "retrieval-augmented-generation"])
+    options = "\n".join(f"| `{name}` | `{_shown(value)}` |" for name, value in shown.items())
+    tags = ["dro", "trl", "sft", "retrieval-augmented-generation"]
+    data = describe_card(folder, [start], datasets or {}, log_history, library_name="transformers", tags=tags)
     ModelCard(f"""---
 {data.to_yaml()}
 ---

@@ -1,5 +1,6 @@
 """A resumable trainer of two models: each is saved, loaded and uploaded in a folder of its own."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from torch import Tensor
 from dro_trl.checkpointing import (
     check_output,
     copy_pair,
+    include_base,
     load_models,
     read_learnt,
     replacing_pair,
@@ -25,8 +27,12 @@ from dro_trl.resuming import RUN_NAME, begin_checkpoint
 class PairTrainer(ResumableTrainer):
     """Keeps a pair as `selector/`, `generator/`, `dro_config.json` and a model card, in checkpoints and on the hub."""
 
+    args: Any  # A `DROConfig`.
+    model: Any  # Trainer's own hints say less than is true here.
     tokenizers: dict[str, Tokenizer]
     """Of `selector` and `generator`."""
+    dataset_names: Mapping[str, str | None] = {}
+    """What a recipe calls the questions of `train` and `eval`, for the model card."""
     _policy_path: str | None
     _start: dict[str, Any]
     _learnt: dict[str, float] | None = None
@@ -39,8 +45,7 @@ class PairTrainer(ResumableTrainer):
         check_output(Path(str(self.args.output_dir)), self._start)
 
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
-        models: Any = self.model
-        return compile_for(super()._build_accelerator_args(**kwargs), models.base_models())
+        return compile_for(super()._build_accelerator_args(**kwargs), self.model.base_models())
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if not self.args.should_save:
@@ -49,9 +54,11 @@ class PairTrainer(ResumableTrainer):
         begin_checkpoint(folder)
         pair = self.accelerator.unwrap_model(self.model)
         with replacing_pair(folder) as staged:
-            save_models(pair, staged, self.tokenizers, state_dict)
+            save_models(pair, staged, self.tokenizers, state_dict, folder)
             self._learnt = read_learnt(pair, state_dict)
-            write_config(staged, self._options())
+            write_config(staged, self._options(), folder)
+        if self.args.save_base and folder.resolve() == Path(str(self.args.output_dir)).resolve():
+            include_base(folder)
         self._write_card(folder)
 
     def _options(self) -> dict[str, Any]:
@@ -60,7 +67,8 @@ class PairTrainer(ResumableTrainer):
         return {**vars(self.args), **policy, "start": self._start, "turns": saved_turns(self.tokenizers)}
 
     def _write_card(self, folder: Path) -> None:
-        write_model_card(folder, self._options(), self.state.log_history, getattr(self, "hub_model_id", None))
+        repo_id = getattr(self, "hub_model_id", None)
+        write_model_card(folder, self._options(), self.state.log_history, repo_id, self.dataset_names)
 
     def take_up(self, run: dict[str, Any], checkpoint: Path) -> None:
         """Read prompts as when the run began: a chat template may write the day's date."""

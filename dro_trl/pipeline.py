@@ -1,6 +1,7 @@
 """Using a trained pair: retrieve, select, answer."""
 
 import logging
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,14 +14,15 @@ from rich.markup import escape
 from rich.table import Table
 from tqdm.auto import tqdm
 
-from dro_trl import prompts
-from dro_trl.checkpointing import CONFIG_NAME, MODELS, read_config
+from dro_trl import checkpointing, prompts
+from dro_trl.checkpointing import CONFIG_NAME, MODELS, copy_pair, read_config
 from dro_trl.generation import generate_answers
 from dro_trl.lm.devices import AUTO, choose_device, choose_dtype, describe
 from dro_trl.lm.fitting import check_fit, cut_passages, warn_of_special_tokens
 from dro_trl.loading import check_vocabulary, load_model, load_shared, saved_tokenizers
 from dro_trl.modeling import AnswerScorer
 from dro_trl.models.files import check_model_files, check_tokenizer_files, one_line
+from dro_trl.models.names import pair_folder, upload
 from dro_trl.policies.base import SelectionPolicy, check_candidates, load_policy
 from dro_trl.policies.plackett_luce import PlackettLucePolicy
 from dro_trl.policies.sliding_windows import Scored, SlidingWindows, select_by_scores, select_by_windows
@@ -90,6 +92,7 @@ class RAGPipeline:
         self.max_passage_tokens = max_passage_tokens
         self.texts = texts
         self.max_thinking_tokens = max_thinking_tokens
+        self.folder: Path | None = None
 
     @classmethod
     def from_pretrained(
@@ -102,12 +105,13 @@ class RAGPipeline:
         num_selected: int | None = None,
         window_size: int | None = None,
         window_stride: int | None = None,
+        revision: str | None = None,
         **model_kwargs: Any,
     ) -> "RAGPipeline":
         """Load what `DROTrainer` saved.
 
         Args:
-            folder: Holds `selector/`, `generator/` and `dro_config.json`.
+            folder: Holds `selector/`, `generator/` and `dro_config.json`; or the name of such a repository on a hub.
             retriever: Finds candidates for bare questions.
             num_candidates: N; what the pair was trained with where None.
             device: Where the models go: `auto` (an accelerator where there is one), `cpu`, `cuda:1`, …
@@ -115,6 +119,7 @@ class RAGPipeline:
             num_selected: K; what the pair was trained with where None.
             window_size: As in `RAGPipeline`, as is `window_stride`.
             window_stride: By how many candidates a window moves.
+            revision: Branch, tag or commit of the repository.
             **model_kwargs: For `from_pretrained` of both models. `dtype` is `auto` unless given: bfloat16 where the
                 device multiplies it by itself, else float32.
 
@@ -123,14 +128,14 @@ class RAGPipeline:
             ValueError: If the pair was trained with a policy object, and none is given; if both a policy and K are; or
                 if K, the windows and their stride do not go together; or if there is no such device or dtype.
         """
-        folder = Path(folder)
+        folder = pair_folder(folder, revision)
         paths = {name: str(folder / name) for name in MODELS}
         windows = (window_size, window_stride)
         config = read_config(folder)
         for path in paths.values():
             check_model_files(Path(path))
         pipeline = cls._load(folder, config, paths, device, policy, num_selected, windows, model_kwargs)
-        pipeline.retriever = retriever
+        pipeline.retriever, pipeline.folder = retriever, folder
         pipeline.num_candidates = num_candidates or pipeline.num_candidates
         return pipeline
 
@@ -143,6 +148,7 @@ class RAGPipeline:
         num_selected: int | None = None,
         window_size: int | None = None,
         window_stride: int | None = None,
+        revision: str | None = None,
         **model_kwargs: Any,
     ) -> "RAGPipeline":
         """Load the pair that a trained one started from, as a baseline; arguments as in `from_pretrained`.
@@ -150,13 +156,14 @@ class RAGPipeline:
         Raises:
             ValueError: If the run did not start from a name or folder.
         """
-        config = read_config(Path(folder))
+        folder = pair_folder(folder, revision)
+        config = read_config(folder)
         if not all(config["start"].values()):
             raise ValueError(f"{folder} was trained from models in memory, so its start cannot be loaded (--no-start)")
         config["learnt_policy_kwargs"] = config["start_policy_kwargs"]
         paths = {name: str(path) for name, path in config["start"].items()}
         windows = (window_size, window_stride)
-        return cls._load(Path(folder), config, paths, device, policy, num_selected, windows, model_kwargs)
+        return cls._load(folder, config, paths, device, policy, num_selected, windows, model_kwargs)
 
     @classmethod
     def _load(
@@ -208,6 +215,53 @@ class RAGPipeline:
             window_stride=windows[1],
             max_thinking_tokens=config["max_thinking_tokens"] or 0,
         )
+
+    def save_pretrained(self, folder: str | Path, include_base: bool = False) -> None:
+        """Write the pair as it was loaded, so that `from_pretrained` loads it from there.
+
+        Args:
+            folder: Where it goes; a pair that is there is replaced.
+            include_base: Whether to save the base of adapters with it, in `base/`.
+
+        Raises:
+            ValueError: If the pipeline was not loaded by `from_pretrained`.
+        """
+        if self.folder is None:
+            raise ValueError(
+                "only a pair that RAGPipeline.from_pretrained loaded can be saved; save the models instead"
+            )
+        if Path(folder).resolve() != self.folder.resolve():
+            copy_pair(self.folder, Path(folder))
+        if include_base:
+            checkpointing.include_base(Path(folder))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload a selector and a generator",
+        include_base: bool = False,
+    ) -> str:
+        """Upload the pair to a hub, and return where it is.
+
+        Args:
+            repo_id: Name of the repository, made where there is none.
+            private: As in `huggingface_hub.HfApi.create_repo`, as is `token`.
+            token: For the hub.
+            revision: Branch that it goes to.
+            commit_message: Of the commit.
+            include_base: As in `save_pretrained`.
+
+        Raises:
+            ValueError: If the pipeline was not loaded by `from_pretrained`.
+        """
+        with tempfile.TemporaryDirectory() as made:
+            self.save_pretrained(made, include_base)
+            return upload(
+                Path(made), str(self.folder and self.folder.name), repo_id, private, token, revision, commit_message
+            )
 
     def __call__(self, question: str) -> RAGOutput:
         """Answer one question.

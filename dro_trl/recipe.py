@@ -276,6 +276,7 @@ def _run_recipe(script: DROScriptArguments, args: DROConfig, model: ModelConfig)
         reward_funcs=[load_reward(path, args) for path in script.reward_funcs] if script.reward_funcs else None,
         peft_config=peft_config_of(model, *(str(start) for start in starts.values() if start)),
     )
+    trainer.dataset_names = {"train": script.dataset_name, "eval": script.eval_dataset_name}
     train_and_save(trainer, checkpoint_to_resume(script, args))
     return trainer
 

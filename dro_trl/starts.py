@@ -15,6 +15,7 @@ from dro_trl.fingerprint import differences
 from dro_trl.loading import Start, load_model, load_shared, loading_whole
 from dro_trl.models.causal_lm import check_causal
 from dro_trl.models.merging import save_whole
+from dro_trl.models.names import find_pair
 from dro_trl.models.reading import base_of, is_adapter_source
 from dro_trl.models.replacing import replacing_model
 from dro_trl.refused_options import check_adapter
@@ -38,14 +39,9 @@ NOT_COMPARED = {
 
 def start_names(model: Given, generator: Given | None) -> dict[str, Given | None]:
     """Return what `selector` and `generator` start from; a finished pair's folder stands for its two models."""
-    names = {"selector": model, "generator": generator or (model if _pair_folder(model) else None)}
-    return {role: str(Path(given) / role) if _pair_folder(given) else given for role, given in names.items()}  # type: ignore[arg-type]
-
-
-def _pair_folder(given: Given | None) -> Path | None:
-    """Return a finished pair's folder, None where something else is named."""
-    folder = Path(given).resolve() if isinstance(given, str) else None
-    return folder if folder is not None and (folder / CONFIG_NAME).is_file() else None
+    names = {"selector": model, "generator": generator or (model if find_pair(model) else None)}
+    folders = {role: find_pair(given) for role, given in names.items()}
+    return {role: str(folder / role) if (folder := folders[role]) else given for role, given in names.items()}
 
 
 def adapter_config(name: Given | None) -> Any | None:
@@ -86,7 +82,7 @@ def load_starts(
     args.decide_dtype(adapters=peft_config is not None)
     given = start_names(model, generator)
     for start in (model, generator):
-        if _pair_folder(start) == Path(str(args.output_dir)).resolve():
+        if find_pair(start) == Path(str(args.output_dir)).resolve():
             raise ValueError(
                 f"output_dir={args.output_dir} is the pair that training starts from, which would be written over; "
                 "give another folder"

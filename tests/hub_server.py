@@ -1,12 +1,18 @@
-"""A stand-in for a model hub on this machine: what creating a repository and uploading a folder ask of one."""
+"""A stand-in for a model hub on this machine: what making a repository, uploading a folder and downloading it ask."""
 
 import base64
 import contextlib
+import hashlib
 import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
+
+
+def _commit_of(revision: str) -> str:
+    return hashlib.sha1(revision.encode()).hexdigest()
 
 
 @dataclass
@@ -18,6 +24,13 @@ class Hub:
     tokens: set[str | None] = field(default_factory=set)
     commits: list[tuple[str, dict[str, bytes]]] = field(default_factory=list)
     """The message and the files of each commit."""
+    repositories: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
+    """The files of each repository at each revision; uploads go to `main`."""
+
+    def files(self, repository: str, revision: str) -> dict[str, bytes] | None:
+        """Return the files of a repository at a revision or its commit, None where there is none."""
+        revisions = self.repositories.get(repository, {})
+        return {**{_commit_of(name): files for name, files in revisions.items()}, **revisions}.get(revision)
 
 
 @contextlib.contextmanager
@@ -43,9 +56,42 @@ def hub_server() -> Iterator[Hub]:
                 header, *operations = map(json.loads, body.splitlines())
                 files = {op["value"]["path"]: base64.b64decode(op["value"]["content"]) for op in operations}
                 hub.commits.append((header["value"]["summary"], files))
+                repository = hub.repositories.setdefault("/".join(self.path.split("/")[3:5]), {})
+                repository["main"] = {**repository.get("main", {}), **files}
                 self._answer({"commitUrl": f"{hub.endpoint}/u/r/commit/0", "commitOid": "0"})
             else:
                 self.send_error(404, f"no such endpoint: {self.path}")
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            path = unquote(self.path.partition("?")[0])
+            if path.startswith("/api/models/"):
+                owner, name, *rest = path.removeprefix("/api/models/").split("/")
+                revision = rest[1] if rest[:1] in (["revision"], ["tree"]) else "main"
+                files = hub.files(f"{owner}/{name}", revision)
+                if files is None:
+                    return self._missing("RepoNotFound")
+                listed = [
+                    {"type": "file", "path": p, "rfilename": p, "size": len(c), "oid": p} for p, c in files.items()
+                ]
+                whole = {"id": f"{owner}/{name}", "sha": _commit_of(revision), "siblings": listed}
+                return self._answer(listed if rest[:1] == ["tree"] else whole)
+            repository, _, rest = path[1:].partition("/resolve/")
+            revision, _, file = rest.partition("/")
+            found = hub.files(repository, revision)
+            if found is None or file not in found:
+                return self._missing("RepoNotFound" if found is None else "EntryNotFound")
+            commit = revision if len(revision) == 40 else _commit_of(revision)
+            etag = hashlib.sha256(found[file]).hexdigest()
+            return self._answer(found[file], {"X-Repo-Commit": commit, "ETag": f'"{etag}"'})
+
+        def _missing(self, code: str) -> None:
+            self.send_response(404)
+            self.send_header("X-Error-Code", code)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
 
         def _body(self) -> bytes:
             if self.headers.get("Transfer-Encoding") != "chunked":
@@ -57,13 +103,15 @@ def hub_server() -> Iterator[Hub]:
             self.rfile.readline()
             return b"".join(chunks)
 
-        def _answer(self, value: object) -> None:
-            content = json.dumps(value).encode()
+        def _answer(self, value: object, headers: dict[str, str] | None = None) -> None:
+            content = value if isinstance(value, bytes) else json.dumps(value).encode()
             self.send_response(200)
-            self.send_header("Content-Type", "application/json")
+            for name, text in {"Content-Type": "application/json", **(headers or {})}.items():
+                self.send_header(name, text)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            self.wfile.write(content)
+            if self.command != "HEAD":
+                self.wfile.write(content)
 
         def log_message(self, *args: object) -> None:
             pass

@@ -25,12 +25,13 @@ from tests.training import LORA, changed, make_trainer, questions, save_start, w
 runner = CliRunner()
 
 READ_ALONE = """
-import sys, torch
+import os, sys, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 logits = {}
 for folder in sys.argv[2:]:
-    model = AutoModelForCausalLM.from_pretrained(folder).eval()
-    ids = AutoTokenizer.from_pretrained(folder)("Who founded the club of Oslo?", return_tensors="pt").input_ids
+    os.chdir(folder)  # An adapter names its base as seen from its own folder.
+    model = AutoModelForCausalLM.from_pretrained(".").eval()
+    ids = AutoTokenizer.from_pretrained(".")("Who founded the club of Oslo?", return_tensors="pt").input_ids
     with torch.no_grad():
         logits[folder] = model(ids).logits
 torch.save(logits, sys.argv[1])

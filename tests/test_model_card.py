@@ -4,8 +4,9 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard
 
-from dro_trl.model_card import write_model_card
-from tests.training import make_trainer
+from dro_trl.model_card import write_model_card, write_warmup_card
+from dro_trl.recipe import parse_recipe, run_recipe
+from tests.training import LORA, make_trainer, save_start, write_recipe
 
 TRAINING = {
     "policy": "dro_trl.PlackettLucePolicy",
@@ -59,3 +60,54 @@ def test_the_trainer_writes_it_with_its_own_values(tmp_path):
     assert f"| reward | {trainer.state.log_history[0]['reward']:.3f} |" in text
     for name in ("trl", "transformers", "torch"):
         assert f"{name} " in text.partition("Made with")[2]
+
+
+def test_what_is_known_of_models_data_and_evaluation_is_metadata(tmp_path):
+    """Loaded back by the hub's own reader; a licence is that of the base's card, where all bases state the same."""
+    for name in ("a", "b"):
+        save_start(tmp_path / name)
+        (tmp_path / name / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A base\n")
+    start = {"selector": str(tmp_path / "a"), "generator": str(tmp_path / "b")}
+    history = [{"eval_loss": 2.0, "eval_selection_recall": 0.5}, {"eval_loss": 1.23456, "eval_reward": float("nan")}]
+    datasets = {"train": "someone/questions", "eval": str(tmp_path / "dev.jsonl")}
+    write_model_card(tmp_path, {**TRAINING, "start": start}, history, "me/pair", datasets)
+    data = ModelCard.load(tmp_path / "README.md").data
+    assert (data.license, data.datasets, data.pipeline_tag) == ("apache-2.0", ["someone/questions"], "text-generation")
+    assert data.get("base_model") is None
+    (result,) = data.eval_results
+    assert (data.model_name, result.dataset_name, result.metric_type) == ("pair", "dev.jsonl", "loss")
+    assert result.metric_value == 1.2346
+    (tmp_path / "b" / "README.md").unlink()
+    hub = {"selector": "Qwen/Qwen2.5-0.5B", "generator": str(tmp_path / "b")}
+    write_model_card(tmp_path, {**TRAINING, "start": hub}, [])
+    data = ModelCard.load(tmp_path / "README.md").data
+    assert (data.base_model, data.license, data.datasets, data.eval_results) == ("Qwen/Qwen2.5-0.5B", None, None, None)
+
+
+def test_a_recipe_names_its_questions_and_its_adapters_base(tmp_path):
+    """The base of a second round is that of the adapters that it went on with."""
+    save_start(tmp_path / "start")
+    (tmp_path / "start" / "README.md").write_text("---\nlicense: mit\n---\n")
+    make_trainer(tmp_path / "first", model=str(tmp_path / "start"), peft_config=LORA).save_model()
+    path = write_recipe(tmp_path, model_name_or_path=str(tmp_path / "first"), use_peft=True, max_steps=1)
+    given = ["--eval_dataset_name", str(tmp_path / "train.jsonl"), "--eval_strategy", "steps", "--eval_steps", "1"]
+    run_recipe(*parse_recipe(["--config", path, *given]))
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert card.data.license == "mit"
+    assert {result.dataset_name for result in card.data.eval_results} == {"train.jsonl"}
+    assert {"loss", "reward", "selection_recall"} <= {result.metric_type for result in card.data.eval_results}
+    assert str(tmp_path) not in card.content
+
+
+def test_the_card_of_a_warm_up_says_no_path_of_this_machine(tmp_path):
+    start = save_start(tmp_path / "start")
+    options = dict.fromkeys(
+        ("teacher", "num_selected", "max_passage_tokens", "learning_rate", "num_train_epochs", "seed")
+    )
+    options["teacher_run"] = str(tmp_path / "other.run")
+    facts = {"part": "generator", "start": start, "dataset": str(tmp_path / "train.jsonl")}
+    write_warmup_card(tmp_path, facts, options, [{"eval_loss": 0.5}], {"train": facts["dataset"]})
+    card = ModelCard.load(tmp_path / "README.md")
+    assert [(r.metric_type, r.metric_value) for r in card.data.eval_results] == [("loss", 0.5)]
+    assert "| `start` | `./start` |" in card.text
+    assert str(tmp_path) not in card.content

@@ -41,7 +41,7 @@ def test_a_recipe_with_push_to_hub_uploads_the_pair_and_its_own_card(tmp_path):
         assert files.keys() >= {*wanted, "dro_config.json", "README.md"}, message
         card = files["README.md"].decode()
         assert "# A selector and a generator trained by DRO" in card
-        assert 'snapshot_download("someone/pair")' in card
+        assert 'folder = "someone/pair"' in card
     _, files = hub.commits[-1]
     for path, content in files.items():
         (tmp_path / "again" / path).parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from dro_trl.evaluation.metrics import Prediction, check_extra
 from dro_trl.evaluation.parts import Parts, choose_place, describe_evaluation, go_on, launched_processes
 from dro_trl.evaluation.systems import System, Task, find_systems, shuffled
 from dro_trl.lm.devices import AUTO, name_of
+from dro_trl.models.names import pair_folder
 from dro_trl.pipeline import RAGPipeline
 from dro_trl.types import Question, Selection
 
@@ -71,7 +72,7 @@ def evaluate_pair(
     """Compare a trained pair with other systems on the same questions, which the launched processes share.
 
     Args:
-        folder: What `DROTrainer` saved.
+        folder: What `DROTrainer` saved, or its name on a hub (with `revision` among the options).
         rows: Questions with candidates, answers and optionally gold passages.
         systems: Which of `dro_trl.evaluation.systems.SYSTEMS` to run, `"trained"` among them: the others are its
             baselines.
@@ -94,6 +95,7 @@ def evaluate_pair(
         ValueError: If a system or an extra metric is unknown, or `"trained"` is not among the systems.
     """
     check_extra(extra_metrics)
+    folder = pair_folder(folder, model_kwargs.pop("revision", None))
     found = find_systems(systems)
     if "trained" not in found:
         raise ValueError(f"systems={list(systems)} must hold 'trained', which the others are compared with")
@@ -104,7 +106,7 @@ def evaluate_pair(
     if kept is not None and processes.is_main_process:
         options: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "max_new_tokens": max_new_tokens}
         options |= {"num_selections": num_selections, "shuffle_candidates": shuffle_candidates, **model_kwargs}
-        go_on(kept, describe_evaluation(Path(folder), rows, **options))
+        go_on(kept, describe_evaluation(folder, rows, **options))
     parts = Parts(len(rows), batch_size, processes, kept)
     rows, ranks = shuffled(rows, shuffle_candidates)
     selections: dict[str, list[Selection]] = {}

@@ -275,10 +275,10 @@ def check_turns(model: Any, tokenizer: Any, role: str) -> None:
     turns, embeddings = turns_of(tokenizer), model.get_input_embeddings()
     text = f"{turns.before}{turns.between}{turns.end}"
     last = max(tokenizer(text, add_special_tokens=False)["input_ids"], default=0)
-    if last >= embeddings.num_embeddings:
+    if last >= embeddings.weight.shape[0]:
         raise ValueError(
             f"{role}: around its texts stands the token {tokenizer.convert_ids_to_tokens(last)!r} of number {last}, "
-            f"and the model has {embeddings.num_embeddings} of them; resize its embeddings, or take another template"
+            f"and the model has {embeddings.weight.shape[0]} of them; resize its embeddings, or take another template"
         )
 
 

@@ -10,6 +10,8 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto as auto
 from transformers.utils import CONFIG_NAME
 
+from dro_trl.models.names import located
+
 _WHERE = ("revision", "token", "cache_dir", "subfolder", "local_files_only", "trust_remote_code", "gguf_file")
 """Options of `from_pretrained` that say which configuration is meant."""
 _BOTH_WAYS = {
@@ -55,7 +57,7 @@ def _fault_of_files(model: str, init_kwargs: Mapping[str, Any]) -> str | None:
         adapter = json.loads(adapter_file.read_text(encoding="utf-8"))
         if adapter.get("task_type") in _OTHER_TASKS:
             return f"it is an adapter for another task (task_type {adapter['task_type']})"
-        model = str(adapter.get("base_model_name_or_path"))
+        model = located(str(adapter.get("base_model_name_or_path")), Path(model))
         given["revision"] = adapter.get("revision")
     try:
         config = AutoConfig.from_pretrained(model, **given)

@@ -25,6 +25,7 @@ from dro_trl.models.files import (
     one_line,
     read_object,
 )
+from dro_trl.models.names import located
 from dro_trl.models.quantised import keep_gradients
 from dro_trl.shared_base import ADAPTERS, AdapterView
 
@@ -98,12 +99,13 @@ def base_of(source: str, config: PeftConfig | None = None) -> str:
             f"{Path(source) / ADAPTER_CONFIG} names no base model (base_model_name_or_path: {name!r}), as the adapter "
             "of a model made in memory does; write there where the base is"
         )
-    return name
+    return located(name, Path(source))
 
 
 def whole_name(name: str) -> str:
     """Return the name of an adapter's base, and that of any other model as it is."""
-    return base_of(name) if is_adapter_source(name) else name
+    adapted = is_adapter(Path(name)) if Path(name).is_dir() else is_adapter_source(name)
+    return base_of(name) if adapted else name
 
 
 def read_base(name: str, adapter: str, kwargs: Mapping[str, Any]) -> Any:
@@ -163,6 +165,7 @@ def put_adapter_on(base: Any, source: str, name: str = "default", **where: Any) 
         model: PeftModel = PeftModel.from_pretrained(
             base, source, adapter_name=name, ignore_mismatched_sizes=True, **where
         )
+    _locate_base(model, source, name)
     read_adapter(model, source, name, **where)
     if getattr(model.peft_config[name], "use_dora", False):
         keep_gradients(model)  # DoRA reads the base's weights, and would take packed ones for what they are not.
@@ -175,8 +178,16 @@ def read_shared(base: Any, folders: Mapping[str, str]) -> dict[str, AdapterView]
     model: Any = put_adapter_on(base, folders[first], first)
     with one_line(folders[second], f"an adapter of {getattr(base, 'name_or_path', 'its base')}"), _without_report():
         model.load_adapter(folders[second], adapter_name=second, ignore_mismatched_sizes=True)
+    _locate_base(model, folders[second], second)
     read_adapter(model, folders[second], second)
     return {name: AdapterView(model, name) for name in ADAPTERS}
+
+
+def _locate_base(model: PeftModel, source: str, name: str) -> None:
+    """Say in an adapter's config where its base is: trained further, it is saved elsewhere."""
+    config = model.peft_config[name]
+    if config.base_model_name_or_path:
+        config.base_model_name_or_path = located(config.base_model_name_or_path, Path(source))
 
 
 def read_adapter(model: PeftModel, source: str, name: str = "default", **where: Any) -> None:

@@ -8,7 +8,7 @@ import typer
 
 def main(
     question: Annotated[str, typer.Argument(help="The question.")],
-    model: Annotated[Path, typer.Option("--model", help="Folder that `dro-trl train` wrote.")],
+    model: Annotated[Path, typer.Option("--model", help="Folder that `dro-trl train` wrote, or its name on a hub.")],
     index_dir: Annotated[str | None, typer.Option("--index_dir", help="Folder that `dro-trl index` wrote.")] = None,
     prebuilt: Annotated[str | None, typer.Option("--prebuilt", help="Name of a Pyserini index instead.")] = None,
     num_candidates: Annotated[
@@ -31,6 +31,7 @@ def main(
     dtype: Annotated[
         str, typer.Option("--dtype", help="Of the weights: auto (bfloat16 if the device has it), float32, …")
     ] = "auto",
+    revision: Annotated[str | None, typer.Option("--revision", help="Of the model, on a hub.")] = None,
 ) -> None:
     """Retrieve, select and answer; prints the answer and the passages it rests on."""
     from dro_trl.lm.devices import choose_device, choose_dtype, describe
@@ -53,5 +54,6 @@ def main(
             window_stride=window_stride,
             device=place,
             dtype=number_format,
+            revision=revision,
         )
         print_output(pipeline(question))

@@ -8,10 +8,13 @@ import typer
 
 def main(
     context: typer.Context,
-    model: Annotated[Path, typer.Option("--model", help="Folder that `dro-trl train` wrote.")],
+    model: Annotated[Path, typer.Option("--model", help="Folder that `dro-trl train` wrote, or its name on a hub.")],
     dataset: Annotated[str, typer.Option("--dataset", help="Questions with candidates: a file or a hub name.")],
     output_dir: Annotated[
-        Path | None, typer.Option("--output_dir", help="Where results go; <model>/evaluation where not given.")
+        Path | None,
+        typer.Option(
+            "--output_dir", help="Where results go; <model>/evaluation (of one on a hub evaluation/<model>)."
+        ),
     ] = None,
     split: Annotated[str, typer.Option("--split", help="Split of a hub dataset.")] = "test",
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Evaluate the first so many rows only.")] = None,
@@ -53,6 +56,7 @@ def main(
     dtype: Annotated[
         str, typer.Option("--dtype", help="Of the weights: auto (bfloat16 if the device has it), float32, …")
     ] = "auto",
+    revision: Annotated[str | None, typer.Option("--revision", help="Of the model, on a hub.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the bootstrap, and of what systems draw.")] = 0,
     on_bad_row: Annotated[
         str, typer.Option("--on_bad_row", "--on-bad-row", help="raise, or skip and count.")
@@ -75,9 +79,11 @@ def main(
     from dro_trl.evaluation.systems import find_systems
     from dro_trl.folders import owned
     from dro_trl.lm.devices import describe, name_of
+    from dro_trl.models.names import is_on_hub
 
     started = time.monotonic()
-    output_dir = output_dir or model / "evaluation"
+    on_hub = is_on_hub(model)
+    output_dir = output_dir or (Path("evaluation") / "--".join(model.parts) if on_hub else model / "evaluation")
     progress_dir = output_dir / "progress"
     processes = launched_processes(device)
     check_results(output_dir)
@@ -100,6 +106,7 @@ def main(
         max_new_tokens=max_new_tokens,
         device=str(place),
         dtype=name_of(number_format),
+        revision=revision,
         num_selected=num_selected,
         window_size=window_size,
         window_stride=window_stride,

@@ -24,6 +24,7 @@ from dro_trl.model_card import write_warmup_card
 from dro_trl.modeling import AnswerScorer
 from dro_trl.models.causal_lm import check_causal
 from dro_trl.models.merging import save_whole
+from dro_trl.models.names import settle
 from dro_trl.models.quantised import keep_gradients
 from dro_trl.models.reading import read_into, whole_name
 from dro_trl.models.replacing import replacing_model
@@ -88,6 +89,7 @@ class WarmupTrainer(ResumableTrainer, SFTTrainer):
         begin_checkpoint(folder)
         with replacing_model(folder) as staged:
             super()._save(str(staged), state_dict)
+            settle(staged, folder)
 
     def read_checkpoint(self, model: Any, folder: Path) -> None:
         """Read the model that a checkpoint holds, or its adapter."""
@@ -96,7 +98,8 @@ class WarmupTrainer(ResumableTrainer, SFTTrainer):
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write the card of a warm-up in place of TRL's, whose arguments are not heeded."""
         if self.is_world_process_zero():
-            write_warmup_card(Path(str(self.args.output_dir)), self.facts, vars(self.args))
+            folder, history = Path(str(self.args.output_dir)), self.state.log_history
+            write_warmup_card(folder, self.facts, vars(self.args), history, {"train": self.facts["dataset"]})
 
 
 class _OneCall:

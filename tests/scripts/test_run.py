@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from dro_trl.atomic_write import write_jsonl
+from dro_trl.checkpointing import read_config
 from dro_trl.cli import app
 from dro_trl.folders import locked
 from dro_trl.scripts import run as script
@@ -326,8 +327,8 @@ def test_models_are_warmed_up_before_they_train_each_other(retrieved, tmp_path, 
     run("--until", "train")
     assert [stage.partition(".")[0] for stage in ran()] == ["warmup", "warmup", "train"]
     warm = {part: f"out/4-warmup-{part}/model" for part in ("generator", "selector")}
-    config = json.loads(Path("out/5-train/model/dro_config.json").read_text())
-    assert {part: str(Path(start).relative_to(Path.cwd())) for part, start in config["start"].items()} == warm
+    starts = read_config(Path("out/5-train/model"))["start"]
+    assert {part: str(Path(start).relative_to(Path.cwd())) for part, start in starts.items()} == warm
     start = load_file("start/model.safetensors")
     assert all(changed(start, load_file(f"{folder}/model.safetensors")) for folder in warm.values())
 

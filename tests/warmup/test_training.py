@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from dro_trl import AutoregressivePolicy, PlackettLucePolicy
+from dro_trl.checkpointing import read_config
 from dro_trl.loading import load_model, load_tokenizer
 from dro_trl.modeling import AnswerScorer
 from dro_trl.policies import autoregressive
@@ -204,7 +205,7 @@ def test_a_dro_run_starts_from_what_was_merged(tmp_path):
         assert (tmp_path / part / "adapter" / "adapter_config.json").is_file()
         card = (tmp_path / part / "README.md").read_text()
         assert f"# A {part}, warmed up for DRO" in card
-        assert f"| `start` | `{tmp_path / 'start'}` |" in card
+        assert "| `start` | `../start` |" in card
         assert ("`policy`" in card) == (part == "selector")
     lines = {"model_name_or_path": str(tmp_path / "selector"), "generator_name_or_path": str(tmp_path / "generator")}
     (tmp_path / "dro").mkdir()
@@ -215,7 +216,7 @@ def test_a_dro_run_starts_from_what_was_merged(tmp_path):
         base = getattr(trained.model, part).get_base_model().state_dict()
         name = "model.layers.0.self_attn.q_proj"
         assert torch.equal(before[f"{name}.weight"], base[f"{name}.base_layer.weight"])
-    assert json.loads((tmp_path / "dro" / "out" / "dro_config.json").read_text())["start"] == {
+    assert read_config(tmp_path / "dro" / "out")["start"] == {
         "selector": str(tmp_path / "selector"),
         "generator": str(tmp_path / "generator"),
     }

@@ -1,0 +1,112 @@
+"""What models are called in what is saved: by a name on a hub, or by where they are as seen from there."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, snapshot_download
+from transformers.utils.hub import cached_file
+
+from dro_trl.atomic_write import write_json
+from dro_trl.models.files import ADAPTER_CONFIG, read_object
+
+BASE = "base_model_name_or_path"
+CONFIG_NAME = "dro_config.json"
+PAIR_FILES = ("selector/*", "generator/*", "base/**", CONFIG_NAME, "value_head.safetensors")
+_IN_CACHE = re.compile(r"models--(?P<owner>.+?)--(?P<name>.+)/snapshots/[0-9a-f]+/?$")
+_ON_HUB = re.compile(r"[\w-][\w.-]*/[\w.-]+$")
+
+
+def portable(name: str | None, home: Path) -> str | None:
+    """Return what to call a model in a folder: its name on a hub, or `./…` or `../…`, as seen from the folder.
+
+    Args:
+        name: Its name on a hub, or its folder; nothing for one made in memory.
+        home: The folder.
+    """
+    if not name or not Path(name).is_dir():
+        return name
+    if cached := _IN_CACHE.search(Path(name).resolve().as_posix()):
+        return f"{cached['owner']}/{cached['name']}"
+    relative = Path(os.path.relpath(Path(name).resolve(), home.resolve())).as_posix()
+    return relative if relative.startswith(".") else f"./{relative}"
+
+
+def located(name: str, home: Path) -> str:
+    """Return where the model is that `portable` gave a name; other names as they are."""
+    if name.startswith("."):
+        return str((home / name).resolve())
+    return name
+
+
+def settle(folder: Path, home: Path, came_from: Path | None = None) -> None:
+    """Give the base of an adapter that was just written a portable name, and take PEFT's empty model card away.
+
+    Args:
+        folder: Where the adapter is; nothing is done to a whole model.
+        home: Where it will be.
+        came_from: The folder that it was copied from, where it was.
+    """
+    path = folder / ADAPTER_CONFIG
+    if not path.is_file():
+        return
+    config = read_object(path)
+    if isinstance(config.get(BASE), str):
+        config[BASE] = portable(located(config[BASE], came_from or folder), home)
+        write_json(path, config)
+    (folder / "README.md").unlink(missing_ok=True)
+
+
+def is_on_hub(name: str | Path) -> bool:
+    """Whether a name is one on a hub, and not that of a folder here."""
+    return bool(_ON_HUB.match(str(name))) and not Path(name).exists()
+
+
+def pair_folder(name: str | Path, revision: str | None = None) -> Path:
+    """Return the folder of a pair, downloaded (or found in the cache) where its name on a hub is given."""
+    if not is_on_hub(name):
+        return Path(name)
+    return Path(snapshot_download(str(name), revision=revision, allow_patterns=list(PAIR_FILES)))
+
+
+def find_pair(name: Any, revision: str | None = None) -> Path | None:
+    """Return the folder of a pair, None where something else is named."""
+    if not isinstance(name, str):
+        return None
+    if not is_on_hub(name):
+        return Path(name).resolve() if (Path(name) / CONFIG_NAME).is_file() else None
+    options: dict[str, Any] = dict.fromkeys(
+        (f"_raise_exceptions_for_{of}" for of in ("gated_repo", "missing_entries", "connection_errors")), False
+    )
+    found = cached_file(name, CONFIG_NAME, revision=revision, **options)
+    return pair_folder(name, revision) if found else None
+
+
+def upload(
+    folder: Path,
+    name: str,
+    repo_id: str,
+    private: bool | None,
+    token: str | None,
+    revision: str | None,
+    commit_message: str,
+) -> str:
+    """Upload a pair to a hub, its card with the name that it has there, and return where the commit is.
+
+    Args:
+        folder: Of the pair; its card is changed.
+        name: What the card calls it.
+        repo_id: As in `huggingface_hub.HfApi`, as are the others.
+        private: Whether the repository is, where it is made.
+        token: For the hub.
+        revision: The branch.
+        commit_message: Of the commit.
+    """
+    if (card := folder / "README.md").is_file():
+        text = card.read_text(encoding="utf-8")
+        card.write_text(text.replace(f'folder = "{name}"', f'folder = "{repo_id}"'), encoding="utf-8")
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    done = api.upload_folder(repo_id=repo_id, folder_path=folder, revision=revision, commit_message=commit_message)
+    return str(done.commit_url)
