@@ -12,7 +12,7 @@ from torch import Tensor
 from dro_trl.atomic_write import write_json
 from dro_trl.folders import whole_folder
 from dro_trl.modeling import SelectorGenerator
-from dro_trl.models.files import ADAPTER_CONFIG, one_line, read_object
+from dro_trl.models.files import ADAPTER_CONFIG, is_adapter, one_line, read_object
 from dro_trl.models.merging import save_whole
 from dro_trl.models.names import BASE, located, portable, settle
 from dro_trl.models.names import CONFIG_NAME as CONFIG_NAME
@@ -74,6 +74,8 @@ def save_models(
                 )
         model: Any = getattr(pair, name)
         model.save_pretrained(folder / name, state_dict=part)
+        if is_adapter(folder / name):  # PEFT leaves out at which tokens answers end.
+            model.generation_config.save_pretrained(folder / name)
         settle(folder / name, (home or folder) / name)
         tokenizers[name].save_pretrained(folder / name)
     if pair.value_head is not None:

@@ -15,7 +15,15 @@ from transformers import AutoTokenizer, PreTrainedModel
 from transformers.integrations import deepspeed
 
 from dro_trl.dro_config import DROConfig, SelectionConfig
-from dro_trl.lm.turns import check_turns, keep_turns, read_turns, set_turns, stop_where_answers_end, turns_before
+from dro_trl.lm.turns import (
+    Turns,
+    check_turns,
+    keep_turns,
+    read_turns,
+    set_turns,
+    stop_where_answers_end,
+    turns_before,
+)
 from dro_trl.modeling import AnswerScorer, SelectorGenerator
 from dro_trl.models.causal_lm import check_causal
 from dro_trl.models.files import check_model_files, check_tokenizer_files, one_line
@@ -75,6 +83,8 @@ class Start:
     """Its name or absolute folder, empty for a model made in memory."""
     is_copy: bool = False
     """Whether it is a generator without a start of its own, whose tokenizer is the selector's as well."""
+    turns: Turns | None = None
+    """What it read around texts, as part of the finished pair that it is of."""
 
     def copy(self, init_kwargs: Any = None) -> Any:
         """Return a second model with the same weights; `init_kwargs` are those that it was loaded with.
@@ -184,7 +194,11 @@ def load_tokenizers(
             continue
         option = "processing_class" if name == "selector" else f"{name}_processing_class"
         tokenizer = load_tokenizer(own or start.name, option)
-        found[name] = set_turns(tokenizer, args.chat, kwargs, args.chat_template_path, start.model, name)
+        if start.turns and own is None and args.chat == "auto" and not (kwargs or args.chat_template_path):
+            logger.warning(f"{name}: prompts are read as in the pair that it starts from")
+            found[name] = keep_turns(tokenizer, start.turns)
+        else:
+            found[name] = set_turns(tokenizer, args.chat, kwargs, args.chat_template_path, start.model, name)
     return found
 
 

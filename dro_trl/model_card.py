@@ -1,6 +1,7 @@
 """The model card that is saved beside a trained pair."""
 
 import importlib.metadata
+import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,9 @@ OPTIONS = (
     "num_selected",
     "num_selections",
     "max_passage_tokens",
+    "chat",
+    "chat_template_kwargs",
+    "max_thinking_tokens",
     "learning_rate",
     "generator_learning_rate",
     "control_variate",
@@ -156,6 +160,8 @@ whose base has no name on a hub does from inside its own folder: transformers lo
 |---|---|
 {options}
 
+{_prompts(training["turns"])}
+
 Means over the last logged steps:
 
 | measure | value |
@@ -178,6 +184,7 @@ WARMUP_OPTIONS = (
     "teacher_run",
     "num_selected",
     "max_passage_tokens",
+    "chat",
     "learning_rate",
     "num_train_epochs",
     "seed",
@@ -228,6 +235,16 @@ Made with {_versions()}.
 {CITATION}
 ```
 """).save(folder / "README.md")
+
+
+def _prompts(turns: Mapping[str, Any]) -> str:
+    """Say what the models of a pair read around texts."""
+    said = [
+        f"The {role} reads prompts {'in its chat template' if kept['chat'] else 'without a chat template'}; "
+        f"an answer ends with `{json.dumps(kept['end'])[1:-1]}`."
+        for role, kept in turns.items()
+    ]
+    return " ".join(said)
 
 
 def _versions() -> str:

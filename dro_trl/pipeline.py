@@ -106,6 +106,7 @@ class RAGPipeline:
         window_size: int | None = None,
         window_stride: int | None = None,
         revision: str | None = None,
+        max_thinking_tokens: int | None = None,
         **model_kwargs: Any,
     ) -> "RAGPipeline":
         """Load what `DROTrainer` saved.
@@ -120,6 +121,7 @@ class RAGPipeline:
             window_size: As in `RAGPipeline`, as is `window_stride`.
             window_stride: By how many candidates a window moves.
             revision: Branch, tag or commit of the repository.
+            max_thinking_tokens: As in `RAGPipeline`; what the pair was trained with where None.
             **model_kwargs: For `from_pretrained` of both models. `dtype` is `auto` unless given: bfloat16 where the
                 device multiplies it by itself, else float32.
 
@@ -132,6 +134,8 @@ class RAGPipeline:
         paths = {name: str(folder / name) for name in MODELS}
         windows = (window_size, window_stride)
         config = read_config(folder)
+        if max_thinking_tokens is not None:
+            config["max_thinking_tokens"] = max_thinking_tokens
         for path in paths.values():
             check_model_files(Path(path))
         pipeline = cls._load(folder, config, paths, device, policy, num_selected, windows, model_kwargs)
@@ -149,6 +153,7 @@ class RAGPipeline:
         window_size: int | None = None,
         window_stride: int | None = None,
         revision: str | None = None,
+        max_thinking_tokens: int | None = None,
         **model_kwargs: Any,
     ) -> "RAGPipeline":
         """Load the pair that a trained one started from, as a baseline; arguments as in `from_pretrained`.
@@ -161,6 +166,8 @@ class RAGPipeline:
         if not all(config["start"].values()):
             raise ValueError(f"{folder} was trained from models in memory, so its start cannot be loaded (--no-start)")
         config["learnt_policy_kwargs"] = config["start_policy_kwargs"]
+        if max_thinking_tokens is not None:
+            config["max_thinking_tokens"] = max_thinking_tokens
         paths = {name: str(path) for name, path in config["start"].items()}
         windows = (window_size, window_stride)
         return cls._load(folder, config, paths, device, policy, num_selected, windows, model_kwargs)

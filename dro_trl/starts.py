@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from dro_trl.checkpointing import CONFIG_NAME, MODELS, read_config
 from dro_trl.fingerprint import differences
+from dro_trl.lm.turns import Turns, read_turns
 from dro_trl.loading import Start, load_model, load_shared, loading_whole
 from dro_trl.models.causal_lm import check_causal
 from dro_trl.models.merging import save_whole
@@ -89,8 +91,10 @@ def load_starts(
             )
     for config in (peft_config, *map(adapter_config, given.values())):
         check_adapter(config)
+    turns = {role: turns_of_pair(start) for role, start in given.items()}
     if args.shared_base:
-        return _load_shared(given, args, peft_config)
+        starts = _load_shared(given, args, peft_config)
+        return {role: replace(start, turns=turns[role]) for role, start in starts.items()}
     init, trained = args.model_init_kwargs, {"selector": args.train_selector, "generator": args.train_generator}
     own = given["generator"] is not None
     given["generator"] = given["generator"] or given["selector"]
@@ -108,7 +112,17 @@ def load_starts(
         starts["generator"] = Start(starts["selector"].copy(init), starts["selector"].name, is_copy=not own)
     else:
         starts["generator"] = _load_start(final["generator"], init)
-    return starts
+    return {role: replace(start, turns=turns[role]) for role, start in starts.items()}
+
+
+def turns_of_pair(start: Given | None) -> Turns | None:
+    """Return what a model of a finished pair read around texts, None for any other model."""
+    folder = Path(start).resolve() if isinstance(start, str) else Path()
+    path = folder.parent / CONFIG_NAME
+    if not isinstance(start, str) or folder.name not in MODELS or not path.is_file():
+        return None
+    turns = read_config(folder.parent)["turns"]
+    return read_turns(turns.get(folder.name), f"{path}: turns.{folder.name}") if turns else None
 
 
 def _load_start(given: Given, init_kwargs: Any) -> Start:

@@ -15,6 +15,10 @@ TRAINING = {
     "num_selected": 2,
     "num_selections": 4,
     "max_passage_tokens": None,
+    "chat": "auto",
+    "chat_template_kwargs": None,
+    "max_thinking_tokens": 0,
+    "turns": {"selector": {"chat": True, "end": "<|im_end|>"}, "generator": {"chat": False, "end": "\n"}},
     "learning_rate": 0.25,
     "generator_learning_rate": None,
     "control_variate": True,
@@ -40,6 +44,8 @@ def test_the_card_cites_the_paper_and_tells_options_and_last_measures(tmp_path):
     assert "@article{" in card.text
     assert "arXiv:2505.03075" in card.text
     assert "| `learning_rate` | `0.25` |" in card.text
+    assert "The selector reads prompts in its chat template; an answer ends with `<|im_end|>`." in card.text
+    assert "The generator reads prompts without a chat template; an answer ends with `\\n`." in card.text
     assert "| reward | -2.346 |" in card.text
     assert "| selection_recall | 0.500 |" in card.text
     assert "-5.0" not in card.text
@@ -102,7 +108,7 @@ def test_a_recipe_names_its_questions_and_its_adapters_base(tmp_path):
 def test_the_card_of_a_warm_up_says_no_path_of_this_machine(tmp_path):
     start = save_start(tmp_path / "start")
     options = dict.fromkeys(
-        ("teacher", "num_selected", "max_passage_tokens", "learning_rate", "num_train_epochs", "seed")
+        ("teacher", "num_selected", "max_passage_tokens", "chat", "learning_rate", "num_train_epochs", "seed")
     )
     options["teacher_run"] = str(tmp_path / "other.run")
     facts = {"part": "generator", "start": start, "dataset": str(tmp_path / "train.jsonl")}

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 ADAPTER_CONFIG = "adapter_config.json"
 CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -87,7 +88,7 @@ def check_model_files(folder: Path) -> None:
         return
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(f"{folder / CONFIG} does not exist; {folder} holds no whole model")
-    for name in (CONFIG, "generation_config.json", INDEX):
+    for name in (CONFIG, GENERATION_CONFIG, INDEX):
         if (folder / name).is_file():
             read_object(folder / name)
     if (folder / WEIGHTS).exists() and (folder / INDEX).exists():

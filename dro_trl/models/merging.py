@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from dro_trl.models.files import check_tokenizer_files, one_line
+from dro_trl.models.files import GENERATION_CONFIG, check_tokenizer_files, one_line
 from dro_trl.models.quantised import keep_gradients
 from dro_trl.models.reading import base_of, put_adapter_on, read_base, read_model
 
@@ -46,6 +46,8 @@ def save_whole(folder: Path, output: Path, dtype: str | torch.dtype) -> None:
         whole = _merged(model, folder, dtype)
     merged = _logits(whole, input_ids)
     _check(folder, expected, merged, TOLERANCES.get(whole.dtype, TOLERANCE), "merging")
+    if (folder / GENERATION_CONFIG).is_file():  # An adapter's says where its answers end, and its base's need not.
+        whole.generation_config = GenerationConfig.from_pretrained(folder)
     with one_line(output, "a whole model", "written as"):
         (_unquantised(whole) if quantised else whole).save_pretrained(output)
         AutoTokenizer.from_pretrained(folder).save_pretrained(output)

@@ -31,6 +31,10 @@ def main(
     dtype: Annotated[
         str, typer.Option("--dtype", help="Of the weights: auto (bfloat16 if the device has it), float32, …")
     ] = "auto",
+    max_thinking_tokens: Annotated[
+        int | None,
+        typer.Option("--max_thinking_tokens", min=0, help="Longest thought before an answer; as in training."),
+    ] = None,
     revision: Annotated[str | None, typer.Option("--revision", help="Of the model, on a hub.")] = None,
 ) -> None:
     """Retrieve, select and answer; prints the answer and the passages it rests on."""
@@ -55,5 +59,6 @@ def main(
             device=place,
             dtype=number_format,
             revision=revision,
+            max_thinking_tokens=max_thinking_tokens,
         )
         print_output(pipeline(question))

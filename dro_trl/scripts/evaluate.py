@@ -56,6 +56,10 @@ def main(
     dtype: Annotated[
         str, typer.Option("--dtype", help="Of the weights: auto (bfloat16 if the device has it), float32, …")
     ] = "auto",
+    max_thinking_tokens: Annotated[
+        int | None,
+        typer.Option("--max_thinking_tokens", min=0, help="Longest thought before an answer; as in training."),
+    ] = None,
     revision: Annotated[str | None, typer.Option("--revision", help="Of the model, on a hub.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the bootstrap, and of what systems draw.")] = 0,
     on_bad_row: Annotated[
@@ -107,6 +111,7 @@ def main(
         device=str(place),
         dtype=name_of(number_format),
         revision=revision,
+        max_thinking_tokens=max_thinking_tokens,
         num_selected=num_selected,
         window_size=window_size,
         window_stride=window_stride,

@@ -9,7 +9,7 @@ import torch
 from transformers import GenerationConfig
 
 from dro_trl import AutoregressivePolicy, PlackettLucePolicy, RAGPipeline, prompts
-from dro_trl.checkpointing import read_config
+from dro_trl.checkpointing import merge_adapters, read_config
 from dro_trl.generation import generate_answers
 from dro_trl.lm.turns import (
     Turns,
@@ -25,7 +25,7 @@ from dro_trl.lm.turns import (
 from dro_trl.modeling import AnswerScorer
 from tests.lm.templates import template_of, with_template
 from tests.tiny_models import CHAT_TEMPLATE, tiny_model, tiny_questions, tiny_tokenizer
-from tests.training import make_trainer
+from tests.training import LORA, make_trainer
 
 TEMPLATES = {
     "qwen2_5": ("assistant\n", "<|im_end|>", None),
@@ -371,6 +371,38 @@ def test_saved_generators_stop_where_their_answers_end(tmp_path):
     config = read_config(tmp_path)
     assert (config["chat"], config["max_thinking_tokens"]) == ("true", 7)
     assert RAGPipeline.from_pretrained(tmp_path).max_thinking_tokens == 7
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_adapters_and_what_they_are_merged_into_stop_there_too(tmp_path, shared):
+    """PEFT writes no generation config, and a base's need not name the end of an answer; with a line in the card."""
+    tokenizer = with_template(template_of("qwen3"))
+    model = tiny_model("llama", tokenizer)
+    model.save_pretrained(tmp_path / "base")
+    kwargs = {"peft_config": LORA, "processing_class": tokenizer, "chat": True, "shared_base": shared}
+    make_trainer(tmp_path / "pair", model=str(tmp_path / "base"), **kwargs).save_model()
+    merge_adapters(tmp_path / "pair", tmp_path / "merged")
+    ends = {tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "</s>")}
+    for folder in ("pair", "merged"):
+        for name in ("selector", "generator"):
+            assert set(GenerationConfig.from_pretrained(tmp_path / folder / name).eos_token_id) == ends
+    card = (tmp_path / "pair" / "README.md").read_text()
+    assert "The generator reads prompts in its chat template; an answer ends with `<|im_end|>`." in card
+
+
+def test_a_second_round_reads_what_the_first_read(tmp_path):
+    """The pair's own turns, a clock's time and all, unless this run says otherwise."""
+    tokenizer = tiny_tokenizer(chat=True)
+    start = str(tmp_path / "start")
+    tiny_model("llama", tokenizer).save_pretrained(start)
+    first = make_trainer(tmp_path / "first", model=start, processing_class=with_clock(), chat="true")
+    first.save_model()
+    again = {"model": str(tmp_path / "first"), "processing_class": None}
+    second = make_trainer(tmp_path / "second", **again)
+    for role in ("selector", "generator"):
+        assert turns_of(second.tokenizers[role]) == turns_of(first.tokenizers[role])
+    other = make_trainer(tmp_path / "third", **again, chat="false")
+    assert not turns_of(other.tokenizers["selector"]).chat
 
 
 def test_a_template_of_tokens_that_the_model_has_not(tmp_path):
