@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 from tests.models.test_killed import SAVES
@@ -11,12 +12,14 @@ from tests.models.test_killed import SAVES
 EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "os.chmod", "shutil.copyfile"}
 
 
-def die_at(number: int, folder: str) -> None:
-    """Kill this process before the operation of a number on files in a folder; reading is none."""
-    left = [number]
+def die_at(number: int, folder: Path) -> None:
+    """Kill this process before the operation of a number on files in a folder, or in hidden ones beside it that are
+    about to take its place; reading is none.
+    """
+    left, places = [number], (str(folder), str(folder.with_name(f".{folder.name}")))
 
     def count(event: str, args: tuple[object, ...]) -> None:
-        if event not in EVENTS or not any(str(arg).startswith(folder) for arg in args[:2]):
+        if event not in EVENTS or not any(str(arg).startswith(places) for arg in args[:2]):
             return
         if event == "open" and not int(args[2]) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):  # type: ignore[call-overload]
             return
@@ -37,11 +40,18 @@ def main(start: Path, root: Path) -> None:
             shutil.copytree(old, folder)
             child = os.fork()
             if child == 0:
-                die_at(number, str(folder))
-                save(folder)
+                die_at(number, folder)
+                try:
+                    save(folder)
+                except BaseException:
+                    traceback.print_exc()
+                    os._exit(1)
                 os._exit(0)
-            if os.waitpid(child, 0)[1] == 0:
+            status = os.waitpid(child, 0)[1]
+            if status == 0:
                 break
+            if not os.WIFSIGNALED(status):
+                sys.exit(f"{what}, operation {number}: the save failed by itself")
 
 
 if __name__ == "__main__":
