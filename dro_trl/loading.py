@@ -18,6 +18,7 @@ from dro_trl.dro_config import DROConfig, SelectionConfig
 from dro_trl.lm.turns import (
     Turns,
     check_turns,
+    embedding_rows,
     keep_turns,
     read_turns,
     set_turns,
@@ -238,7 +239,7 @@ def check_vocabulary(model: Any, tokenizer: Tokenizer, source: str) -> None:
     Raises:
         ValueError: If there are others.
     """
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = embedding_rows(model)
     added = [str(token) for at, token in tokenizer.added_tokens_decoder.items() if at >= rows and not token.special]
     if tokenizer.vocab_size > rows or added:
         raise ValueError(

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -154,7 +154,8 @@ def load_reward(path: str, args: DROConfig) -> RewardFunc:
 
 def _quantization(model: ModelConfig) -> dict[str, Any] | None:
     """Return how the base weights are quantised (QLoRA), as `from_pretrained` takes it."""
-    config = get_quantization_config(model)
+    known = model.dtype != AUTO  # Else `decide_loading` says what is computed in.
+    config = get_quantization_config(model if known else replace(model, dtype=None))
     if config is None:
         return None
     option = "load_in_4bit" if model.load_in_4bit else "load_in_8bit"
@@ -186,6 +187,8 @@ def decide_loading(model: ModelConfig, args: Any) -> dict[str, Any]:
     """
     options = loading_options(model, args.model_init_kwargs)
     decided = with_trained_dtype(options, args.device, model.use_peft)
+    if model.dtype == AUTO and model.load_in_4bit:
+        decided["quantization_config"] |= {"bnb_4bit_compute_dtype": decided["dtype"]}
     if args.process_index == 0:
         print(f"Training {describe_training(args, decided.get('dtype'))}")
     return decided

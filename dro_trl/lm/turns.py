@@ -272,14 +272,20 @@ def check_turns(model: Any, tokenizer: Any, role: str) -> None:
     Raises:
         ValueError: If there is one.
     """
-    turns, embeddings = turns_of(tokenizer), model.get_input_embeddings()
+    turns, rows = turns_of(tokenizer), embedding_rows(model)
     text = f"{turns.before}{turns.between}{turns.end}"
     last = max(tokenizer(text, add_special_tokens=False)["input_ids"], default=0)
-    if last >= embeddings.weight.shape[0]:
+    if last >= rows:
         raise ValueError(
             f"{role}: around its texts stands the token {tokenizer.convert_ids_to_tokens(last)!r} of number {last}, "
-            f"and the model has {embeddings.weight.shape[0]} of them; resize its embeddings, or take another template"
+            f"and the model has {rows} of them; resize its embeddings, or take another template"
         )
+
+
+def embedding_rows(model: Any) -> int:
+    """Return how many tokens a model has embeddings of, also where each process holds a part of them."""
+    weight = model.get_input_embeddings().weight
+    return int(getattr(weight, "ds_shape", weight.shape)[0])  # ZeRO-3 leaves an empty weight.
 
 
 def adopt_turns(tokenizers: Mapping[str, Any], saved: Mapping[str, Any], where: str) -> None:

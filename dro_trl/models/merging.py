@@ -9,6 +9,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from dro_trl.lm.turns import embedding_rows
 from dro_trl.models.files import GENERATION_CONFIG, check_tokenizer_files, one_line
 from dro_trl.models.quantised import keep_gradients
 from dro_trl.models.reading import base_of, put_adapter_on, read_base, read_model
@@ -59,7 +60,7 @@ def save_whole(folder: Path, output: Path, dtype: str | torch.dtype) -> None:
 
 def _some_tokens(model: Any) -> Tensor:
     """Return (1, L) random tokens, and with them those that an adapter trains alone."""
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = embedding_rows(model)
     drawn = torch.randint(rows, (16,), generator=torch.Generator().manual_seed(0)).tolist()
     adapters = model.peft_config.values() if isinstance(model, PeftModel) else ()
     for adapter in adapters:

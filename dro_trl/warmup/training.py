@@ -85,6 +85,8 @@ class WarmupTrainer(ResumableTrainer, SFTTrainer):
         return loss.detach(), None, None
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if not self.args.should_save:
+            return
         folder = Path(output_dir or str(self.args.output_dir))
         begin_checkpoint(folder)
         with replacing_model(folder) as staged:

@@ -40,5 +40,5 @@ def launch(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-    assert done.returncode == 0 or not check, done.stdout[-5000:]
+    assert done.returncode == 0 or not check, done.stdout[-20000:]
     return done.returncode, done.stdout

@@ -12,6 +12,8 @@ from tests.tiny_models import tiny_questions
 from tests.training import save_start
 
 RECIPE = {
+    "dtype": "float32",
+    "bf16": False,
     "num_selected": 2,
     "num_selections": 4,
     "max_steps": 2,

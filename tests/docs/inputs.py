@@ -184,6 +184,8 @@ class Inputs:
         source, target = self.made(path if path in INPUTS else name), folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         (shutil.copytree if source.is_dir() else shutil.copyfile)(source, target)
+        if name == "wikimultihop":  # It names what it started from as seen from its own folder.
+            shutil.copytree(self.folder / "start", target.parent / "start", dirs_exist_ok=True)
 
 
 def provide_repository(folder: Path) -> None:

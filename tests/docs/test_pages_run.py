@@ -102,7 +102,7 @@ def test_a_page_runs(page, workspace, capsys):
     if page.name == "retrieval.md":
         assert len(snippets.names["passages"]) == 5
     if page.name == "extending.md":
-        given = {"candidates": [[{"text": "Oslo is in Norway"}, {"text": "Lima"}]] * 2, "answers": [["The Oslo"]] * 2}
+        given = {"candidates": [[{"text": "Oslo is in Norway"}, {"text": "Lima"}]] * 2, "answers": [["oslo"]] * 2}
         assert snippets.names["answer_in_selection"](selections=[[0], [1]], **given) == [1.0, 0.0]
     if page.name == "README.md":
         assert snippets.names["trainer"].state.global_step == 1
