@@ -7,6 +7,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
+from dro_trl.loading import load_model
 from tests.distributed.launching import launch
 from tests.tiny_models import tiny_questions
 from tests.training import save_start
@@ -53,7 +54,7 @@ def test_sharded_models_are_saved_whole(tmp_path, kind, config, options):
     folders = {backend: train(backend, tmp_path / backend, start, **options) for backend in backends}
     untrained = AutoModelForCausalLM.from_pretrained(start).state_dict()
     for part in ("selector", "generator"):
-        models = {name: AutoModelForCausalLM.from_pretrained(folder / part) for name, folder in folders.items()}
+        models = {name: load_model(str(folder / part)) for name, folder in folders.items()}
         weights = {name: model.state_dict() for name, model in models.items()}
         for name in ("zero3", "fsdp2"):
             assert weights[name].keys() == weights["one"].keys()
