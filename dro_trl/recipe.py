@@ -1,5 +1,6 @@
 """Recipes: flat YAML whose keys are the fields of TRL's script and model arguments and of `DROConfig`."""
 
+import argparse
 import contextlib
 import importlib
 import os
@@ -8,7 +9,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from traceback import walk_tb
+from typing import Any, Literal, NoReturn
 
 import torch
 from datasets import Dataset
@@ -74,6 +76,37 @@ def known_keys(parts: Sequence[type[Any]] = PARTS, unused: Set[str] = UNUSED) ->
     return {f.name for part in parts for f in fields(part) if f.init} - unused | {"env"}
 
 
+class _Parser(TrlParser):
+    """TRL's parser, without a page of all options before what is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what is wrong, where argparse prints its usage and exits."""
+        raise argparse.ArgumentError(None, message)
+
+    def set_values(self, recipe: Mapping[str, Any]) -> None:
+        """Take the recipe's values as defaults; one value where several may stand is a list of it, as when typed."""
+        several = {action.dest for action in self._actions if action.nargs == "+"}
+        self.set_defaults_with_config(
+            **{k: [v] if k in several and isinstance(v, str | int | float) else v for k, v in recipe.items()}
+        )
+
+
+def _read_values(
+    parts: Sequence[type[Any]], recipe: Mapping[str, Any], arguments: Sequence[str], source: str
+) -> tuple[Any, ...]:
+    parser = _Parser(parts)  # type: ignore[arg-type]
+    try:
+        parser.set_values(recipe)
+        return tuple(parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True))
+    except argparse.ArgumentError as error:
+        raise ValueError(f"{source}: {error}") from error
+    except ValueError as error:
+        *_, (frame, _) = walk_tb(error.__traceback__)
+        if str(frame.f_globals["__name__"]).partition(".")[0] == __name__.partition(".")[0]:
+            raise
+        raise ValueError(f"{source}: {error}") from error  # Those of transformers do not say where the value stands.
+
+
 def parse_recipe(arguments: Sequence[str]) -> tuple[DROScriptArguments, DROConfig, RecipeModel]:
     """Parse the recipe of a DRO run; see `parse_parts`."""
     script, args, model = parse_parts(arguments, PARTS, UNUSED)
@@ -102,6 +135,7 @@ def parse_parts(
     arguments = [part for parts in split for part in parts]
     known = known_keys(parts, unused)
     recipe: dict[str, Any] = {}
+    path: Path | None = None
     folders = [Path.cwd()]
     if "--config" in arguments:
         at = arguments.index("--config")
@@ -117,9 +151,8 @@ def parse_parts(
     sys.path.extend(str(folder) for folder in folders if str(folder) not in sys.path)
     os.environ.update({name: str(value) for name, value in recipe.pop("env", {}).items()})
     recipe.setdefault("bf16", None)  # Which asks the device, where a program's options say False.
-    parser = TrlParser(parts)  # type: ignore[arg-type]
-    parser.set_defaults_with_config(**recipe)
-    script, args, model, rest = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
+    source = f"{path} with the command line" if path else "the command line"
+    script, args, model, rest = _read_values(parts, recipe, arguments, source)
     if rest:
         raise ValueError(f"the command line: {rest[0]!r} belongs to no option; name a recipe with --config")
     for name, value in (("dataset_name", script.dataset_name), ("model_name_or_path", model.model_name_or_path)):

@@ -73,11 +73,23 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path):
         ),
         ({"dataset_name": None}, [], "dataset_name is not set"),
         ({"num_selected": 0}, [], "num_selected=0 must be at least 1"),
+        ({"learning_rate": "fast"}, [], r"^\S*recipe.yaml with the command line: argument --learning_rate.*'fast'$"),
+        ({}, ["--chat", "maybe"], r"recipe.yaml with the command line: argument --chat: invalid choice: 'maybe' .*$"),
+        ({}, ["--learning_rate"], "argument --learning_rate.*: expected one argument"),
+        ({"save_strategy": "often"}, [], "recipe.yaml with the command line: often is not a valid SaveStrategy"),
+        ({"lr_scheduler_type": "x"}, [], "recipe.yaml with the command line: x is not a valid SchedulerType"),
     ],
 )
 def test_what_a_recipe_may_not_say(tmp_path, lines, arguments, message):
     with pytest.raises(ValueError, match=message):
         parse_recipe(["--config", write_recipe(tmp_path, **lines), *arguments])
+
+
+def test_one_value_where_several_may_stand_is_a_list_of_it(tmp_path):
+    lines = {"reward_funcs": "dro_trl.token_f1_reward", "reward_weights": 2, "lora_target_modules": "all-linear"}
+    script, args, model = parse_recipe(["--config", write_recipe(tmp_path, **lines)])
+    assert (script.reward_funcs, args.reward_weights) == (["dro_trl.token_f1_reward"], [2])
+    assert model.lora_target_modules == "all-linear"
 
 
 def test_a_recipe_that_is_none(tmp_path):
