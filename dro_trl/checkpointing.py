@@ -211,6 +211,25 @@ def write_config(folder: Path, options: Mapping[str, Any], home: Path | None = N
     write_json(folder / CONFIG_NAME, config)
 
 
+def start_paths(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the selector and the generator of a pair started from: names on a hub, or folders.
+
+    Raises:
+        ValueError: If it was neither.
+        FileNotFoundError: If such a folder is not there.
+    """
+    starts = {name: str(start or "") for name, start in config["start"].items()}
+    for name, start in starts.items():
+        if not start:
+            raise ValueError(f"{folder} was trained from models in memory, so its start cannot be loaded (--no-start)")
+        if Path(start).is_absolute() and not Path(start).is_dir():
+            raise FileNotFoundError(
+                f"{folder / CONFIG_NAME}: the {name} started from {start}, which does not exist; move it there, or "
+                "evaluate without the start (--no-start)"
+            )
+    return starts
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """Return the selection options that a trained pair was saved with.
 

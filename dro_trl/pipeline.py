@@ -15,7 +15,7 @@ from rich.table import Table
 from tqdm.auto import tqdm
 
 from dro_trl import checkpointing, prompts
-from dro_trl.checkpointing import CONFIG_NAME, MODELS, copy_pair, read_config
+from dro_trl.checkpointing import CONFIG_NAME, MODELS, copy_pair, read_config, start_paths
 from dro_trl.generation import generate_answers
 from dro_trl.lm.devices import AUTO, choose_device, choose_dtype, describe
 from dro_trl.lm.fitting import check_fit, cut_passages, warn_of_special_tokens
@@ -160,15 +160,14 @@ class RAGPipeline:
 
         Raises:
             ValueError: If the run did not start from a name or folder.
+            FileNotFoundError: If the folder is not there any more.
         """
         folder = pair_folder(folder, revision)
         config = read_config(folder)
-        if not all(config["start"].values()):
-            raise ValueError(f"{folder} was trained from models in memory, so its start cannot be loaded (--no-start)")
         config["learnt_policy_kwargs"] = config["start_policy_kwargs"]
         if max_thinking_tokens is not None:
             config["max_thinking_tokens"] = max_thinking_tokens
-        paths = {name: str(path) for name, path in config["start"].items()}
+        paths = start_paths(folder, config)
         windows = (window_size, window_stride)
         return cls._load(folder, config, paths, device, policy, num_selected, windows, model_kwargs)
 

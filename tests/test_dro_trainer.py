@@ -592,6 +592,8 @@ def test_policies_by_their_dotted_path(tmp_path, path, kwargs):
 def test_an_unknown_policy_is_named(tmp_path):
     with pytest.raises(ValueError, match="policy='dro_trl.Nothing' is not the dotted path of a class"):
         make_trainer(tmp_path, policy="dro_trl.Nothing")
+    with pytest.raises(ValueError, match=r"policy_kwargs=\{'prior': 1\} is not what .*PlackettLuce.*prior'"):
+        make_trainer(tmp_path, policy_kwargs={"prior": 1})
 
 
 class Backwards(PlackettLucePolicy):

@@ -1,6 +1,8 @@
 """A trained pair in use: retrieve, select, answer."""
 
 import io
+import json
+import shutil
 
 import pytest
 import torch
@@ -138,6 +140,16 @@ def test_a_start_in_memory_cannot_be_loaded(tmp_path):
     make_trainer(tmp_path).save_model()
     with pytest.raises(ValueError, match=r"trained from models in memory.*--no-start"):
         RAGPipeline.from_start(tmp_path)
+
+
+def test_a_start_that_is_gone_is_named_with_the_way_round_it(trained, tmp_path):
+    pair = tmp_path / "pair"
+    shutil.copytree(trained[0], pair)
+    config = json.loads((pair / "dro_config.json").read_text())
+    config["start"]["selector"] = "../gone"
+    (pair / "dro_config.json").write_text(json.dumps(config))
+    with pytest.raises(FileNotFoundError, match=r"dro_config.json: the selector started from .*/gone, .*--no-start"):
+        RAGPipeline.from_start(pair)
 
 
 def test_a_policy_object_must_be_given_again(tmp_path):

@@ -1,6 +1,7 @@
 """What a selection policy is."""
 
 import importlib
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -90,7 +91,7 @@ def load_policy(
     """Make the policy that a dotted path names; it is given `texts` where they are not the default.
 
     Raises:
-        ValueError: If there is no such class.
+        ValueError: If there is no such class, or it does not take `kwargs`.
     """
     module, _, name = path.rpartition(".")
     try:
@@ -99,7 +100,10 @@ def load_policy(
         raise ValueError(
             f"policy={path!r} is not the dotted path of a class ({error}); for example dro_trl.PlackettLucePolicy"
         ) from error
-    policy: SelectionPolicy = policy_class(
-        tokenizer, num_selected=num_selected, **({} if texts == DEFAULT else {"texts": texts}), **(kwargs or {})
-    )
+    given = {"num_selected": num_selected, **({} if texts == DEFAULT else {"texts": texts}), **(kwargs or {})}
+    try:
+        inspect.signature(policy_class).bind(tokenizer, **given)
+    except TypeError as error:
+        raise ValueError(f"policy_kwargs={kwargs!r} is not what {path} takes: {error}") from error
+    policy: SelectionPolicy = policy_class(tokenizer, **given)
     return policy
