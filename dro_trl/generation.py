@@ -85,7 +85,18 @@ def generate_answers(
         ]
     else:
         rendered = [prompts.render(tokenizer, text) for text in said]
-    return [prompts.clean_answer(text) for text in write(rendered, max_new_tokens, _is_line)]
+    end = _written_end(tokenizer)
+    texts_written = write(rendered, max_new_tokens, lambda text: _is_line(text) or bool(end) and end in text)
+    return [prompts.clean_answer(text.partition(end)[0] if end else text) for text in texts_written]
+
+
+def _written_end(tokenizer: Tokenizer) -> str:
+    """What of an answer's end is left in a decoded text: of a chat template's, all but tokens that are special."""
+    turns = turns_of(tokenizer)
+    if not turns.chat:
+        return ""  # There it is the end of the line.
+    ids = tokenizer(turns.end.strip(), add_special_tokens=False)["input_ids"]
+    return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
 
 @torch.no_grad()
@@ -125,6 +136,11 @@ def _write(
                 do_sample=False,
                 max_new_tokens=max_new_tokens,
                 stopping_criteria=StoppingCriteriaList([_Until(tokenizer, length, is_done)]),
+                # What a model's own config may say of sampled texts: the likeliest token is another one with it.
+                num_beams=1,
+                repetition_penalty=1.0,
+                no_repeat_ngram_size=0,
+                min_new_tokens=0,
                 eos_token_id=sorted(stops) or None,
                 pad_token_id=tokenizer.pad_token_id,
                 synced_gpus=is_sharded(model),

@@ -159,7 +159,7 @@ def render(tokenizer: Tokenizer, text: str, lead: str = "", think: bool = False)
             "knows of none, or none is applied (chat); set it to 0"
         )
     if turns.chat:
-        return f"{said}{turns.think if think else turns.between}{lead}"
+        return f"{said}{turns.think if think else turns.between}{turns.space + lead if lead else ''}"
     return "\n".join(part for part in (said, lead) if part)
 
 
@@ -204,8 +204,8 @@ def continuation_ids(tokenizer: Tokenizer, stem: str, text: str) -> list[int]:
 def question_ids(tokenizer: Tokenizer, question: str, texts: PromptTexts = DEFAULT) -> list[int]:
     """Return the tokens of a question where it follows `question_prompt`."""
     question = plain(tokenizer, question.strip())
-    if turns_of(tokenizer).chat:
-        return encode(tokenizer, question)
+    if (turns := turns_of(tokenizer)).chat:
+        return continuation_ids(tokenizer, turns.between, f"{turns.space}{question}")
     return continuation_ids(tokenizer, texts.question, f" {question}")
 
 
@@ -213,7 +213,7 @@ def answer_ids(tokenizer: Tokenizer, answer: str, texts: PromptTexts = DEFAULT) 
     """Return the tokens of an answer and of its end: a new line, or what the chat template ends an answer with."""
     answer, turns = plain(tokenizer, answer.strip()), turns_of(tokenizer)
     if turns.chat:
-        return [*encode(tokenizer, answer), *encode(tokenizer, turns.end)]
+        return continuation_ids(tokenizer, turns.between, f"{turns.space}{answer}{turns.end}")
     return continuation_ids(tokenizer, texts.answer, f" {answer}{turns.end}")
 
 

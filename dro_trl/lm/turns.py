@@ -25,7 +25,7 @@ class Turns:
     before: str
     """Before the user's text: a first special token, a system message, a header."""
     between: str
-    """After it and before the answer's first word: where the template puts an assistant message's content."""
+    """After it and before the answer: where the template puts an assistant message's content, but for `space`."""
     end: str
     """After the answer, up to its first special token; a new line where there is no chat template."""
     chat: bool
@@ -36,6 +36,8 @@ class Turns:
     """Between a thought and the answer."""
     thought_mark: str | None = None
     """The beginning of `thought_end` by which a thought that is over is known."""
+    space: str = ""
+    """Spaces before the answer, with which tokenizers write its first word as one token: they are read with it."""
 
 
 def find_turns(tokenizer: Any, chat: bool, template_kwargs: Mapping[str, Any] | None = None) -> Turns:
@@ -69,9 +71,10 @@ def find_turns(tokenizer: Any, chat: bool, template_kwargs: Mapping[str, Any] | 
             f"{_name(tokenizer)}: neither its chat template nor its eos_token says where an answer ends; set the "
             "tokenizer's eos_token"
         )
-    think, thought_end = _thinking(tokenizer, kwargs)
+    think, thought_end = _thinking(tokenizer, kwargs, between)
     mark = thought_end and (_to_special(tokenizer, thought_end) or thought_end).strip()
-    return Turns(before, between, end, True, think, thought_end, mark)
+    stem = between.rstrip(" ")
+    return Turns(before, stem, end, True, think, thought_end, mark, space=between[len(stem) :])
 
 
 def _name(tokenizer: Any) -> str:
@@ -122,16 +125,21 @@ def special_tokens(tokenizer: Any) -> list[str]:
     return sorted(filter(None, special | set(tokenizer.all_special_tokens)), key=lambda token: (-len(token), token))
 
 
-def _thinking(tokenizer: Any, kwargs: dict[str, Any]) -> tuple[str | None, str | None]:
+def _thinking(tokenizer: Any, kwargs: dict[str, Any], between: str) -> tuple[str | None, str | None]:
     """What stands before a thought and after it, in place of `between`; None for both where there is no such place."""
-    text = _rendered(tokenizer, kwargs, thought=True)
-    if THOUGHT in text:
-        _, think, end, _ = _parted(tokenizer, text, USER, THOUGHT, ANSWER)
-        return think, end
     user = [{"role": "user", "content": USER}]
-    prompt = tokenizer.apply_chat_template(user, tokenize=False, add_generation_prompt=True, **kwargs)
+    try:
+        text = _rendered(tokenizer, kwargs, thought=True)
+        if THOUGHT in text:
+            _, think, end, _ = _parted(tokenizer, text, USER, THOUGHT, ANSWER)
+            return (think, end) if end.strip() else (None, None)  # Else nothing tells the thought from the answer.
+        prompt = tokenizer.apply_chat_template(user, tokenize=False, add_generation_prompt=True, **kwargs)
+    except Exception:  # A template need not know of thoughts, and it writes a question and its answer.
+        return None, None
     opened = re.search(r"<(\w+)>\s*$", prompt)
-    return (prompt.partition(USER)[2], f"\n</{opened[1]}>\n\n") if opened else (None, None)
+    if opened is None or between.rstrip().endswith(f"<{opened[1]}>"):  # What opens the answer opens no thought.
+        return None, None
+    return prompt.partition(USER)[2], f"\n</{opened[1]}>\n\n"
 
 
 def stop_ids(tokenizer: Any, model: Any = None) -> set[int]:
@@ -217,7 +225,7 @@ def _fits(tokenizer: Any, turns: Turns, model: Any) -> tuple[bool, str]:
     )
 
 
-def _read_template(path: str) -> str:
+def _read_template(path: str) -> Any:
     if path.endswith((".jinja", ".j2")):
         try:
             return Path(path).read_text(encoding="utf-8")
@@ -231,7 +239,7 @@ def _read_template(path: str) -> str:
         ) from error
     if not template:
         raise ValueError(f"chat_template_path={path!r} names a tokenizer without a chat template")
-    return str(template)
+    return template  # Some have several, by name; transformers takes the default one.
 
 
 def keep_turns(tokenizer: Any, turns: Turns) -> Any:
