@@ -18,7 +18,7 @@ from dro_trl import checkpointing, prompts
 from dro_trl.checkpointing import CONFIG_NAME, MODELS, copy_pair, read_config, start_paths
 from dro_trl.generation import generate_answers
 from dro_trl.lm.devices import AUTO, choose_device, choose_dtype, describe
-from dro_trl.lm.fitting import check_fit, cut_passages, warn_of_special_tokens
+from dro_trl.lm.fitting import check_fit, check_window, cut_passages, warn_of_special_tokens
 from dro_trl.loading import check_vocabulary, load_model, load_shared, saved_tokenizers
 from dro_trl.modeling import AnswerScorer
 from dro_trl.models.files import check_model_files, check_tokenizer_files, one_line
@@ -374,14 +374,18 @@ class RAGPipeline:
             found.update(zip(batch, read([rows[i] for i in batch]), strict=True))
         return [found[i] for i in range(len(rows))]
 
+    def _encoded(self, rows: Sequence[Question]) -> Any:
+        inputs = self.policy.encode(rows)
+        check_window(self.selector, inputs)
+        return inputs.to(next(self.selector.parameters()).device)
+
     def _best(self, rows: Sequence[Question]) -> Iterable[Scored]:
-        inputs = self.policy.encode(rows).to(next(self.selector.parameters()).device)
-        selections, scores = self.policy.best(self.selector, inputs)
+        selections, scores = self.policy.best(self.selector, self._encoded(rows))
         return zip(selections.tolist(), scores.tolist(), strict=True)
 
     def _item_scores(self, rows: Sequence[Question]) -> Iterable[list[float]]:
         policy: Any = self.policy
-        inputs = policy.encode(rows).to(next(self.selector.parameters()).device)
+        inputs = self._encoded(rows)
         scores = policy.item_scores(self.selector, replace(inputs, prior=torch.zeros_like(inputs.prior)))
         return (row[:size] for row, size in zip(scores.tolist(), inputs.sizes, strict=True))
 

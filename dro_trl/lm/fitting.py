@@ -96,8 +96,8 @@ def warn_of_special_tokens(rows: Sequence[Question], name: str, tokenizer: Token
 def position_limit(model: Any) -> tuple[int | None, bool]:
     """Return how many tokens a model can read, None where no limit is known, and whether it cannot read one more.
 
-    A model with learnt positions has none beyond its last. One that turns positions into angles reads on, without
-    having been trained to.
+    A model with a table of positions, learnt or not, has none beyond its last. One that turns positions into angles
+    reads on, without having been trained to.
     """
     config = model.config.get_text_config()
     limit = getattr(config, "max_position_embeddings", None)
@@ -105,7 +105,31 @@ def position_limit(model: Any) -> tuple[int | None, bool]:
         return None, False
     words = model.get_input_embeddings()
     tables = [m for m in model.modules() if isinstance(m, nn.Embedding) and m is not words]
-    return limit, any(limit <= table.num_embeddings <= limit + 2 for table in tables)
+    learnt = any(limit <= table.num_embeddings <= limit + 2 for table in tables)
+    angles = any(  # GPT-J and CodeGen work their angles out once, for so many positions.
+        name.rpartition(".")[2] == "embed_positions" and limit in buffer.shape
+        for name, buffer in model.named_buffers()
+    )
+    return limit, learnt or angles
+
+
+def check_window(selector: Any, inputs: Any) -> None:
+    """Refuse a window of candidates whose prompt has more tokens than the selector has positions.
+
+    Args:
+        selector: The selector.
+        inputs: What its policy made of the window. Those that do not say their `longest` are not looked at.
+
+    Raises:
+        ValueError: If it has more.
+    """
+    limit, is_learnt = position_limit(selector)
+    size = int(getattr(inputs, "longest", 0))
+    if limit is not None and is_learnt and size > limit:
+        raise ValueError(
+            f"questions: the selector's prompt of a window has {size} tokens, and max_position_embeddings of "
+            f"{selector.config.get_text_config().model_type} is {limit}; lower window_size, or set max_passage_tokens"
+        )
 
 
 def check_fit(

@@ -7,7 +7,7 @@ import unicodedata
 import pytest
 from datasets import Dataset
 from tokenizers import normalizers
-from transformers import CTRLTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import CTRLTokenizer, GPT2Config, GPT2LMHeadModel, GPTJConfig, GPTJForCausalLM
 
 from dro_trl import AutoregressivePolicy, PlackettLucePolicy, RAGPipeline, prompts
 from dro_trl.generation import generate_answers
@@ -90,6 +90,8 @@ def test_special_tokens_are_counted(tmp_path, caplog):
 def test_which_models_have_an_end_to_their_positions():
     tokenizer = tiny_tokenizer()
     assert position_limit(gpt2(tokenizer, 64)) == (64, True)
+    angles = GPTJConfig(vocab_size=99, n_positions=64, n_embd=32, n_layer=1, n_head=2, rotary_dim=8)
+    assert position_limit(GPTJForCausalLM(angles)) == (64, True)  # It works them out once, for so many.
     assert position_limit(tiny_model("llama", tokenizer, max_position_embeddings=64)) == (64, False)
     assert position_limit(tiny_model("gemma3", tokenizer, max_position_embeddings=64)) == (64, False)
 
@@ -136,6 +138,18 @@ def test_the_trainer_and_the_pipeline_check_what_they_read(tmp_path):
     pipeline.max_passage_tokens = None
     with pytest.raises(ValueError, match="questions, row 2: the selector's prompt has .* of gpt2 is 256"):
         pipeline.predict(rows)
+
+
+@pytest.mark.parametrize("policy_class", [AutoregressivePolicy, PlackettLucePolicy])
+def test_a_window_has_to_fit_as_well(policy_class):
+    tokenizer, rows = tiny_tokenizer(), tiny_questions(3, 6)
+    for passage in rows[1]["candidates"]:
+        passage["text"] = "The club of Oslo. " * 40
+    policy, generator = policy_class(tokenizer, 2), tiny_model("llama", tokenizer)
+    pipeline = RAGPipeline(gpt2(tokenizer, 128), generator, policy, tokenizer, window_size=4)
+    message = "the selector's prompt of a window has .* tokens, and .* of gpt2 is 128; lower window_size, or set max_p"
+    with pytest.raises(ValueError, match=message):
+        pipeline.predict(rows, max_new_tokens=2)
 
 
 def test_an_answer_has_to_fit_as_well():
