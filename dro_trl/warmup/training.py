@@ -17,7 +17,7 @@ from trl import SFTTrainer
 from dro_trl.atomic_write import write_json
 from dro_trl.compiled_layers import compile_for
 from dro_trl.lm.devices import choose_dtype, name_of
-from dro_trl.lm.turns import adopt_turns, saved_turns
+from dro_trl.lm.turns import adopt_turns, check_turns, saved_turns, stop_where_answers_end
 from dro_trl.loading import Start, load_model, load_tokenizers, loading_whole
 from dro_trl.lockstep import most_forwards
 from dro_trl.model_card import write_warmup_card
@@ -44,7 +44,7 @@ from dro_trl.recipe import (
 from dro_trl.refused_options import check_adapter
 from dro_trl.resumable_trainer import ResumableTrainer
 from dro_trl.resuming import RUN_NAME, begin_checkpoint, read_run_facts
-from dro_trl.starts import adapter_config, merged_where_needed, start_names
+from dro_trl.starts import adapter_config, merged_where_needed, start_names, turns_of_pair
 from dro_trl.warmup.config import UNUSED as UNUSED_IN_WARMUP
 from dro_trl.warmup.config import WarmupConfig
 from dro_trl.warmup.teachers import RETRIEVED, TaughtRows, teach
@@ -91,6 +91,8 @@ class WarmupTrainer(ResumableTrainer, SFTTrainer):
         begin_checkpoint(folder)
         with replacing_model(folder) as staged:
             super()._save(str(staged), state_dict)
+            model: Any = self.accelerator.unwrap_model(self.model)
+            model.generation_config.save_pretrained(staged)  # PEFT leaves it out.
             settle(staged, folder)
 
     def read_checkpoint(self, model: Any, folder: Path) -> None:
@@ -221,12 +223,13 @@ def _run_warmup(part: Part, script: DROScriptArguments, args: WarmupConfig, mode
     for start in starts.values():
         check_causal(start, loading)  # Before the teacher is asked, which may take long.
     # A model's name says where it stops, before any is loaded.
-    named = {name: Start(whole_name(start), start) for name, start in starts.items()}
+    named = {name: Start(whole_name(start), start, turns=turns_of_pair(start)) for name, start in starts.items()}
     tokenizers = load_tokenizers(named, args, None, None)
     args.chat_template_path = None  # It is read, and TRL would give the model the other tokenizer's tokens.
     if args.resume_from_checkpoint:
         checkpoint = Path(str(args.resume_from_checkpoint))
-        adopt_turns(tokenizers, read_run_facts(checkpoint)["turns"], f"{checkpoint / RUN_NAME}: turns")
+        if (saved := read_run_facts(checkpoint).get("turns")) is not None:  # Else it is another run, which is said.
+            adopt_turns(tokenizers, saved, f"{checkpoint / RUN_NAME}: turns")
     peft_config = peft_config_of(model, starts[part])
     for config in (peft_config, adapter_config(starts[part])):
         check_adapter(config)
@@ -245,6 +248,8 @@ def _run_warmup(part: Part, script: DROScriptArguments, args: WarmupConfig, mode
 
     taught = prepared(train, "train_dataset", training=True)
     warmed = load_model(start, loading)
+    check_turns(warmed, tokenizers[part], part)
+    stop_where_answers_end(warmed, tokenizers[part])
     if adapted := isinstance(warmed, PeftModel):
         warmed.set_adapter(warmed.active_adapter)  # It was loaded frozen.
     options: dict[str, Any] = {

@@ -9,10 +9,11 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from dro_trl import AutoregressivePolicy, PlackettLucePolicy
 from dro_trl.checkpointing import read_config
+from dro_trl.lm.turns import saved_turns, turns_of
 from dro_trl.loading import load_model, load_tokenizer
 from dro_trl.modeling import AnswerScorer
 from dro_trl.policies import autoregressive
@@ -21,8 +22,10 @@ from dro_trl.recipe import parse_recipe, run_recipe
 from dro_trl.warmup import teachers
 from dro_trl.warmup.config import WarmupConfig
 from dro_trl.warmup.training import SelectorWarmupTrainer, parse_warmup, run_warmup
+from tests import training
+from tests.lm.templates import template_of, with_template
 from tests.tiny_models import all_selections, tiny_model, tiny_questions, tiny_tokenizer
-from tests.training import changed, save_start, write_recipe
+from tests.training import changed, make_trainer, save_start, write_recipe
 
 LORA = {
     "use_peft": True,
@@ -335,3 +338,22 @@ def test_every_recipe_runs(path, tmp_path):
             name.split(".layers.")[1].split(".")[0] for name, p in trainer.model.named_parameters() if p.requires_grad
         }
         assert trained == {str(number) for number in range(9, 18)}
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_what_was_warmed_up_in_a_chat_template_is_read_in_it_further_on(tmp_path, lora):
+    """It stops at the template's end, so that `chat: auto` finds it; and a pair's own turns are read in a warm-up."""
+    tokenizer, base = with_template(template_of("qwen3")), str(tmp_path / "base")
+    tiny_model("llama", tokenizer).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    adapter, config = (LORA, training.LORA) if lora else ({}, None)
+    warm = str(tmp_path / "warm")
+    warm_up("generator", recipe_of(tmp_path, model_name_or_path=base, output_dir=warm, chat="true", **adapter))
+    ends = {tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "</s>")}
+    assert set(GenerationConfig.from_pretrained(warm).eos_token_id) == ends
+    pair = make_trainer(tmp_path / "pair", model=warm, processing_class=None, peft_config=config)
+    assert turns_of(pair.tokenizers["generator"]).chat
+    other = make_trainer(tmp_path / "other", model=base, chat="true", peft_config=config)
+    other.save_model()
+    again = recipe_of(tmp_path, model_name_or_path=str(tmp_path / "other"), output_dir=str(tmp_path / "again"))
+    assert warm_up("selector", again).turns == saved_turns(other.tokenizers)
