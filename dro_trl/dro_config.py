@@ -100,6 +100,9 @@ class SelectionConfig(TrainingArguments):
     def __post_init__(self) -> None:
         adopt_checkpointing(self)
         super().__post_init__()
+        for name in ("policy_kwargs", "prompt_texts", "chat_template_kwargs"):
+            if (value := getattr(self, name)) is not None and not isinstance(value, dict):
+                raise ValueError(f"{name}={value!r} must be names with values, such as {{name: value}}")
         prompt_texts(self.prompt_texts)  # type: ignore[arg-type]
         if isinstance(self.chat, bool):  # As YAML reads `true`.
             self.chat = "true" if self.chat else "false"

@@ -31,7 +31,7 @@ from dro_trl.models.files import check_model_files, check_tokenizer_files, one_l
 from dro_trl.models.quantised import keep_gradients
 from dro_trl.models.reading import base_of, read_base, read_model, read_shared
 from dro_trl.policies.base import SelectionPolicy, load_policy
-from dro_trl.prompts import Tokenizer
+from dro_trl.prompts import Tokenizer, render
 from dro_trl.shared_base import AdapterView, share_base, train_roles
 from dro_trl.value_head import ValueHead
 
@@ -294,7 +294,8 @@ def make_pair(
 
     Raises:
         ValueError: If the policy selects another number of passages or reads other texts than `args` say, its proposal
-            does not go with `args`, or `peft_config` does not allow for a shared base.
+            does not go with `args`, the generator is to think and has no place for it, or `peft_config` does not allow
+            for a shared base.
     """
     if policy is None:
         kwargs: Any = {**(args.policy_kwargs or {}), **(learnt or {})}  # type: ignore[dict-item]
@@ -317,6 +318,8 @@ def make_pair(
     for name, model in models.items():
         check_turns(model, tokenizers[name], name)
         stop_where_answers_end(model, tokenizers[name])
+    if args.max_thinking_tokens:
+        render(tokenizers["generator"], "", think=True)  # Refuses now what has no place for a thought.
     trained = {"selector": args.train_selector, "generator": args.train_generator}
     parts: dict[str, Any]
     if isinstance(models["selector"], AdapterView):

@@ -17,6 +17,7 @@ from dro_trl import prompts
 from dro_trl.dro_config import DROConfig
 from dro_trl.generation import answer_selections
 from dro_trl.line_tokens import line_tokens
+from dro_trl.lm.turns import set_turns
 from dro_trl.loading import Start, load_tokenizers
 from dro_trl.modeling import AnswerScorer
 from dro_trl.policies.autoregressive import AutoregressivePolicy
@@ -93,9 +94,11 @@ class SelectionReward:
         generator_tokenizer: Its tokenizer.
         batch_size: Answers scored together; no reward depends on it.
         texts: The words of the generator's prompt.
+        args: Options that say whether and how the generator's chat template is applied, and how long it thinks before
+            it answers; `chat="auto"` decides, and it does not think, where None.
 
     Raises:
-        ValueError: If the reward needs a generator and there is none.
+        ValueError: If the reward needs a generator and there is none, or it has no template that `args` ask for.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class SelectionReward:
         generator_tokenizer: Tokenizer | None = None,
         batch_size: int = 16,
         texts: PromptTexts = DEFAULT,
+        args: DROConfig | None = None,
     ) -> None:
         self.reward_func, self.num_selected, self.malformed_reward = reward_func, num_selected, malformed_reward
         self.__name__ = reward_name(reward_func)
@@ -118,6 +122,13 @@ class SelectionReward:
                 "generator and generator_tokenizer that they come from"
             )
         self.generator: nn.Module | None = generator.eval() if generator is not None else None
+        self.max_thinking_tokens = 0
+        if args is not None and generator_tokenizer is not None:
+            kwargs: Any = args.chat_template_kwargs
+            generator_tokenizer = set_turns(
+                generator_tokenizer, args.chat, kwargs, args.chat_template_path, generator, "generator"
+            )
+            self.max_thinking_tokens = args.max_thinking_tokens
         self.tokenizer = generator_tokenizer
         self.batch_size, self.texts = batch_size, texts
         self.num_completions = self.num_malformed = 0
@@ -152,7 +163,9 @@ class SelectionReward:
             given["answer_logps"], given["answer_mask"] = self._answer_logps(given)
         if "generated_answers" in self._needs:
             assert self.generator is not None
-            given["generated_answers"] = answer_selections(self.generator, self.tokenizer, given, self.texts)
+            given["generated_answers"] = answer_selections(
+                self.generator, self.tokenizer, given, self.texts, self.max_thinking_tokens
+            )
         for index, value in zip(kept, call_reward(self.reward_func, given).tolist(), strict=True):
             rewards[index] = None if value != value else value  # NaN: the reward does not apply.
         return rewards

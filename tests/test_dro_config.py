@@ -1,5 +1,7 @@
 """The options: defaults that hold together, and errors that can be read aloud."""
 
+import re
+
 import pytest
 from transformers import TrainingArguments
 
@@ -34,10 +36,12 @@ def config(tmp_path, **kwargs):
         ("num_selections", 1, "at least 2"),
         ("remove_unused_columns", True, "leave it False"),
         ("use_liger_kernel", True, "leave it False"),
+        ("chat_template_kwargs", [1], "names with values"),
+        ("policy_kwargs", "x", "names with values"),
     ],
 )
 def test_an_error_names_option_value_and_fix(tmp_path, option, value, fix):
-    with pytest.raises(ValueError, match=f"^{option}={value!r} ") as error:
+    with pytest.raises(ValueError, match=f"^{option}={re.escape(repr(value))} ") as error:
         config(tmp_path, **{option: value})
     assert fix in str(error.value)
 

@@ -9,8 +9,12 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.rewards import think_format_reward
 
 from dro_trl import AnswerLogLikelihood, AutoregressivePolicy, evidence_recall_reward, exact_match_reward, prompts
+from dro_trl.dro_config import DROConfig
+from dro_trl.generation import generate_answers
+from dro_trl.lm.turns import turns_of
 from dro_trl.reward_calls import call_reward, reward_columns
 from dro_trl.trl_adapter import SelectionReward, conversational, trl_dataset
+from tests.lm.templates import template_of, with_template
 from tests.tiny_models import tiny_model, tiny_questions, tiny_tokenizer
 from tests.training import logged, make_trainer, options, questions
 
@@ -153,6 +157,32 @@ def test_generated_answers(tmp_path):
     rows = [{**ROWS[0], "answers": [answers[0]]}, {**ROWS[1], "answers": [answers[3]]}]
     found = SelectionReward(exact_match_reward, **common)(**columns(COMPLETIONS, rows))
     assert (found[0], found[2], found[4]) == (1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("chat", ["true", "false"])
+def test_the_generator_reads_what_the_options_say(tmp_path, chat):
+    """As in DROTrainer: in its chat template or without, and with a thought where one is asked for."""
+    tokenizer = with_template(template_of("qwen3"))
+    generator = tiny_model("llama", tokenizer)
+    args = DROConfig(str(tmp_path), use_cpu=True, chat=chat, max_thinking_tokens=3 if chat == "true" else 0)
+    answers, read = [], []
+
+    def note(generated_answers, **kwargs):
+        answers.extend(generated_answers)
+        return [0.0] * len(generated_answers)
+
+    common = {"num_selected": 2, "malformed_reward": -1, "generator": generator, "generator_tokenizer": tokenizer}
+    reward = SelectionReward(note, **common, args=args)
+    hook = generator.register_forward_pre_hook(lambda m, a, k: read.append(k["input_ids"]), with_kwargs=True)
+    reward(**columns(COMPLETIONS))
+    hook.remove()
+    assert turns_of(reward.tokenizer).chat == (chat == "true")
+    assert tokenizer.decode(read[0][0]).endswith("<think>\n" if chat == "true" else "Answer:")
+    passages = [ROWS[0]["candidates"][i] for i in prompts.parse_selection(COMPLETIONS[0], 9)]
+    expected = generate_answers(
+        generator, reward.tokenizer, [ROWS[0]["question"]], [passages], max_thinking_tokens=args.max_thinking_tokens
+    )
+    assert answers[:1] == expected
 
 
 @pytest.mark.parametrize(

@@ -316,6 +316,11 @@ def test_a_thought_is_written_and_is_no_part_of_the_answer():
         generate_answers(model, templated("gemma3"), *ask, max_thinking_tokens=3)
 
 
+def test_a_generator_without_a_place_for_a_thought_is_refused_before_training(tmp_path):
+    with pytest.raises(ValueError, match="max_thinking_tokens is set, and the generator's prompt has no place"):
+        make_trainer(tmp_path, max_thinking_tokens=3)
+
+
 # Trained pairs
 
 CLOCK = CHAT_TEMPLATE.replace("{% for", "{{ strftime_now('%H:%M:%S.%f') }}{% for", 1)
