@@ -43,6 +43,9 @@ class LineTokens:
         self._kept: dict[str, array[int]] = {}
         self._bytes = 0
         tokens = special_tokens(tokenizer)
+        added = tokenizer.added_tokens_decoder.values()
+        self._takes_before = {token.content for token in added if token.lstrip}
+        self._takes_behind = {token.content for token in added if token.rstrip}
         self._special = re.compile("|".join(map(re.escape, tokens)) or _NOTHING)
         # Of the same length, so that places in a text stay where they are.
         self._marks = {token: chr(_FIRST_MARK + number) + token[1:] for number, token in enumerate(tokens)}
@@ -68,7 +71,13 @@ class LineTokens:
         found = _tokenize(tokenizer, texts)
         for number in [number for number, text in enumerate(texts) if _ANY_MARK.search(text)]:
             found[number] = []
-            for place, part in enumerate(re.split(f"({self._special.pattern})", texts[number])):
+            parts = re.split(f"({self._special.pattern})", texts[number])
+            for place in range(1, len(parts), 2):  # Where tokens take the white space beside them, they do so here.
+                if parts[place] in self._takes_before:
+                    parts[place - 1] = parts[place - 1].rstrip()
+                if parts[place] in self._takes_behind:
+                    parts[place + 1] = parts[place + 1].lstrip()
+            for place, part in enumerate(parts):
                 if place % 2:
                     found[number].append(tokenizer.convert_tokens_to_ids(part))
                 elif part:

@@ -42,6 +42,7 @@ CHECKS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "num_selected": (_is_count, "a whole number from 1"),
     "num_candidates": (_is_count, "a whole number from 1"),
     "max_passage_tokens": (lambda value: value is None or _is_count(value), "a whole number from 1, or null"),
+    "max_thinking_tokens": (lambda value: value in (None, 0) or _is_count(value), "a whole number from 0, or null"),
     "turns": (lambda value: value is None or isinstance(value, dict), "an object or null"),
     "shared_base": (lambda value: value is None or isinstance(value, bool), "true, false or null"),
     "start": (_is_start, "an object with the folder or name that selector and generator started from"),

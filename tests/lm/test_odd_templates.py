@@ -1,8 +1,10 @@
 """Chat templates and tokenizers that join, open or end an answer in ways of their own."""
 
+import copy
+
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from dro_trl import PlackettLucePolicy, prompts
@@ -19,6 +21,7 @@ ZEPHYR = (
     "{% for m in messages %}{% if m['role'] == 'user' %}{{ '<|user|>\n' + m['content'] + eos_token + '\n' }}"
     "{% else %}{{ '<|assistant|>\n'  + m['content'] + eos_token }}{% endif %}{% endfor %}"
 )
+TAKING = ("<|turn|>", "<|stop|>")
 MARKED = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}%END\n{% endfor %}"
 
 
@@ -119,3 +122,19 @@ def test_the_default_of_several_templates_of_a_tokenizer(tmp_path):
     tokenizer = set_turns(with_template("none"), "true", template_path=str(tmp_path))
     assert turns_of(tokenizer).before == "<|im_start|>user\n"
     assert turns_of(tokenizer).end == "%END"
+
+
+def test_tokens_that_take_the_space_behind_them_do_so_beside_a_special_token_that_is_text():
+    """As those of Phi-3 take the new line after a header."""
+    tokenizer = copy.deepcopy(with_template(MARKED.replace("%END", "<|stop|>").replace("<|im_start|>", "<|turn|>")))
+    tokenizer.add_tokens([AddedToken(name, rstrip=True, normalized=False, special=True) for name in TAKING])
+    tokenizer = set_turns(tokenizer, "true")
+    plain, special = (
+        tokenizer.convert_ids_to_tokens(prompts.encode(tokenizer, prompts.render(tokenizer, text)))
+        for text in ("Who?", "Who? </s>")
+    )
+    end = plain.index("<|stop|>")
+    assert plain[end + 1] == "<|turn|>"
+    assert special[:end] == plain[:end]
+    assert special[special.index("<|stop|>") :] == plain[end:]
+    assert "</s>" not in special

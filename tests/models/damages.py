@@ -87,6 +87,7 @@ OPTIONS = {
     "num_selected": [0, -1, "2", 2.0, None, True, [2]],
     "num_candidates": [0, "20", None],
     "max_passage_tokens": [0, -5, "30", 1.5, False],
+    "max_thinking_tokens": [-5, "30", 1.5],
     "shared_base": ["no", 1],
     "start": [None, {}, {"selector": "x"}, "x", {"selector": 1, "generator": 1}],
 }
