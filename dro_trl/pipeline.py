@@ -132,13 +132,11 @@ class RAGPipeline:
         """
         folder = pair_folder(folder, revision)
         paths = {name: str(folder / name) for name in MODELS}
-        windows = (window_size, window_stride)
+        asked = (window_size, window_stride, max_thinking_tokens)
         config = read_config(folder)
-        if max_thinking_tokens is not None:
-            config["max_thinking_tokens"] = max_thinking_tokens
         for path in paths.values():
             check_model_files(Path(path))
-        pipeline = cls._load(folder, config, paths, device, policy, num_selected, windows, model_kwargs)
+        pipeline = cls._load(folder, config, paths, device, policy, num_selected, asked, model_kwargs)
         pipeline.retriever, pipeline.folder = retriever, folder
         pipeline.num_candidates = num_candidates or pipeline.num_candidates
         return pipeline
@@ -165,11 +163,9 @@ class RAGPipeline:
         folder = pair_folder(folder, revision)
         config = read_config(folder)
         config["learnt_policy_kwargs"] = config["start_policy_kwargs"]
-        if max_thinking_tokens is not None:
-            config["max_thinking_tokens"] = max_thinking_tokens
         paths = start_paths(folder, config)
-        windows = (window_size, window_stride)
-        return cls._load(folder, config, paths, device, policy, num_selected, windows, model_kwargs)
+        asked = (window_size, window_stride, max_thinking_tokens)
+        return cls._load(folder, config, paths, device, policy, num_selected, asked, model_kwargs)
 
     @classmethod
     def _load(
@@ -180,7 +176,7 @@ class RAGPipeline:
         device: str | torch.device,
         policy: SelectionPolicy | None,
         num_selected: int | None,
-        windows: tuple[int | None, int | None],
+        asked: tuple[int | None, int | None, int | None],
         model_kwargs: dict[str, Any],
     ) -> "RAGPipeline":
         if policy is None and config["policy"] is None:
@@ -217,9 +213,9 @@ class RAGPipeline:
             num_candidates=config["num_candidates"],
             max_passage_tokens=config["max_passage_tokens"],
             texts=texts,
-            window_size=windows[0],
-            window_stride=windows[1],
-            max_thinking_tokens=config["max_thinking_tokens"] or 0,
+            window_size=asked[0],
+            window_stride=asked[1],
+            max_thinking_tokens=(config["max_thinking_tokens"] or 0) if asked[2] is None else asked[2],
         )
 
     def save_pretrained(self, folder: str | Path, include_base: bool = False) -> None:
