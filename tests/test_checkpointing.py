@@ -121,7 +121,7 @@ def test_the_selection_options_are_saved_and_read(tmp_path):
         "num_candidates": 7,
     }
     make_trainer(tmp_path / "out", model=start, **kwargs).save_model()
-    turns = {"before": "<s>", "between": "", "end": "\n", "chat": False}
+    turns = {"before": "<s>", "between": "", "end": "\n", "chat": False, "space": ""}
     turns |= dict.fromkeys(("think", "thought_end", "thought_mark"))
     assert read_config(tmp_path / "out") == {
         **kwargs,
