@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor, nn
+from transformers import set_seed
 from trl import SFTTrainer
 
 from dro_trl.atomic_write import write_json
@@ -260,6 +261,7 @@ def _run_warmup(part: Part, script: DROScriptArguments, args: WarmupConfig, mode
         "processing_class": tokenizers[part],
         "peft_config": None if adapted else peft_config,
     }
+    set_seed(args.seed)  # New adapters are random, and TRL before 1.15 makes them before it seeds anything.
     if part == "selector":
         kwargs: Any = args.policy_kwargs
         policy = load_policy(args.policy, tokenizers[part], args.num_selected, kwargs, args.texts)
