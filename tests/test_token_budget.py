@@ -1,5 +1,6 @@
 """Scoring in several passes: how rows are divided, what is kept for the backward pass, and memory that runs out."""
 
+import gc
 import logging
 
 import pytest
@@ -28,6 +29,13 @@ def random_rows(*lengths: int) -> tuple[list[list[int]], list[list[list[int]]]]:
     generator = torch.Generator().manual_seed(0)
     tokens = [torch.randint(3, 350, (length + 4,), generator=generator).tolist() for length in lengths]
     return [row[:-4] for row in tokens], [[row[-4:]] for row in tokens]
+
+
+@pytest.fixture(autouse=True)
+def no_hooks_left():
+    """Under torch 2.9, hooks of a pass that raised hold on for as long as its error is known."""
+    yield
+    gc.collect()
 
 
 def run_out_of_memory(model, most: int) -> None:
