@@ -62,9 +62,10 @@ def prepare_dataset(
         total = sum(len(row["candidates"]) for row in rows)
         logger.warning(f"{name}: {cut} of {total} passages cut to max_passage_tokens={args.max_passage_tokens}")
         dataset = _with_candidates(dataset, rows)
-    warn_of_special_tokens(dataset.to_list(), name, tokenizer)
+    read = dataset.to_list()
+    warn_of_special_tokens(read, name, tokenizer)
     if pair is not None:
-        check_fit(dataset.to_list(), name, pair.selector, pair.generator, pair.policy, pair.scorer)
+        check_fit(read, name, pair.selector, pair.generator, pair.policy, pair.scorer)
     if training:
         dataset = _with_answers(dataset, name, args.answerable_only)
     if training and args.shuffle_candidates:
