@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_TRIES = 5
 
 
 @contextlib.contextmanager
@@ -42,24 +43,45 @@ def atomic_path(path: Path) -> Iterator[Path]:
     target = output_file(path)
     temporary = target
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = _claim_beside(target)
-        try:
-            yield temporary
-            if target.exists():
-                os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
-            os.fsync(descriptor)  # Else a loss of power could leave the new name with nothing in it.
-            os.replace(temporary, target)
-            sync_folder(target.parent)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        finally:
-            os.close(descriptor)
+        with made_folder(target.parent):
+            descriptor, temporary = _claim_beside(target)
+            try:
+                yield temporary
+                if target.exists():
+                    os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
+                os.fsync(descriptor)  # Else a loss of power could leave the new name with nothing in it.
+                os.replace(temporary, target)
+                sync_folder(target.parent)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+            finally:
+                os.close(descriptor)
     except OSError as error:
         if error.filename in (str(temporary), str(target)) or (error.filename is None and error.errno in _DISK_ERRORS):
             error.filename, error.filename2 = str(path), None
         raise
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it where they are missing, also while another process takes them away."""
+    for _ in range(_TRIES):
+        with contextlib.suppress(FileNotFoundError):
+            return folder.mkdir(parents=True, exist_ok=True)
+    return folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def made_folder(folder: Path) -> Iterator[None]:
+    """Make a folder and those above it where they are missing, and at the end take those away that are still empty."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        make_folder(folder)
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # Of the first that holds something, or is gone.
+            for path in missing:
+                path.rmdir()
 
 
 def _claim_beside(target: Path) -> tuple[int, Path]:

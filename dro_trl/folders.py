@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dro_trl.atomic_write import sync_folder
+from dro_trl.atomic_write import made_folder, make_folder, sync_folder
 
 _LOCK_NAME = ".lock"
 _TRIES, _PAUSE = 5, 0.05  # seconds
@@ -39,7 +39,6 @@ def whole_folder(target: Path, is_own: Callable[[Path], bool]) -> Iterator[Path]
     """
     target = target.resolve()
     check_replaceable(target, is_own)
-    target.parent.mkdir(parents=True, exist_ok=True)
     with _locked(_beside(target, "lock", unique=False), target):
         _remove(target, "partial")
         partial = _beside(target, "partial")
@@ -111,7 +110,7 @@ def owned(folder: Path, by_this_process: bool = True) -> Iterator[None]:
     """Hold the lock of a folder that this program writes; once more in the same process does nothing.
 
     Args:
-        folder: Made where it does not exist.
+        folder: Made where it does not exist, and taken away again if it is empty at the end.
         by_this_process: Off in the processes of a program that leave this to the first.
 
     Raises:
@@ -135,35 +134,38 @@ def locked(folder: Path) -> Iterator[int]:
     """Hold the lock of a folder, and yield the file descriptor by which processes that are started hold it too.
 
     Args:
-        folder: Made where it does not exist.
+        folder: Made where it does not exist, and taken away again if it is empty at the end.
 
     Raises:
         BlockingIOError: If another process holds it, or one that it started and left; says which.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder / _LOCK_NAME, folder) as descriptor:
         yield descriptor
 
 
 @contextlib.contextmanager
 def _locked(file: Path, folder: Path) -> Iterator[int]:
-    descriptor = _acquire(file, folder)
-    try:
-        holder = {"pid": os.getpid(), "host": socket.gethostname(), "command": shlex.join(sys.argv)}
-        holder["since"] = datetime.now(UTC).isoformat(timespec="seconds")
-        with contextlib.suppress(OSError):  # On a full disk the lock holds all the same.
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(holder).encode(), 0)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-        _remove_lock(file)
+    with made_folder(file.parent):
+        descriptor = _acquire(file, folder)
+        try:
+            holder = {"pid": os.getpid(), "host": socket.gethostname(), "command": shlex.join(sys.argv)}
+            holder["since"] = datetime.now(UTC).isoformat(timespec="seconds")
+            with contextlib.suppress(OSError):  # On a full disk the lock holds all the same.
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+            yield descriptor
+        finally:
+            os.close(descriptor)
+            _remove_lock(file)
 
 
 def _acquire(file: Path, folder: Path) -> int:
     for attempt in range(_TRIES):
+        make_folder(file.parent)  # Empty, another process may have taken it away.
         try:
             descriptor = os.open(file, os.O_CREAT | os.O_RDWR, 0o666)
+        except FileNotFoundError:
+            continue
         except OSError as error:
             error.filename = str(folder)
             raise

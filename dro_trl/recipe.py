@@ -26,6 +26,8 @@ from dro_trl.dro_trainer import DROTrainer
 from dro_trl.evaluation.plots import plot_training
 from dro_trl.folders import check_unwritten, owned
 from dro_trl.lm.devices import AUTO, describe_training, with_trained_dtype
+from dro_trl.models.causal_lm import check_causal
+from dro_trl.models.reading import is_adapter_source
 from dro_trl.recipe_file import find_recipe, read_recipe, refuse_unknown
 from dro_trl.resuming import last_checkpoint
 from dro_trl.reward_calls import RewardFunc
@@ -253,6 +255,20 @@ def load_datasets(script: DROScriptArguments) -> tuple[Dataset, Dataset | None]:
         script.eval_dataset_name, split=script.dataset_test_split, on_bad_row=script.on_bad_row
     )
     return train, held_out
+
+
+def check_inputs(script: DROScriptArguments, args: DROConfig, model: ModelConfig) -> None:
+    """Look at all that a recipe reads, as its run will.
+
+    Raises:
+        ValueError: If a row or a file of a model is damaged, or a model is no causal language model.
+        OSError: If data or a model is missing.
+    """
+    load_datasets(script)
+    for start in start_names(str(model.model_name_or_path), args.generator_name_or_path).values():
+        if start:
+            is_adapter_source(str(start))
+            check_causal(str(start), loading_options(model, args.model_init_kwargs))
 
 
 def checkpoint_to_resume(script: DROScriptArguments, args: TrainingArguments) -> str | None:

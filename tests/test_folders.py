@@ -126,10 +126,37 @@ def test_a_lock_says_who_holds_it_and_ends_with_its_process(tmp_path, hold, kind
             pass
     process.send_signal(number)
     process.wait()
-    assert [path.name for path in folder.iterdir()] == ([".lock"] if number == signal.SIGKILL else [])
+    assert [path.name for path in tmp_path.rglob("*.lock")] == ([".lock"] if number == signal.SIGKILL else [])
+    assert (tmp_path / "runs").exists() == (number == signal.SIGKILL)
     with locked(folder):
         assert json.loads((folder / ".lock").read_text())["pid"] == os.getpid()
-    assert not list(folder.iterdir())
+    assert not list(tmp_path.rglob("*.lock"))
+
+
+@pytest.mark.parametrize("kept", [None, "runs", "runs/one"])
+def test_a_folder_that_was_made_for_a_lock_stays_if_something_is_in_it(tmp_path, kept):
+    if kept:
+        (tmp_path / kept).mkdir(parents=True)
+    with pytest.raises(KeyError), locked(tmp_path / "runs" / "one"):
+        raise KeyError
+    assert [path.name for path in tmp_path.rglob("*")] == (kept.split("/") if kept else [])
+    with locked(tmp_path / "runs" / "one"):
+        (tmp_path / "runs" / "one" / "file").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["runs", "one", "file"]
+
+
+def test_many_take_turns_in_a_folder_that_comes_and_goes(tmp_path):
+    """The lock of a folder that another process has just taken away is not lost."""
+    program = (
+        "import sys; from pathlib import Path; from dro_trl.folders import locked\n"
+        "for _ in range(200):\n"
+        "    try:\n"
+        "        with locked(Path(sys.argv[1])): pass\n"
+        "    except BlockingIOError: pass"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", program, tmp_path / "a" / "b"]) for _ in range(3)]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    assert not list(tmp_path.rglob("*.lock"))
 
 
 def test_once_more_in_the_same_process_does_nothing(tmp_path, monkeypatch):

@@ -6,11 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dro_trl.checkpointing import MODELS, read_config, start_paths
 from dro_trl.evaluation.comparison import EvaluationReport, compare
 from dro_trl.evaluation.metrics import Prediction, check_extra
-from dro_trl.evaluation.parts import Parts, choose_place, describe_evaluation, go_on, launched_processes
+from dro_trl.evaluation.parts import Parts, choose_place, describe_evaluation, launched_processes
 from dro_trl.evaluation.systems import System, Task, find_systems, shuffled
 from dro_trl.lm.devices import AUTO, name_of
+from dro_trl.models.files import check_model_files
 from dro_trl.models.names import pair_folder
 from dro_trl.pipeline import RAGPipeline
 from dro_trl.types import Question, Selection
@@ -92,22 +94,20 @@ def evaluate_pair(
         The report, and each system's predictions, on every process.
 
     Raises:
-        ValueError: If a system or an extra metric is unknown, or `"trained"` is not among the systems.
+        ValueError: As `check_evaluation`, or if a model cannot be loaded.
+        OSError: As `check_evaluation`.
     """
-    check_extra(extra_metrics)
     folder = pair_folder(folder, model_kwargs.pop("revision", None))
-    found = find_systems(systems)
-    if "trained" not in found:
-        raise ValueError(f"systems={list(systems)} must hold 'trained', which the others are compared with")
+    found = check_evaluation(folder, systems, extra_metrics)
     processes = launched_processes(model_kwargs.get("device", AUTO))
     device, dtype = choose_place(processes, model_kwargs.get("device", AUTO), model_kwargs.get("dtype", AUTO))
     model_kwargs |= {"device": str(device), "dtype": name_of(dtype)}
-    kept = None if progress_dir is None else Path(progress_dir)
+    kept, run = None if progress_dir is None else Path(progress_dir), None
     if kept is not None and processes.is_main_process:
         options: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "max_new_tokens": max_new_tokens}
         options |= {"num_selections": num_selections, "shuffle_candidates": shuffle_candidates, **model_kwargs}
-        go_on(kept, describe_evaluation(folder, rows, **options))
-    parts = Parts(len(rows), batch_size, processes, kept)
+        run = describe_evaluation(folder, rows, **options)
+    parts = Parts(len(rows), batch_size, processes, kept, run)
     rows, ranks = shuffled(rows, shuffle_candidates)
     selections: dict[str, list[Selection]] = {}
     predictions: dict[str, list[Prediction]] = {}
@@ -117,20 +117,58 @@ def evaluate_pair(
         pipeline = load(folder, **model_kwargs)
         ks = ks or sorted({1, pipeline.policy.num_selected})
         task = Task(pipeline, pipeline.prepare(rows), ranks, batch_size, num_selections, seed)
-        known: Answered = {}
-        for name, system in found.items():
-            if system.chooser == pair:
-                selections[name] = parts.map(f"{name}: selections", partial(_choose, system, task))
-            if system.generator == pair:
-                answer = partial(_answer, selections[name], known, max_new_tokens)
-                predictions[name] = parts.map(f"{name}: answers", partial(answer, task))
-                known |= dict(zip(_readings(selections[name], 0), predictions[name], strict=True))
+        _run_systems(found, pair, task, parts, selections, predictions, max_new_tokens)
         del pipeline, task  # Before the next pair is loaded.
     baselines = [name for name in predictions if name != "trained"]
     report = compare(
         predictions, target="trained", baselines=baselines, ks=ks or [], seed=seed, extra_metrics=extra_metrics
     )
     return report, predictions
+
+
+def check_evaluation(folder: Path, systems: Collection[str], extra_metrics: Collection[str]) -> dict[str, System]:
+    """Return the systems of these names, after a look at all that an evaluation of them reads.
+
+    Args:
+        folder: Of the pair.
+        systems: As in `evaluate_pair`.
+        extra_metrics: As in `evaluate_pair`.
+
+    Raises:
+        ValueError: If a system or an extra metric is unknown, `"trained"` is not among the systems, or a file of the
+            pair is damaged.
+        OSError: If a file or folder of the pair, or of its start where that is evaluated, is missing.
+    """
+    check_extra(extra_metrics)
+    found = find_systems(systems)
+    if "trained" not in found:
+        raise ValueError(f"systems={list(systems)} must hold 'trained', which the others are compared with")
+    config = read_config(folder)
+    for name in MODELS:
+        check_model_files(folder / name, saved=True)
+    if any("start" in (system.chooser, system.generator) for system in found.values()):
+        start_paths(folder, config)
+    return found
+
+
+def _run_systems(
+    found: dict[str, System],
+    pair: str,
+    task: Task,
+    parts: Parts,
+    selections: dict[str, list[Selection]],
+    predictions: dict[str, list[Prediction]],
+    max_new_tokens: int,
+) -> None:
+    """Have one pair choose for the systems that it chooses for, and answer for those that it answers for."""
+    known: Answered = {}
+    for name, system in found.items():
+        if system.chooser == pair:
+            selections[name] = parts.map(f"{name}: selections", partial(_choose, system, task))
+        if system.generator == pair:
+            answer = partial(_answer, selections[name], known, max_new_tokens)
+            predictions[name] = parts.map(f"{name}: answers", partial(answer, task))
+            known |= dict(zip(_readings(selections[name], 0), predictions[name], strict=True))
 
 
 def _choose(system: System, task: Task, part: slice) -> list[Selection]:

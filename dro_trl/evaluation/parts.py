@@ -41,10 +41,19 @@ class Parts:
         batch_size: Questions in a batch.
         processes: Those that share the parts.
         folder: Where parts are kept; nowhere if None.
+        run: In the first process, what `describe_evaluation` returned: parts of another evaluation are discarded when
+            parts are first looked for.
     """
 
-    def __init__(self, num_rows: int, batch_size: int, processes: PartialState, folder: Path | None = None) -> None:
-        self._processes = processes
+    def __init__(
+        self,
+        num_rows: int,
+        batch_size: int,
+        processes: PartialState,
+        folder: Path | None = None,
+        run: dict[str, Any] | None = None,
+    ) -> None:
+        self._processes, self._run = processes, run
         size = BATCHES * batch_size
         self._parts = [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
         self._folder = folder
@@ -79,6 +88,9 @@ class Parts:
     def _kept(self, name: str) -> dict[int, list[Any]]:
         if self._folder is None:
             return {}
+        if self._run is not None:
+            go_on(self._folder, self._run)
+            self._run = None
         paths = {part.start: self._folder / _file_name(name, part) for part in self._parts}
         return {start: load_json(path, _REMEDY) for start, path in paths.items() if path.is_file()}
 

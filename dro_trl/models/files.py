@@ -71,8 +71,12 @@ def is_adapter(folder: Path) -> bool:
     return any((folder / name).exists() for name in (ADAPTER_CONFIG, *ADAPTER_WEIGHTS))
 
 
-def check_model_files(folder: Path) -> None:
+def check_model_files(folder: Path, saved: bool = False) -> None:
     """Refuse a folder whose files are not those of one model, or cannot be read.
+
+    Args:
+        folder: The folder.
+        saved: Whether `save_pretrained` of a model wrote it, which leaves its weights there in any case.
 
     Raises:
         FileNotFoundError: If the folder or a file that it needs is missing.
@@ -88,6 +92,8 @@ def check_model_files(folder: Path) -> None:
         return
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(f"{folder / CONFIG} does not exist; {folder} holds no whole model")
+    if saved and not whole:
+        raise FileNotFoundError(f"{folder / WEIGHTS} does not exist, which {CONFIG} belongs to; copy it again")
     for name in (CONFIG, GENERATION_CONFIG, INDEX):
         if (folder / name).is_file():
             read_object(folder / name)

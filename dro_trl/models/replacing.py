@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from dro_trl.atomic_write import made_folder
 from dro_trl.models.files import ADAPTER_CONFIG, CONFIG
 
 STAGING = ".saving"
@@ -31,23 +32,23 @@ def replacing(folder: Path, old: Collection[str], last: Collection[str]) -> Iter
         old: Patterns of the files and folders that are taken away.
         last: Names of the files without which the others are not read.
     """
-    made = not folder.exists()
     staged = folder / STAGING
     shutil.rmtree(staged, ignore_errors=True)  # Of a save that was killed.
-    staged.mkdir(parents=True)
-    try:
-        yield staged
-    except BaseException:
-        shutil.rmtree(folder if made else staged)
-        raise
-    for name in last:
-        (folder / name).unlink(missing_ok=True)
-    for path in {path for pattern in old for path in folder.glob(pattern)}:
-        _remove(path)
-    new = sorted(staged.iterdir(), key=lambda path: path.name in last)
-    for path in new:
-        os.replace(path, folder / path.name)
-    staged.rmdir()
+    with made_folder(folder):
+        staged.mkdir()
+        try:
+            yield staged
+        except BaseException:
+            shutil.rmtree(staged)
+            raise
+        for name in last:
+            (folder / name).unlink(missing_ok=True)
+        for path in {path for pattern in old for path in folder.glob(pattern)}:
+            _remove(path)
+        new = sorted(staged.iterdir(), key=lambda path: path.name in last)
+        for path in new:
+            os.replace(path, folder / path.name)
+        staged.rmdir()
 
 
 def replacing_model(folder: Path) -> contextlib.AbstractContextManager[Path]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dro_trl.scripts import options
+
 if TYPE_CHECKING:
     from dro_trl.data.preparing import PreparedQuestions, SourceFormat
 
@@ -25,13 +27,6 @@ class PublicDataset(StrEnum):
     with_passages = "with_passages"
 
 
-class OnBadRow(StrEnum):
-    """What to do about a row that cannot be converted."""
-
-    stop = "raise"
-    skip = "skip"
-
-
 def main(
     context: typer.Context,
     dataset: Annotated[PublicDataset, typer.Option("--dataset", help="What the input is: a dataset, or a format.")],
@@ -48,12 +43,10 @@ def main(
         ),
     ] = None,
     no_gold: Annotated[bool, typer.Option("--no_gold", help="Leave gold passages out.")] = False,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Read only the first so many rows.")] = None,
-    on_bad_row: Annotated[
-        OnBadRow, typer.Option("--on_bad_row", "--on-bad-row", help="Stop at rows that do not convert, or skip them.")
-    ] = OnBadRow.stop,
+    limit: options.Limit = None,
+    on_bad_row: options.BadRows = options.OnBadRow.stop,
     config: Annotated[str | None, typer.Option("--config", help="Configuration of a hub dataset.")] = None,
-    split: Annotated[str, typer.Option("--split", help="Split of a hub dataset.")] = "train",
+    split: options.Split = "train",
 ) -> None:
     """Convert a public dataset, with its gold passages where it names any."""
     from dro_trl.atomic_write import write_jsonl
@@ -77,7 +70,7 @@ def main(
     )
     if prepared.refused:
         description = describe_faults(prepared.refused, input, prepared.num_rows)
-        if on_bad_row is OnBadRow.stop:
+        if on_bad_row is options.OnBadRow.stop:
             raise ValueError(f"{description}\nnothing was written; --on_bad_row skip leaves such rows out")
         if not prepared.rows:
             raise ValueError(f"{description}\nnothing was written: no row is left")

@@ -1,7 +1,7 @@
 """Reading a study's recipe, and refusing what cannot be compared, before anything is run."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 
 from dro_trl.atomic_write import atomic_path
+from dro_trl.dro_config import DROConfig
 from dro_trl.lm.devices import choose_device, choose_dtype, name_of
-from dro_trl.recipe import known_keys, parse_recipe
+from dro_trl.recipe import DROScriptArguments, RecipeModel, check_inputs, known_keys, parse_recipe
 from dro_trl.recipe_file import RecipeLoader, find_recipe, read_recipe, refuse_unknown
 from dro_trl.study.plan import OWN_ORDER, START_SYSTEMS, Row, Study, plan_rows, slug
 
@@ -93,6 +94,37 @@ def write_recipe(row: Row, path: Path) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def parse_row(row: Row) -> tuple[DROScriptArguments, DROConfig, RecipeModel]:
+    """Parse a row's training recipe.
+
+    Raises:
+        ValueError: If it is faulty; names the method.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "recipe.yaml"
+        write_recipe(row, path)
+        try:
+            return parse_recipe(["--config", str(path)])
+        except ValueError as error:
+            raise ValueError(f"method {row.method!r}: {str(error).replace(f'{path}: ', '')}") from error
+
+
+def check_inputs_of(rows: Iterable[Row]) -> None:
+    """Look at the data and the models that rows read, each once, before any is run.
+
+    Raises:
+        ValueError: As `dro_trl.recipe.check_inputs`.
+        OSError: As `dro_trl.recipe.check_inputs`.
+    """
+    seen = set()
+    for row in rows:
+        script, args, model = parse_row(row)
+        read = repr((script, model.model_name_or_path, args.generator_name_or_path))
+        if read not in seen:
+            check_inputs(script, args, model)
+        seen.add(read)
+
+
 def check_recipes(study: Study) -> None:
     """Parse every method's training recipe, and compare what decides the number of its samples.
 
@@ -101,13 +133,7 @@ def check_recipes(study: Study) -> None:
     """
     parsed: dict[str, dict[str, Any]] = {}
     for row in plan_rows(study)[: len(study.methods)]:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "recipe.yaml"
-            write_recipe(row, path)
-            try:
-                script, args, _ = parse_recipe(["--config", str(path)])
-            except ValueError as error:
-                raise ValueError(f"method {row.method!r}: {str(error).replace(f'{path}: ', '')}") from error
+        script, args, _ = parse_row(row)
         parsed[row.method] = {**vars(script), **vars(args)}
     (first, reference), *others = parsed.items()
     for method, options in others:

@@ -18,7 +18,7 @@ from dro_trl.folders import locked
 from dro_trl.recipe import parse_recipe
 from dro_trl.resuming import last_checkpoint
 from dro_trl.stages.stage import start
-from dro_trl.study.parsing import write_recipe
+from dro_trl.study.parsing import check_inputs_of, write_recipe
 from dro_trl.study.plan import Row, Study, plan_rows
 
 PLAN_NAME, RESULT_NAME = "plan.json", "row.json"
@@ -39,7 +39,9 @@ def run_study(study: Study) -> list[dict[str, Any]]:
         What each row's `row.json` holds, in the order of `plan_rows`.
 
     Raises:
-        ValueError: If a row in the folder was made under another recipe or from other data; nothing is run then.
+        ValueError: If a row in the folder was made under another recipe or from other data, or if data or a model
+            that one reads is damaged; nothing is run then.
+        OSError: Likewise, if data or a model is missing.
         RuntimeError: If a row's process fails. Those before it are kept.
         BlockingIOError: If a row is being run by others, or by a process that was left when its study was killed.
     """
@@ -47,6 +49,7 @@ def run_study(study: Study) -> list[dict[str, Any]]:
     plans = [describe_row(study, row) for row in rows]
     for row, plan in zip(rows, plans, strict=True):
         check_same_row(row, plan)
+    check_inputs_of(row for row in rows if not (row.folder / RESULT_NAME).is_file())
     results = []
     for number, (row, plan) in enumerate(zip(rows, plans, strict=True)):
         finished = row.folder / RESULT_NAME

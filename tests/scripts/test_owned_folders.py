@@ -15,19 +15,24 @@ def run(*arguments):
 
 COMMANDS = {
     "train": ["train", "--config", "RECIPE", "--output_dir", "OUT"],
-    "evaluate": ["evaluate", "--model", "none", "--dataset", "none.jsonl", "--output_dir", "OUT"],
+    "evaluate": ["evaluate", "--model", "PAIR", "--dataset", "ROWS", "--output_dir", "OUT"],
     "quickstart": ["quickstart", "--fast", "--output_dir", "OUT"],
 }
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_second_command_in_a_folder_is_told_who_is_there(tmp_path, command):
-    places = {"RECIPE": write_recipe(tmp_path), "OUT": tmp_path / "out"}
+def test_the_second_command_in_a_folder_is_told_who_is_there(trained_pair, tmp_path, command):
+    places = {
+        "PAIR": trained_pair,
+        "ROWS": trained_pair.parent / "rows.jsonl",
+        "RECIPE": write_recipe(tmp_path),
+        "OUT": tmp_path / "out",
+    }
     with locked(tmp_path / "out"):
         result = run(*(places.get(word, word) for word in COMMANDS[command]))
     assert result.exit_code == 2
     assert f"error: {tmp_path / 'out'} is in use by process" in result.stderr
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_trainer_holds_its_folder_while_it_trains_and_leaves_no_lock(tmp_path):
