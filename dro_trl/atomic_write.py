@@ -192,21 +192,53 @@ def write_json(path: Path, value: Any, allow_nan: bool = True) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def load_json(path: Path, remedy: str) -> Any:
-    """Read a JSON file that this package wrote.
+def load_json(path: Path, remedy: str, foreign: bool = False) -> Any:
+    """Read a JSON file.
 
     Args:
         path: The file.
         remedy: What to do where it is damaged, such as `"delete it, and …"`.
+        foreign: Whether another program may have written it: of a key that stands twice the last counts, as it does
+            there, where one of this package's own is refused.
 
     Raises:
         FileNotFoundError: If it does not exist.
-        ValueError: If it is cut off or otherwise no JSON; names the file and the remedy.
+        ValueError: If it is cut off or otherwise no JSON, or a key stands twice; names the file and the remedy.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=dict if foreign else _each_key_once)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is cut off or damaged ({error}); {remedy}") from error
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{key!r} stands there twice, as {found[key]!r:.50} and as {value!r:.50}")
+        found[key] = value
+    return found
+
+
+def load_object(path: Path, remedy: str, *keys: str, foreign: bool = False) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Args:
+        path: As in `load_json`, as are `remedy` and `foreign`.
+        remedy: What to do.
+        *keys: Those that it has to have.
+        foreign: Whether another program may have written it.
+
+    Raises:
+        FileNotFoundError: If it does not exist.
+        ValueError: As `load_json`, or if it holds something else, or lacks a key.
+    """
+    value = load_json(path, remedy, foreign)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds {type(value).__name__} where a JSON object is wanted; {remedy}")
+    if lost := [key for key in keys if key not in value]:
+        raise ValueError(f"{path} lacks {', '.join(lost)}; {remedy}")
+    return value
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dro_trl.atomic_write import write_json
+from dro_trl.atomic_write import load_object, write_json
 from dro_trl.folders import whole_folder
 from dro_trl.modeling import SelectorGenerator
-from dro_trl.models.files import ADAPTER_CONFIG, is_adapter, one_line, read_object
+from dro_trl.models.files import ADAPTER_CONFIG, COPY_AGAIN, is_adapter, one_line
 from dro_trl.models.merging import save_whole
 from dro_trl.models.names import BASE, located, portable, settle
 from dro_trl.models.names import CONFIG_NAME as CONFIG_NAME
@@ -142,7 +142,7 @@ def include_base(folder: Path) -> None:
         if Path(base).resolve() != home.resolve():
             read_base(base, str(folder), {"dtype": "auto"}).save_pretrained(home)
     for name, base in bases.items():
-        config = read_object(folder / name / ADAPTER_CONFIG)
+        config = load_object(folder / name / ADAPTER_CONFIG, COPY_AGAIN)
         write_json(folder / name / ADAPTER_CONFIG, {**config, BASE: portable(str(homes[base]), folder / name)})
 
 
@@ -241,7 +241,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         torn = " (what is there was left by a save that was killed)" if (folder / STAGING).is_dir() else ""
         raise FileNotFoundError(f"{path} does not exist; give the output_dir of a DROTrainer run{torn}")
-    config = read_object(path)
+    config = load_object(path, COPY_AGAIN)
     check_config(path, config, CONFIG_FIELDS)
     config["start"] = {role: start and located(start, folder) for role, start in config["start"].items()}
     return {**dict.fromkeys(CONFIG_FIELDS), **config}

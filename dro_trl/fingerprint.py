@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dro_trl.atomic_write import load_json, write_json
+from dro_trl.atomic_write import load_object, write_json
 
 RECORD_NAME = "stage.json"
 
@@ -26,7 +26,7 @@ class Digests:
     def __init__(self, store: Path) -> None:
         self.store = store
         remedy = "delete it: what it holds is found again"
-        self.known: dict[str, list[Any]] = load_json(store, remedy) if store.is_file() else {}
+        self.known: dict[str, list[Any]] = load_object(store, remedy) if store.is_file() else {}
 
     def of(self, path: Path) -> str:
         """Return the digest of a file or a folder.

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers.trainer import TRAINER_STATE_NAME
 
-from dro_trl.atomic_write import load_json, write_json
+from dro_trl.atomic_write import load_object, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def last_checkpoint(folder: Path) -> Path | None:
     }
     for _, path in sorted(steps.items(), reverse=True):
         try:
-            json.loads((path / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+            load_object(path / TRAINER_STATE_NAME, "")
         except (FileNotFoundError, ValueError):
             logger.warning(f"{path} is not a whole checkpoint and is passed over")
             continue
@@ -105,8 +105,7 @@ def read_run_facts(folder: Path) -> dict[str, Any]:
     path = folder / RUN_NAME
     if not path.is_file():
         raise ValueError(f"{folder} holds no {RUN_NAME}; it is not a checkpoint of DROTrainer, or not a whole one")
-    run: dict[str, Any] = load_json(path, "delete the checkpoint, and go on from the one before")
-    return run
+    return load_object(path, "delete the checkpoint, and go on from the one before")
 
 
 def check_same_run(folder: Path, run: dict[str, Any]) -> None:

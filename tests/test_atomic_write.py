@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dro_trl.atomic_write import atomic_path, check_outputs, load_json, write_json, write_jsonl
+from dro_trl.atomic_write import atomic_path, check_outputs, load_json, load_object, write_json, write_jsonl
 
 
 def write_half(path):
@@ -132,6 +132,30 @@ def test_a_damaged_file_of_our_own_is_named_with_what_to_do(tmp_path, content):
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(ValueError, match=r"a\.json is cut off or damaged \(.*; delete it$"):
         load_json(tmp_path / "a.json", "delete it")
+
+
+@pytest.mark.parametrize("content", ['{"a": 1, "b": 2, "a": 3}', '[{"c": {"a": 1, "a": 1}}]'])
+def test_a_key_that_stands_twice_is_refused_in_a_file_of_our_own(tmp_path, content):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(
+        ValueError, match=r"a\.json is cut off or damaged \('a' stands there twice, as 1 and as [13]\); mend"
+    ):
+        load_json(tmp_path / "a.json", "mend it")
+    assert load_json(tmp_path / "a.json", "mend it", foreign=True) == json.loads(content)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "3", '"a"', "NaN"])
+def test_something_else_than_an_object_is_named(tmp_path, content):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(ValueError, match=r"a\.json holds \w+ where a JSON object is wanted; delete it$"):
+        load_object(tmp_path / "a.json", "delete it")
+
+
+def test_keys_that_an_object_lacks_are_named(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": null, "b": 2}')
+    assert load_object(tmp_path / "a.json", "delete it", "b", "a") == {"a": None, "b": 2}
+    with pytest.raises(ValueError, match=r"a\.json lacks c, d; delete it$"):
+        load_object(tmp_path / "a.json", "delete it", "c", "a", "d")
 
 
 def outputs(output, *, run=None, **inputs):

@@ -19,7 +19,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 
-from dro_trl.atomic_write import load_json, write_json
+from dro_trl.atomic_write import load_json, load_object, write_json
 from dro_trl.checkpointing import CONFIG_NAME, MODELS, read_config
 from dro_trl.lm.devices import AUTO, choose_device, choose_dtype
 from dro_trl.types import Question
@@ -140,7 +140,7 @@ def go_on(folder: Path, run: dict[str, Any]) -> None:
     """
     path = folder / RUN_NAME
     if path.is_file():
-        saved = load_json(path, _REMEDY)
+        saved = load_object(path, _REMEDY)
         differing = [name for name in sorted({*saved, *run}) if saved.get(name) != run.get(name)]
         if not differing:
             logger.warning(f"going on from {len(list(folder.glob('*' + PART_SUFFIX)))} parts that {folder} holds")

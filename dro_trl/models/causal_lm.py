@@ -1,6 +1,5 @@
 """Telling a causal language model from any other by its configuration, before its weights are read."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto as auto
 from transformers.utils import CONFIG_NAME
 
+from dro_trl.atomic_write import load_object
+from dro_trl.models.files import COPY_AGAIN
 from dro_trl.models.names import located
 
 _WHERE = ("revision", "token", "cache_dir", "subfolder", "local_files_only", "trust_remote_code", "gguf_file")
@@ -54,7 +55,7 @@ def _fault_of_files(model: str, init_kwargs: Mapping[str, Any]) -> str | None:
     given = {name: value for name, value in init_kwargs.items() if name in _WHERE}
     adapter_file = Path(model) / ADAPTER_CONFIG
     if adapter_file.is_file() and not (Path(model) / CONFIG_NAME).is_file():
-        adapter = json.loads(adapter_file.read_text(encoding="utf-8"))
+        adapter = load_object(adapter_file, COPY_AGAIN)
         if adapter.get("task_type") in _OTHER_TASKS:
             return f"it is an adapter for another task (task_type {adapter['task_type']})"
         model = located(str(adapter.get("base_model_name_or_path")), Path(model))

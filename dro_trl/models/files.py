@@ -1,12 +1,12 @@
 """What a model's folder holds, looked at before anything is loaded from it."""
 
 import contextlib
-import json
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
+
+from dro_trl.atomic_write import load_object
 
 ADAPTER_CONFIG = "adapter_config.json"
 CONFIG = "config.json"
@@ -16,6 +16,8 @@ INDEX = "model.safetensors.index.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "*.model", "*.tiktoken")
 
+COPY_AGAIN = "save or copy it again"
+"""What to do about a damaged file of a model."""
 NAMED = 3
 """How many tensors or files a message names."""
 
@@ -51,21 +53,6 @@ def named(names: Collection[str]) -> str:
     return ", ".join(first) + (f", … ({len(names)})" if len(names) > NAMED else "")
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object that a file holds.
-
-    Raises:
-        ValueError: If it holds something else.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); it is damaged: save or copy it again") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds {type(value).__name__} where a JSON object is wanted; save or copy it again")
-    return value
-
-
 def is_adapter(folder: Path) -> bool:
     """Whether a folder holds an adapter, or what is left of one."""
     return any((folder / name).exists() for name in (ADAPTER_CONFIG, *ADAPTER_WEIGHTS))
@@ -96,7 +83,7 @@ def check_model_files(folder: Path, saved: bool = False) -> None:
         raise FileNotFoundError(f"{folder / WEIGHTS} does not exist, which {CONFIG} belongs to; copy it again")
     for name in (CONFIG, GENERATION_CONFIG, INDEX):
         if (folder / name).is_file():
-            read_object(folder / name)
+            load_object(folder / name, COPY_AGAIN, foreign=True)
     if (folder / WEIGHTS).exists() and (folder / INDEX).exists():
         raise ValueError(
             f"{folder} holds the weights of two models, {WEIGHTS} and {INDEX}; remove those of the earlier one"
@@ -117,7 +104,7 @@ def _check_adapter_files(folder: Path, whole: list[str]) -> None:
         raise FileNotFoundError(f"{folder / ADAPTER_CONFIG} does not exist, without which {adapter[0]} is of no use")
     if len(adapter) == 1:
         raise FileNotFoundError(f"{folder / ADAPTER_WEIGHTS[0]} does not exist, which {ADAPTER_CONFIG} belongs to")
-    read_object(folder / ADAPTER_CONFIG)
+    load_object(folder / ADAPTER_CONFIG, COPY_AGAIN)
     if ADAPTER_WEIGHTS[0] in adapter:
         _tensor_names(folder / ADAPTER_WEIGHTS[0])
 
@@ -131,7 +118,7 @@ def _tensor_names(path: Path) -> set[str]:
 
 
 def _check_index(path: Path, keys: dict[str, set[str]]) -> None:
-    of_tensor = read_object(path).get("weight_map")
+    of_tensor = load_object(path, COPY_AGAIN, foreign=True).get("weight_map")
     if not isinstance(of_tensor, dict) or not of_tensor:
         raise ValueError(f"{path} has no weight_map that says which file holds which tensor")
     if absent := {str(name) for name in of_tensor.values()} - keys.keys():
@@ -149,12 +136,12 @@ def check_tokenizer_files(folder: Path, saved: bool = False) -> None:
 
     Raises:
         FileNotFoundError: If there is none.
-        ValueError: If its settings are no JSON.
+        ValueError: If its settings are no JSON, or lack their class.
     """
     if not any(path for pattern in VOCABULARIES for path in folder.glob(pattern)):
         raise FileNotFoundError(f"{folder / VOCABULARIES[0]} does not exist; {folder} holds no tokenizer")
     settings = folder / "tokenizer_config.json"
     if saved and not settings.is_file():
         raise FileNotFoundError(f"{settings} does not exist, without which the special tokens are not known")
-    if settings.is_file() and "tokenizer_class" not in read_object(settings) and saved:
-        raise ValueError(f"{settings} lacks tokenizer_class, as no tokenizer writes it; save or copy it again")
+    if settings.is_file():
+        load_object(settings, COPY_AGAIN, *(["tokenizer_class"] if saved else []), foreign=True)

@@ -8,8 +8,8 @@ from typing import Any
 from huggingface_hub import HfApi, snapshot_download
 from transformers.utils.hub import cached_file
 
-from dro_trl.atomic_write import write_json
-from dro_trl.models.files import ADAPTER_CONFIG, read_object
+from dro_trl.atomic_write import load_object, write_json
+from dro_trl.models.files import ADAPTER_CONFIG, COPY_AGAIN
 
 BASE = "base_model_name_or_path"
 CONFIG_NAME = "dro_config.json"
@@ -51,7 +51,7 @@ def settle(folder: Path, home: Path, came_from: Path | None = None) -> None:
     path = folder / ADAPTER_CONFIG
     if not path.is_file():
         return
-    config = read_object(path)
+    config = load_object(path, COPY_AGAIN)
     if isinstance(config.get(BASE), str):
         config[BASE] = portable(located(config[BASE], came_from or folder), home)
         write_json(path, config)

@@ -14,16 +14,17 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from dro_trl.atomic_write import load_object
 from dro_trl.models.files import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
+    COPY_AGAIN,
     INDEX,
     WEIGHTS,
     check_model_files,
     is_adapter,
     named,
     one_line,
-    read_object,
 )
 from dro_trl.models.names import located
 from dro_trl.models.quantised import keep_gradients
@@ -79,7 +80,7 @@ def _adapter_config(source: str, where: Mapping[str, Any]) -> PeftConfig:
         config: PeftConfig = PeftConfig.from_pretrained(source, **where)
     if not (path := Path(source) / ADAPTER_CONFIG).is_file():
         return config
-    said = read_object(path)
+    said = load_object(path, COPY_AGAIN)
     if unknown := [name for name, value in said.items() if value and not hasattr(config, name)]:
         raise ValueError(f"{path} sets {named(unknown)}, which this version of peft does not know; upgrade peft")
     if said.get("peft_type") == "LORA" and (lost := [name for name in IN_LORA if name not in said]):

@@ -16,7 +16,7 @@ from typing import Self, TypeVar
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 
-from dro_trl.atomic_write import load_json, write_json
+from dro_trl.atomic_write import load_json, load_object, write_json
 from dro_trl.folders import check_replaceable, whole_folder
 from dro_trl.retrieval.corpus import CorpusFile, open_corpus, read_corpus
 from dro_trl.retrieval.jvm import JavaError, JavaProcess
@@ -289,9 +289,9 @@ def _index_identity(folder: Path) -> str:
     segments = sorted(folder.glob("segments_*"))
     if not segments:
         raise ValueError(f"{folder} holds no Lucene index (no file segments_*); give the folder that the index is in")
-    metadata = folder / _METADATA
+    metadata, name = folder / _METADATA, "corpus_sha256"
     if metadata.is_file():
-        return str(load_json(metadata, "build the index again with `dro-trl index --overwrite`")["corpus_sha256"])
+        return str(load_object(metadata, "build the index again with `dro-trl index --overwrite`", name)[name])
     # Lucene writes a random id into this file at every commit.
     return hashlib.sha256(segments[-1].read_bytes()).hexdigest()
 

@@ -185,10 +185,10 @@ def check_results(folder: Path) -> None:
         FileExistsError: If it is.
         ValueError: If `results.json` is damaged.
     """
-    from dro_trl.atomic_write import load_json
+    from dro_trl.atomic_write import load_object
     from dro_trl.folders import check_unwritten
 
     names = ("results.json", "comparison.png")
     path = folder / names[0]
-    found = load_json(path, "delete it, or give another --output_dir") if path.is_file() else {}
+    found = load_object(path, "delete it, or give another --output_dir") if path.is_file() else {}
     check_unwritten(folder, names, [] if "systems" not in found else names)

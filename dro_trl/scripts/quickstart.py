@@ -100,9 +100,9 @@ class Stages:
         """Print the seconds of all stages, and add them to the results at `path`."""
         from rich.table import Table
 
-        from dro_trl.atomic_write import load_json, write_json
+        from dro_trl.atomic_write import load_object, write_json
 
-        write_json(path, load_json(path, "run the quickstart again") | {"seconds": self.seconds})
+        write_json(path, load_object(path, "run the quickstart again") | {"seconds": self.seconds})
         table = Table("stage", "seconds", title="Time", title_justify="left")
         for name, seconds in self.seconds.items():
             table.add_row(name, f"{seconds:.1f}")

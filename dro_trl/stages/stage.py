@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 import dro_trl
-from dro_trl.atomic_write import atomic_path, load_json, write_json
+from dro_trl.atomic_write import atomic_path, load_object, write_json
 from dro_trl.fingerprint import RECORD_NAME, Digests, differences
 
 STARTED_NAME = "started.json"
@@ -178,8 +178,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
     """Return what a stage wrote of itself, None where it wrote nothing."""
     if not path.is_file():
         return None
-    record: dict[str, Any] = load_json(path, "delete it: the stage is run anew, its folder set aside")
-    return record
+    return load_object(path, "delete it: the stage is run anew, its folder set aside")
 
 
 def set_aside(folder: Path) -> Path:

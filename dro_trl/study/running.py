@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers.trainer import TRAINER_STATE_NAME
 
-from dro_trl.atomic_write import load_json, write_json
+from dro_trl.atomic_write import load_object, write_json
 from dro_trl.fingerprint import differences, file_digest
 from dro_trl.folders import locked
 from dro_trl.recipe import parse_recipe
@@ -57,7 +57,7 @@ def run_study(study: Study) -> list[dict[str, Any]]:
             print(f"[{number + 1}/{len(rows)}] {row.method}, seed {row.seed}: {row.folder}", flush=True)
             with locked(row.folder) as lock:
                 write_json(finished, _run_row(study, row, plan, number == 0, lock), allow_nan=False)
-        results.append(load_json(finished, _REMEDY))
+        results.append(load_object(finished, _REMEDY))
     return results
 
 
@@ -75,7 +75,7 @@ def finished_rows(study: Study) -> list[dict[str, Any]]:
         raise ValueError(
             f"{rows[0].folder} holds no {RESULT_NAME}: the first row, which every report needs, is not run"
         )
-    return [load_json(path, _REMEDY) for path in found]
+    return [load_object(path, _REMEDY) for path in found]
 
 
 def describe_row(study: Study, row: Row) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def check_same_row(row: Row, plan: dict[str, Any]) -> None:
     path = row.folder / PLAN_NAME
     if not path.is_file():
         return
-    differing = differences(load_json(path, _REMEDY), plan)
+    differing = differences(load_object(path, _REMEDY), plan)
     if differing:
         raise ValueError(
             f"{row.folder} was made under another recipe: {'; '.join(differing)}. Set it back, choose another "
@@ -163,9 +163,9 @@ def _run_row(study: Study, row: Row, plan: dict[str, Any], with_start: bool, loc
     # The untrained pair and the retriever's order do not depend on the row: the first row evaluates them for all.
     command = ["evaluate", *arguments, "--start" if with_start else "--no-start"]
     evaluated = _run_once(row.folder / "evaluate", command, lock)
-    results = load_json(evaluation / "results.json", _REMEDY)
-    state = load_json(model / TRAINER_STATE_NAME, _REMEDY)
-    trained = load_json(model / "train_results.json", _REMEDY)
+    results = load_object(evaluation / "results.json", _REMEDY, "systems", "predictions")
+    state = load_object(model / TRAINER_STATE_NAME, _REMEDY, "global_step", "log_history", "num_input_tokens_seen")
+    trained = load_object(model / "train_results.json", _REMEDY, "seconds", "peak_device_memory_bytes")
     _, args, _ = parse_recipe(["--config", str(recipe)])
     questions = state["global_step"] * args.train_batch_size * args.gradient_accumulation_steps // args.num_iterations
     training |= {
@@ -193,8 +193,7 @@ def _run_once(stem: Path, arguments: list[str], lock: int, resumed: bool = False
     if not record.is_file():
         used = run_command(arguments, stem.with_name(f"{stem.name}.log"), lock)
         write_json(record, {**used, "resumed": resumed})
-    found: dict[str, Any] = load_json(record, _REMEDY)
-    return found
+    return load_object(record, _REMEDY)
 
 
 def _finite(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 from accelerate.utils import gather_object
 from datasets import Dataset
 
-from dro_trl.atomic_write import load_json, write_json
+from dro_trl.atomic_write import load_object, write_json
 from dro_trl.evaluation.systems import score_answers
 from dro_trl.lm.turns import saved_turns
 from dro_trl.loading import load_model, loading_whole
@@ -153,7 +153,7 @@ def likelihood_order(
         {"prompt_texts": args.prompt_texts, "loading": loading, "turns": turns}, rows, generator=generator, files=files
     )
     if cache.is_file():
-        saved = load_json(cache, "delete it: the order is found again")
+        saved = load_object(cache, "delete it: the order is found again", "of", "ranked")
         if saved["of"] == of:
             return [[id for id, _ in ranked] for ranked in saved["ranked"]]
     state = args.distributed_state

@@ -33,6 +33,11 @@ def rewrite(name, content):
     return damage
 
 
+def repeat(name, key):
+    """Let a JSON file say a key once more, otherwise."""
+    return rewrite(name, lambda content: content.replace(b"{", b'{"%s": 1, ' % key.encode(), 1))
+
+
 def remove(name):
     def damage(pair):
         path = pair / name
@@ -121,6 +126,7 @@ def damages(kind):
             for value in values
         }
         found |= {f"without {name}": edit("dro_config.json", **{name: ...}) for name in OPTIONS}
+        found["an option twice"] = repeat("dro_config.json", "num_selected")
         found["an unknown option"] = edit("dro_config.json", max_pasage_tokens=30)
     return found
 
@@ -191,46 +197,52 @@ OF_WHOLE = {
     ),
     "an index beside": lambda pair: (pair / INDEX).write_text('{"weight_map": {}}'),
 }
-OF_ADAPTER = {
-    f"adapter_config.json: {name} = {value!r}": edit("selector/adapter_config.json", **{name: value})
-    for name, value in [
-        ("base_model_name_or_path", None),
-        ("base_model_name_or_path", 3),
-        ("base_model_name_or_path", ""),
-        ("base_model_name_or_path", "no/such-model"),
-        ("base_model_name_or_path", "/no/such/folder"),
-        ("peft_type", ...),
-        ("peft_type", "NO_SUCH"),
-        ("peft_type", "IA3"),
-        ("task_type", "SEQ_CLS"),
-        ("task_type", "NO_SUCH"),
-        ("r", 3),
-        ("r", 0),
-        ("r", "two"),
-        ("r", ...),
-        ("lora_alpha", ...),
-        ("lora_alpha", "four"),
-        ("target_modules", ["k_proj"]),
-        ("target_modules", ["no_such"]),
-        ("target_modules", None),
-        ("target_modules", ...),
-        ("target_modules", ["q_proj", "v_proj", "o_proj"]),
-        ("target_modules", ["q_proj"]),
-        ("modules_to_save", ["lm_head"]),
-        ("bias", "all"),
-        ("no_such_option", 1),
-        ("layers_to_transform", [0]),
-    ]
-} | {
-    "a whole model beside": add_other_kind,
-    "a base that is gone": move_base,
-    "a base of another size": exchange_base,
-    "a base that lacks a tensor": damage_base,
-    "a base that is an adapter": lambda pair: edit(
-        "selector/adapter_config.json", base_model_name_or_path=str(pair / "generator")
-    )(pair),
-    "another DoRA": lambda pair: edit("selector/adapter_config.json", use_dora=not _is_dora(pair))(pair),
-}
+OF_ADAPTER = (
+    {
+        "adapter_config.json: a key twice": repeat("selector/adapter_config.json", "r"),
+    }
+    | {
+        f"adapter_config.json: {name} = {value!r}": edit("selector/adapter_config.json", **{name: value})
+        for name, value in [
+            ("base_model_name_or_path", None),
+            ("base_model_name_or_path", 3),
+            ("base_model_name_or_path", ""),
+            ("base_model_name_or_path", "no/such-model"),
+            ("base_model_name_or_path", "/no/such/folder"),
+            ("peft_type", ...),
+            ("peft_type", "NO_SUCH"),
+            ("peft_type", "IA3"),
+            ("task_type", "SEQ_CLS"),
+            ("task_type", "NO_SUCH"),
+            ("r", 3),
+            ("r", 0),
+            ("r", "two"),
+            ("r", ...),
+            ("lora_alpha", ...),
+            ("lora_alpha", "four"),
+            ("target_modules", ["k_proj"]),
+            ("target_modules", ["no_such"]),
+            ("target_modules", None),
+            ("target_modules", ...),
+            ("target_modules", ["q_proj", "v_proj", "o_proj"]),
+            ("target_modules", ["q_proj"]),
+            ("modules_to_save", ["lm_head"]),
+            ("bias", "all"),
+            ("no_such_option", 1),
+            ("layers_to_transform", [0]),
+        ]
+    }
+    | {
+        "a whole model beside": add_other_kind,
+        "a base that is gone": move_base,
+        "a base of another size": exchange_base,
+        "a base that lacks a tensor": damage_base,
+        "a base that is an adapter": lambda pair: edit(
+            "selector/adapter_config.json", base_model_name_or_path=str(pair / "generator")
+        )(pair),
+        "another DoRA": lambda pair: edit("selector/adapter_config.json", use_dora=not _is_dora(pair))(pair),
+    }
+)
 
 
 def _is_dora(pair):
