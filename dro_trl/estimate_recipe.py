@@ -16,6 +16,7 @@ from dro_trl.dro_config import DROConfig
 from dro_trl.estimate import Backend, BackendName, ModelShape, ModelStep, Precision, Reading, Tuning
 from dro_trl.estimate_flops import forward_flops, training_flops
 from dro_trl.lm import devices
+from dro_trl.loading import measures_from_a_copy, starts_at_nothing
 from dro_trl.model_shapes import describe_model, load_config
 from dro_trl.models.reading import whole_name
 from dro_trl.reading_lengths import (
@@ -26,7 +27,7 @@ from dro_trl.reading_lengths import (
 )
 from dro_trl.recipe import DROScriptArguments, parse_recipe, peft_config_of
 from dro_trl.recipe_file import find_recipe
-from dro_trl.starts import start_names
+from dro_trl.starts import goes_on, start_names
 
 QUANTISED = {"4bit": 0.5 + 4 / 64, "8bit": 1.0}
 """Bytes of a quantised weight; at four bits with a float32 scale for each 64 (Dettmers et al., 2023, section 3)."""
@@ -55,6 +56,8 @@ class Run:
     lengths: Lengths
     base_bytes: float
     """Bytes of a weight of the base models' matrices: less than `precision.weights` where they are quantised."""
+    reference: bool = False
+    """Whether `kl_coef` is measured from a copy of the selector."""
 
     @property
     def adapters(self) -> bool:
@@ -145,7 +148,40 @@ def describe_run(
         backend=backend,
         lengths=find_lengths(script, args, names["selector"], stated),
         base_bytes=base,
+        reference=has_reference(args, peft_config, None if model_config else names["selector"]),
     )
+
+
+def has_reference(args: DROConfig, peft_config: Any, start: str | None) -> bool:
+    """Whether a run holds a copy of its selector's start to measure `kl_coef` from.
+
+    Args:
+        args: Of the recipe.
+        peft_config: The adapter that is trained, if one is.
+        start: The selector's, None where it is not here to look at.
+    """
+    if not measures_from_a_copy(args, goes_on=True, switched_off_exactly=False):
+        return False
+    continued = start is not None and goes_on(start, peft_config, args.model_init_kwargs)
+    exactly = starts_at_nothing(peft_config) or (args.shared_base and peft_config is not None)
+    return measures_from_a_copy(args, continued, exactly)
+
+
+def frozen_memory(run: Run) -> float:
+    """Return the bytes of the weights that are not trained: bases of adapters, and a copy of the selector's start."""
+
+    def whole(role: Role) -> float:
+        outside = role.shape.parameters - role.shape.layers * role.shape.layer_weights
+        return outside * run.precision.weights + role.shape.layers * role.shape.layer_weights * run.base_bytes
+
+    shared = run.args.shared_base
+    frozen = sum(whole(role) for role in [run.selector, *([] if shared else [run.generator])] if not role.tuning.full)
+    if run.reference:
+        frozen += whole(run.selector)
+        if run.adapters:  # Which are part of what is copied; on a shared base both.
+            copied = run.selector.trained + (run.generator.trained if shared else 0)
+            frozen += copied * formulas.trained_size(run.precision, True, run.backend)
+    return frozen
 
 
 def readings(run: Run, lengths: QuestionLengths, rows: int) -> tuple[Reading, Reading]:
@@ -198,17 +234,8 @@ def estimate_memory(run: Run, rows: int | None = None) -> dict[str, Any]:
     args, precision, backend = run.args, run.precision, run.backend
     roles = [run.selector, run.generator]
     trained = sum(role.trained for role in roles)
-    if args.shared_base:
-        bases = [run.selector]
-    else:
-        reference = args.kl_coef > 0 and args.train_selector and not run.adapters
-        bases = [*roles, *([run.selector] if reference else [])]
-    frozen, optimizer = 0.0, str(getattr(args.optim, "value", args.optim))
-    for number, role in enumerate(bases):
-        if not (role.tuning.full and number < len(roles)):
-            outside = role.shape.parameters - role.shape.layers * role.shape.layer_weights
-            frozen += outside * precision.weights + role.shape.layers * role.shape.layer_weights * run.base_bytes
-    state = formulas.state_memory(trained, frozen, precision, run.adapters, optimizer, backend)
+    optimizer = str(getattr(args.optim, "value", args.optim))
+    state = formulas.state_memory(trained, frozen_memory(run), precision, run.adapters, optimizer, backend)
     size = formulas.trained_size(precision, run.adapters, backend)
     gathered = max(role.shape.head_weights + 2 * role.shape.layer_weights for role in roles)
     state["buffers"] = formulas.communication_memory(trained, gathered, size, precision.compute, backend)

@@ -248,6 +248,24 @@ def check_vocabulary(model: Any, tokenizer: Tokenizer, source: str) -> None:
         )
 
 
+def _check_policy(policy: SelectionPolicy, args: DROConfig) -> None:
+    """Refuse a policy that says otherwise than the options do, or does not go with them."""
+    if policy.num_selected != args.num_selected:
+        raise ValueError(
+            f"policy.num_selected={policy.num_selected} and num_selected={args.num_selected} differ; give one K"
+        )
+    if getattr(policy, "texts", args.texts) != args.texts:
+        raise ValueError(f"policy.texts and prompt_texts={args.prompt_texts} differ; give both the same")
+    weights = getattr(policy, "score_weights", None)
+    if weights is not None and weights.weight.requires_grad and not args.train_selector:
+        raise ValueError(
+            "learn_weights=True and train_selector=False: the policy's weights are learnt with the selector; set "
+            "train_selector to True (learning_rate=0 leaves the model itself as it is), or learn_weights to False"
+        )
+    if getattr(policy, "proposal", "policy") == "every_passage":
+        _check_every_passage(args)
+
+
 def _check_every_passage(args: DROConfig) -> None:
     """Refuse what estimates something from selections that were drawn, where none is."""
     for name, needed in (("loss_type", "dro"), ("entropy_coef", 0), ("kl_coef", 0)):
@@ -258,6 +276,17 @@ def _check_every_passage(args: DROConfig) -> None:
             )
 
 
+def measures_from_a_copy(args: DROConfig, goes_on: bool, switched_off_exactly: bool) -> bool:
+    """Whether `kl_coef` is measured from a copy of the selector's start, not from its base without the adapter.
+
+    Args:
+        args: The options.
+        goes_on: Whether the selector starts with an adapter.
+        switched_off_exactly: As `is_switched_off_exactly` says of it.
+    """
+    return bool(args.kl_coef > 0 and args.train_selector and (goes_on or not switched_off_exactly))
+
+
 def is_switched_off_exactly(model: Any) -> bool:
     """Whether a model without its adapter is what the adapter starts from.
 
@@ -266,7 +295,11 @@ def is_switched_off_exactly(model: Any) -> bool:
     """
     if isinstance(model, AdapterView):
         return True
-    config = model.peft_config[model.active_adapter] if isinstance(model, PeftModel) else None
+    return starts_at_nothing(model.peft_config[model.active_adapter] if isinstance(model, PeftModel) else None)
+
+
+def starts_at_nothing(config: PeftConfig | None) -> bool:
+    """Whether a new adapter leaves a model what it is, so that the model without it is what it starts from."""
     if not isinstance(config, LoraConfig):
         return False
     return config.bias == "none" and config.init_lora_weights in (True, "gaussian", "orthogonal")
@@ -300,20 +333,7 @@ def make_pair(
     if policy is None:
         kwargs: Any = {**(args.policy_kwargs or {}), **(learnt or {})}  # type: ignore[dict-item]
         policy = load_policy(args.policy, tokenizers["selector"], args.num_selected, kwargs, args.texts)
-    elif policy.num_selected != args.num_selected:
-        raise ValueError(
-            f"policy.num_selected={policy.num_selected} and num_selected={args.num_selected} differ; give one K"
-        )
-    elif getattr(policy, "texts", args.texts) != args.texts:
-        raise ValueError(f"policy.texts and prompt_texts={args.prompt_texts} differ; give both the same")
-    weights = getattr(policy, "score_weights", None)
-    if weights is not None and weights.weight.requires_grad and not args.train_selector:
-        raise ValueError(
-            "learn_weights=True and train_selector=False: the policy's weights are learnt with the selector; set "
-            "train_selector to True (learning_rate=0 leaves the model itself as it is), or learn_weights to False"
-        )
-    if getattr(policy, "proposal", "policy") == "every_passage":
-        _check_every_passage(args)
+    _check_policy(policy, args)
     models = {role: start.model for role, start in starts.items()}
     for name, model in models.items():
         check_turns(model, tokenizers[name], name)
@@ -331,10 +351,9 @@ def make_pair(
     else:
         parts = {name: prepare_model(model, trained[name], peft_config) for name, model in models.items()}
     reference = None
-    if args.kl_coef > 0 and args.train_selector:
-        goes_on = isinstance(models["selector"], (PeftModel, AdapterView))
-        if goes_on or not is_switched_off_exactly(parts["selector"]):
-            reference = Start(parts["selector"], starts["selector"].name).copy(args.model_init_kwargs)
+    goes_on = isinstance(models["selector"], (PeftModel, AdapterView))
+    if measures_from_a_copy(args, goes_on, is_switched_off_exactly(parts["selector"])):
+        reference = Start(parts["selector"], starts["selector"].name).copy(args.model_init_kwargs)
     scorer = AnswerScorer(tokenizers["generator"], all_aliases, args.texts, args.scoring_token_budget)
     value_head = None
     if args.loss_type == "ppo" and args.train_selector:

@@ -112,6 +112,20 @@ def _shown(value: Any) -> Any:
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
+def _usage(name: str) -> str:
+    """Say how a pair is used, by its name on a hub or that of its folder."""
+    return f"""```python
+from dro_trl import PyseriniRetriever, RAGPipeline
+
+folder = "{name}"
+pipeline = RAGPipeline.from_pretrained(folder, retriever=PyseriniRetriever("index"))
+print(pipeline("Who wrote it?").answer)
+```
+
+Each model also loads alone, with `AutoModelForCausalLM.from_pretrained(folder, subfolder="selector")`; an adapter
+whose base has no name on a hub does from inside its own folder: transformers looks for the base from where it runs."""
+
+
 def write_model_card(
     folder: Path,
     training: Mapping[str, Any],
@@ -143,16 +157,7 @@ def write_model_card(
 `selector/` chooses and orders retrieved passages, `generator/` answers from them. Both were trained together by
 Direct Retrieval-augmented Optimization with [dro-trl](https://arxiv.org/abs/2505.03075).
 
-```python
-from dro_trl import PyseriniRetriever, RAGPipeline
-
-folder = "{repo_id or folder.resolve().name}"
-pipeline = RAGPipeline.from_pretrained(folder, retriever=PyseriniRetriever("index"))
-print(pipeline("Who wrote it?").answer)
-```
-
-Each model also loads alone, with `AutoModelForCausalLM.from_pretrained(folder, subfolder="selector")`; an adapter
-whose base has no name on a hub does from inside its own folder: transformers looks for the base from where it runs.
+{_usage(repo_id or folder.resolve().name)}
 
 ## Training
 

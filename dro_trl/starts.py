@@ -64,6 +64,12 @@ def adapter_config(name: Given | None) -> Any | None:
     return None
 
 
+def goes_on(start: str, peft_config: PeftConfig | None, init_kwargs: Any = None) -> bool:
+    """Whether training goes on with the adapter that a start has, since it is the one that is to be trained."""
+    held = adapter_config(start)
+    return held is not None and peft_config is not None and not _differing(held, peft_config, start, init_kwargs)
+
+
 def load_starts(
     model: Given, generator: Given | None, args: Any, peft_config: PeftConfig | None = None
 ) -> dict[str, Start]:

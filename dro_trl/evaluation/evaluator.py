@@ -99,15 +99,9 @@ def evaluate_pair(
     """
     folder = pair_folder(folder, model_kwargs.pop("revision", None))
     found = check_evaluation(folder, systems, extra_metrics)
-    processes = launched_processes(model_kwargs.get("device", AUTO))
-    device, dtype = choose_place(processes, model_kwargs.get("device", AUTO), model_kwargs.get("dtype", AUTO))
-    model_kwargs |= {"device": str(device), "dtype": name_of(dtype)}
-    kept, run = None if progress_dir is None else Path(progress_dir), None
-    if kept is not None and processes.is_main_process:
-        options: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "max_new_tokens": max_new_tokens}
-        options |= {"num_selections": num_selections, "shuffle_candidates": shuffle_candidates, **model_kwargs}
-        run = describe_evaluation(folder, rows, **options)
-    parts = Parts(len(rows), batch_size, processes, kept, run)
+    options: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "max_new_tokens": max_new_tokens}
+    options |= {"num_selections": num_selections, "shuffle_candidates": shuffle_candidates}
+    parts = _open_parts(folder, rows, progress_dir, options, model_kwargs)
     rows, ranks = shuffled(rows, shuffle_candidates)
     selections: dict[str, list[Selection]] = {}
     predictions: dict[str, list[Prediction]] = {}
@@ -149,6 +143,24 @@ def check_evaluation(folder: Path, systems: Collection[str], extra_metrics: Coll
     if any("start" in (system.chooser, system.generator) for system in found.values()):
         start_paths(folder, config)
     return found
+
+
+def _open_parts(
+    folder: Path,
+    rows: Sequence[Question],
+    progress_dir: str | Path | None,
+    options: dict[str, Any],
+    model_kwargs: dict[str, Any],
+) -> Parts:
+    """Divide the questions among the processes, and say in `model_kwargs` where each runs its models."""
+    asked = (model_kwargs.get("device", AUTO), model_kwargs.get("dtype", AUTO))
+    processes = launched_processes(asked[0])
+    device, dtype = choose_place(processes, *asked)
+    model_kwargs |= {"device": str(device), "dtype": name_of(dtype)}
+    kept, run = None if progress_dir is None else Path(progress_dir), None
+    if kept is not None and processes.is_main_process:
+        run = describe_evaluation(folder, rows, **options, **model_kwargs)
+    return Parts(len(rows), options["batch_size"], processes, kept, run)
 
 
 def _run_systems(

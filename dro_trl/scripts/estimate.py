@@ -5,38 +5,43 @@ from typing import Annotated, Any
 
 import typer
 
+AccelerateConfig = Annotated[
+    Path | None, typer.Option("--accelerate_config", help="As given to accelerate launch; one process without.")
+]
+NumProcesses = Annotated[
+    int | None, typer.Option("--num_processes", min=1, help="In place of the accelerate config's.")
+]
+Backend = Annotated[str | None, typer.Option("--backend", help="DDP, FSDP2, ZeRO-1, ZeRO-2 or ZeRO-3, likewise.")]
+ModelConfig = Annotated[
+    str | None,
+    typer.Option("--model_config", help="Folder, config.json or known name, where the model itself is not here."),
+]
+PassageTokens = Annotated[int | None, typer.Option("--passage_tokens", min=1, help="In place of the data.")]
+NumQuestions = Annotated[int | None, typer.Option("--num_questions", min=1, help="In place of the data.")]
+FlopsPerSecond = Annotated[
+    float | None, typer.Option("--flops_per_second", min=1.0, help="Of one process; measured here where not given.")
+]
+Utilization = Annotated[
+    float, typer.Option("--utilization", min=0.01, max=1.0, help="Part of it that training reaches.")
+]
+Output = Annotated[
+    Path | None, typer.Option("--output", help="JSON file; estimate.json in output_dir where not given.")
+]
+
 
 def main(
     context: typer.Context,
-    accelerate_config: Annotated[
-        Path | None, typer.Option("--accelerate_config", help="As given to accelerate launch; one process without.")
-    ] = None,
-    num_processes: Annotated[
-        int | None, typer.Option("--num_processes", min=1, help="In place of the accelerate config's.")
-    ] = None,
-    backend: Annotated[
-        str | None, typer.Option("--backend", help="DDP, FSDP2, ZeRO-1, ZeRO-2 or ZeRO-3, likewise.")
-    ] = None,
-    model_config: Annotated[
-        str | None,
-        typer.Option("--model_config", help="Folder, config.json or known name, where the model itself is not here."),
-    ] = None,
-    passage_tokens: Annotated[
-        int | None, typer.Option("--passage_tokens", min=1, help="In place of the data.")
-    ] = None,
+    accelerate_config: AccelerateConfig = None,
+    num_processes: NumProcesses = None,
+    backend: Backend = None,
+    model_config: ModelConfig = None,
+    passage_tokens: PassageTokens = None,
     question_tokens: Annotated[int, typer.Option("--question_tokens", min=1, help="With --passage_tokens.")] = 20,
     answer_tokens: Annotated[int, typer.Option("--answer_tokens", min=1, help="With --passage_tokens.")] = 8,
-    num_questions: Annotated[int | None, typer.Option("--num_questions", min=1, help="In place of the data.")] = None,
-    flops_per_second: Annotated[
-        float | None,
-        typer.Option("--flops_per_second", min=1.0, help="Of one process; measured here where not given."),
-    ] = None,
-    utilization: Annotated[
-        float, typer.Option("--utilization", min=0.01, max=1.0, help="Part of it that training reaches.")
-    ] = 0.4,
-    output: Annotated[
-        Path | None, typer.Option("--output", help="JSON file; estimate.json in output_dir where not given.")
-    ] = None,
+    num_questions: NumQuestions = None,
+    flops_per_second: FlopsPerSecond = None,
+    utilization: Utilization = 0.4,
+    output: Output = None,
 ) -> None:
     """Estimate memory and time: --config recipe.yaml, and --NAME VALUE for any field of it, as for `train`."""
     from dataclasses import replace

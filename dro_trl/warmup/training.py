@@ -30,6 +30,7 @@ from dro_trl.models.quantised import keep_gradients
 from dro_trl.models.reading import read_into, whole_name
 from dro_trl.models.replacing import replacing_model
 from dro_trl.policies.base import SelectionPolicy, load_policy
+from dro_trl.prompts import Tokenizer
 from dro_trl.recipe import (
     UNUSED,
     DROScriptArguments,
@@ -223,14 +224,7 @@ def _run_warmup(part: Part, script: DROScriptArguments, args: WarmupConfig, mode
     starts = {name: str(start or given["selector"]) for name, start in given.items()}
     for start in starts.values():
         check_causal(start, loading)  # Before the teacher is asked, which may take long.
-    # A model's name says where it stops, before any is loaded.
-    named = {name: Start(whole_name(start), start, turns=turns_of_pair(start)) for name, start in starts.items()}
-    tokenizers = load_tokenizers(named, args, None, None)
-    args.chat_template_path = None  # It is read, and TRL would give the model the other tokenizer's tokens.
-    if args.resume_from_checkpoint:
-        checkpoint = Path(str(args.resume_from_checkpoint))
-        if (saved := read_run_facts(checkpoint).get("turns")) is not None:  # Else it is another run, which is said.
-            adopt_turns(tokenizers, saved, f"{checkpoint / RUN_NAME}: turns")
+    tokenizers = _tokenizers(starts, args)
     peft_config = peft_config_of(model, starts[part])
     for config in (peft_config, adapter_config(starts[part])):
         check_adapter(config)
@@ -261,26 +255,48 @@ def _run_warmup(part: Part, script: DROScriptArguments, args: WarmupConfig, mode
         "processing_class": tokenizers[part],
         "peft_config": None if adapted else peft_config,
     }
-    set_seed(args.seed)  # New adapters are random, and TRL before 1.15 makes them before it seeds anything.
-    if part == "selector":
-        kwargs: Any = args.policy_kwargs
-        policy = load_policy(args.policy, tokenizers[part], args.num_selected, kwargs, args.texts)
-        if (kwargs or {}).get("learn_weights"):
-            logger.warning(
-                "policy_kwargs: a warm-up does not learn the policy's weights (learn_weights); they stay as set"
-            )
-        trainer: WarmupTrainer = SelectorWarmupTrainer(policy, **options)
-    else:
-        trainer = WarmupTrainer(**options)
+    trainer = _make_trainer(part, args, options)
     trainer.turns = saved_turns(tokenizers)
     trainer.facts = {"part": part, "start": starts[part], "dataset": script.dataset_name}
     trainer.train(args.resume_from_checkpoint)
     save_warm(trainer, loading.get("dtype", "float32"))
+    if trainer.is_world_process_zero():
+        _write_results(trainer, args, taught, time.monotonic() - started)
+    return trainer
+
+
+def _tokenizers(starts: dict[str, str], args: WarmupConfig) -> dict[str, Tokenizer]:
+    """Return both models' tokenizers, with what a checkpoint that the run goes on from says they read."""
+    # A model's name says where it stops, before any is loaded.
+    named = {name: Start(whole_name(start), start, turns=turns_of_pair(start)) for name, start in starts.items()}
+    tokenizers = load_tokenizers(named, args, None, None)
+    args.chat_template_path = None  # It is read, and TRL would give the model the other tokenizer's tokens.
+    if args.resume_from_checkpoint:
+        checkpoint = Path(str(args.resume_from_checkpoint))
+        if (saved := read_run_facts(checkpoint).get("turns")) is not None:  # Else it is another run, which is said.
+            adopt_turns(tokenizers, saved, f"{checkpoint / RUN_NAME}: turns")
+    return tokenizers
+
+
+def _make_trainer(part: Part, args: WarmupConfig, options: dict[str, Any]) -> WarmupTrainer:
+    set_seed(args.seed)  # New adapters are random, and TRL before 1.15 makes them before it seeds anything.
+    if part == "generator":
+        return WarmupTrainer(**options)
+    kwargs: Any = args.policy_kwargs
+    policy = load_policy(args.policy, options["processing_class"], args.num_selected, kwargs, args.texts)
+    if (kwargs or {}).get("learn_weights"):
+        logger.warning(
+            "policy_kwargs: a warm-up does not learn the policy's weights (learn_weights); they stay as set"
+        )
+    return SelectorWarmupTrainer(policy, **options)
+
+
+def _write_results(trainer: WarmupTrainer, args: WarmupConfig, taught: TaughtRows, seconds: float) -> None:
     losses = [record["loss"] for record in trainer.state.log_history if "loss" in record]
     results = {
         **trainer.facts,
         "teacher": args.teacher,
-        "seconds": round(time.monotonic() - started, 1),
+        "seconds": round(seconds, 1),
         "steps": trainer.state.global_step,
         "seed": args.seed,
         "loss_start": losses[0] if losses else None,
@@ -289,11 +305,9 @@ def _run_warmup(part: Part, script: DROScriptArguments, args: WarmupConfig, mode
         "num_shorter_than_k": sum(len(selection) < args.num_selected for selection in taught.selections),
         "left_out": taught.left_out,
     }
-    if trainer.is_world_process_zero():
-        path = Path(str(args.output_dir)) / RESULTS_NAME
-        write_json(path, results)
-        print(f"Model: {args.output_dir}\nResults: {path}")
-    return trainer
+    path = Path(str(args.output_dir)) / RESULTS_NAME
+    write_json(path, results)
+    print(f"Model: {args.output_dir}\nResults: {path}")
 
 
 def save_warm(trainer: WarmupTrainer, dtype: Any) -> None:

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dro_trl.cli import app
+from dro_trl.recipe import parse_recipe, run_recipe
 from tests.training import save_start, write_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -142,3 +143,29 @@ def test_memory_against_a_measured_run(tmp_path):
     ratios = {row["configuration"]: row["memory_ratio"] for row in json.loads(output.read_text())}
     assert ratios.keys() == set(names)
     assert all(0.75 <= ratio <= 1.25 for ratio in ratios.values()), ratios
+
+
+LORA = {"use_peft": True, "lora_r": 4, "lora_dropout": 0.0, "lora_target_modules": ["q_proj", "v_proj"]}
+
+
+@pytest.mark.parametrize(
+    ("case", "shared"),
+    [("whole", False), ("another adapter", False)]
+    + [(case, shared) for case in ("new adapter", "adapter that goes on") for shared in (False, True)],
+)
+def test_a_copy_to_measure_from_is_counted_where_a_run_makes_one(tmp_path, case, shared):
+    """Its bytes are those of the copy that the trainer holds, and of nothing where it holds none."""
+    start = save_start(tmp_path / "start")
+    lines = {"shared_base": shared, "kl_coef": 0.1, **({} if case == "whole" else LORA)}
+    if "go" in case or "other" in case:
+        first = write_recipe(tmp_path, **lines | {"kl_coef": 0.0, "output_dir": str(tmp_path / "first")})
+        run_recipe(*parse_recipe(["--config", first]))
+        start = str(tmp_path / "first" / ("" if shared else "selector"))
+    rank = {"lora_r": 2} if "other" in case else {}
+    recipe = write_recipe(tmp_path, model_name_or_path=start, **lines | rank)
+    with_copy, without = (estimate(tmp_path, "--config", recipe, "--kl_coef", kl)[0] for kl in ("0.1", "0.0"))
+    counted = with_copy["memory"]["state"]["weights"] - without["memory"]["state"]["weights"]
+    reference = run_recipe(*parse_recipe(["--config", recipe])).model.reference
+    held = 0 if reference is None else sum(p.numel() * p.element_size() for p in reference.parameters())
+    assert (held > 0) == (case in ("whole", "adapter that goes on"))
+    assert counted == held
