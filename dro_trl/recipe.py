@@ -27,12 +27,14 @@ from dro_trl.evaluation.plots import plot_training
 from dro_trl.folders import check_unwritten, owned
 from dro_trl.lm.devices import AUTO, describe_training, with_trained_dtype
 from dro_trl.models.causal_lm import check_causal
-from dro_trl.models.reading import is_adapter_source
+from dro_trl.models.names import check_there
+from dro_trl.models.reading import OF_THE_HUB, is_adapter_source
 from dro_trl.recipe_file import find_recipe, read_recipe, refuse_unknown
 from dro_trl.resuming import last_checkpoint
 from dro_trl.reward_calls import RewardFunc
 from dro_trl.rewards.likelihood import AnswerLogLikelihood
 from dro_trl.starts import adapter_config, start_names
+from dro_trl.training_data import naming_sources
 
 
 @dataclass
@@ -257,6 +259,16 @@ def load_datasets(script: DROScriptArguments) -> tuple[Dataset, Dataset | None]:
     return train, held_out
 
 
+def check_starts(model: ModelConfig, args: Any) -> None:
+    """Refuse the name of a model that is nowhere, as `check_there` does."""
+    said = loading_options(model, args.model_init_kwargs)
+    where = {name: said[name] for name in OF_THE_HUB if name in said}
+    starts = {"model_name_or_path": model.model_name_or_path, "generator_name_or_path": args.generator_name_or_path}
+    for option, start in starts.items():
+        if start and "gguf_file" not in said:
+            check_there(option, str(start), **where)
+
+
 def check_inputs(script: DROScriptArguments, args: DROConfig, model: ModelConfig) -> None:
     """Look at all that a recipe reads, as its run will.
 
@@ -265,6 +277,7 @@ def check_inputs(script: DROScriptArguments, args: DROConfig, model: ModelConfig
         OSError: If data or a model is missing.
     """
     load_datasets(script)
+    check_starts(model, args)
     for start in start_names(str(model.model_name_or_path), args.generator_name_or_path).values():
         if start:
             is_adapter_source(str(start))
@@ -311,6 +324,7 @@ def own_output(
 def run_recipe(script: DROScriptArguments, args: DROConfig, model: ModelConfig) -> DROTrainer:
     """Train as a recipe says, and save the pair, its curves and `train_results.json` in `args.output_dir`."""
     starts = {"model_name_or_path": model.model_name_or_path, "generator_name_or_path": args.generator_name_or_path}
+    check_starts(model, args)
     written = (*MODELS, CONFIG_NAME, "README.md", "train_results.json")
     with own_output(args, starts, written, (CONFIG_NAME,)):
         return _run_recipe(script, args, model)
@@ -320,14 +334,15 @@ def _run_recipe(script: DROScriptArguments, args: DROConfig, model: ModelConfig)
     args.model_init_kwargs = decide_loading(model, args)
     train, held_out = load_datasets(script)
     starts = start_names(str(model.model_name_or_path), args.generator_name_or_path)
-    trainer = DROTrainer(
-        model=str(model.model_name_or_path),
-        args=args,
-        train_dataset=train,
-        eval_dataset=held_out,
-        reward_funcs=[load_reward(path, args) for path in script.reward_funcs] if script.reward_funcs else None,
-        peft_config=peft_config_of(model, *(str(start) for start in starts.values() if start)),
-    )
+    with naming_sources(train_dataset=script.dataset_name, eval_dataset=script.eval_dataset_name):
+        trainer = DROTrainer(
+            model=str(model.model_name_or_path),
+            args=args,
+            train_dataset=train,
+            eval_dataset=held_out,
+            reward_funcs=[load_reward(path, args) for path in script.reward_funcs] if script.reward_funcs else None,
+            peft_config=peft_config_of(model, *(str(start) for start in starts.values() if start)),
+        )
     trainer.dataset_names = {"train": script.dataset_name, "eval": script.eval_dataset_name}
     train_and_save(trainer, checkpoint_to_resume(script, args))
     return trainer

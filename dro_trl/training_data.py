@@ -1,7 +1,8 @@
 """From the datasets that the user gives to those that the trainer reads."""
 
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +19,23 @@ from dro_trl.sampler import random_generator
 from dro_trl.types import Question
 
 logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def naming_sources(**sources: str | None) -> Iterator[None]:
+    """Let an error that begins with the name of some rows say as well where they are from.
+
+    Args:
+        **sources: A file or a name on a hub for names such as `train_dataset`; nothing where there is none.
+    """
+    try:
+        yield
+    except ValueError as error:
+        said = str(error)
+        for name, source in sources.items():
+            if source and said.startswith((f"{name}, row ", f"{name}: ")):
+                raise ValueError(f"{name} ({source}){said.removeprefix(name)}") from error
+        raise
 
 
 def prepare_dataset(

@@ -93,16 +93,24 @@ def warn_of_special_tokens(rows: Sequence[Question], name: str, tokenizer: Token
         )
 
 
+def _limit_name(config: Any) -> str:
+    """What a configuration calls the number of its positions."""
+    return "max_position_embeddings" if hasattr(config, "max_position_embeddings") else "max_seq_len"
+
+
 def position_limit(model: Any) -> tuple[int | None, bool]:
     """Return how many tokens a model can read, None where no limit is known, and whether it cannot read one more.
 
     A model with a table of positions, learnt or not, has none beyond its last. One that turns positions into angles
-    reads on, without having been trained to.
+    reads on, without having been trained to. MPT has a table of distances, as long as its `max_seq_len`.
     """
     config = model.config.get_text_config()
-    limit = getattr(config, "max_position_embeddings", None)
+    name = _limit_name(config)
+    limit = getattr(config, name, None)
     if not isinstance(limit, int) or limit < 1:
         return None, False
+    if name == "max_seq_len":
+        return limit, True
     words = model.get_input_embeddings()
     tables = [m for m in model.modules() if isinstance(m, nn.Embedding) and m is not words]
     learnt = any(limit <= table.num_embeddings <= limit + 2 for table in tables)
@@ -111,6 +119,11 @@ def position_limit(model: Any) -> tuple[int | None, bool]:
         for name, buffer in model.named_buffers()
     )
     return limit, learnt or angles
+
+
+def _limit_of(model: Any) -> str:
+    config = model.config.get_text_config()
+    return f"{_limit_name(config)} of {config.model_type}"
 
 
 def check_window(selector: Any, inputs: Any) -> None:
@@ -127,8 +140,8 @@ def check_window(selector: Any, inputs: Any) -> None:
     size = int(getattr(inputs, "longest", 0))
     if limit is not None and is_learnt and size > limit:
         raise ValueError(
-            f"questions: the selector's prompt of a window has {size} tokens, and max_position_embeddings of "
-            f"{selector.config.get_text_config().model_type} is {limit}; lower window_size, or set max_passage_tokens"
+            f"questions: the selector's prompt of a window has {size} tokens, and {_limit_of(selector)} is {limit}; "
+            "lower window_size, or set max_passage_tokens"
         )
 
 
@@ -170,10 +183,7 @@ def check_fit(
                 sizes[number] = size
         if sizes:
             number, size = next(iter(sizes.items()))
-            said = (
-                f"{name}, row {number}: the {role}'s prompt has {size} tokens, and max_position_embeddings of "
-                f"{model.config.get_text_config().model_type} is {limit}"
-            )
+            said = f"{name}, row {number}: the {role}'s prompt has {size} tokens, and {_limit_of(model)} is {limit}"
             fewer = "num_candidates" if role == "selector" else "num_selected"
             alone = role == "selector" and getattr(policy, "scores_alone", False)
             ways = f"set max_passage_tokens{'' if alone else f', or lower {fewer}'}"

@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 from transformers.utils.hub import cached_file
 
 from dro_trl.atomic_write import load_object, write_json
@@ -63,11 +64,55 @@ def is_on_hub(name: str | Path) -> bool:
     return bool(_ON_HUB.match(str(name))) and not Path(name).exists()
 
 
+def nowhere(name: str | Path) -> str:
+    """Say that a model was found neither here nor on the hub."""
+    offline = "; HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else ""
+    return (
+        f"{name} is no folder here, and nothing of that name could be had from {constants.ENDPOINT} or found in its "
+        f"cache {constants.HF_HUB_CACHE}{offline}"
+    )
+
+
+def check_there(option: str, name: str, **where: Any) -> None:
+    """Refuse the name of a model that is neither a folder nor to be had from a hub, before anything is loaded.
+
+    Args:
+        option: That the name was given with.
+        name: The name. One that is the path of a folder, whether or not it is there, is not looked for on a hub.
+        where: Of the arguments of `from_pretrained` those that say where on a hub a model is.
+
+    Raises:
+        FileNotFoundError: Names the option, and where was looked.
+    """
+    if Path(name).is_dir():
+        return
+    if Path(name).is_absolute() or name.startswith(".") or name.count("/") > 1:
+        raise FileNotFoundError(f"{option}: {name} does not exist, or is no folder")
+    if not any(_on_hub(name, file, **where) for file in ("config.json", ADAPTER_CONFIG, CONFIG_NAME)):
+        raise FileNotFoundError(f"{option}: {nowhere(name)}")
+
+
+def _on_hub(name: str, file: str, **where: Any) -> str | None:
+    """Return the path of a hub's file, downloaded or in the cache, None where there is none."""
+    options: dict[str, Any] = dict.fromkeys(
+        (f"_raise_exceptions_for_{of}" for of in ("gated_repo", "missing_entries", "connection_errors")), False
+    )
+    found: str | None = cached_file(name, file, **where, **options)
+    return found
+
+
 def pair_folder(name: str | Path, revision: str | None = None) -> Path:
-    """Return the folder of a pair, downloaded (or found in the cache) where its name on a hub is given."""
+    """Return the folder of a pair, downloaded (or found in the cache) where its name on a hub is given.
+
+    Raises:
+        FileNotFoundError: If it cannot be had.
+    """
     if not is_on_hub(name):
         return Path(name)
-    return Path(snapshot_download(str(name), revision=revision, allow_patterns=list(PAIR_FILES)))
+    try:
+        return Path(snapshot_download(str(name), revision=revision, allow_patterns=list(PAIR_FILES)))
+    except (LocalEntryNotFoundError, RepositoryNotFoundError) as error:
+        raise FileNotFoundError(nowhere(name)) from error
 
 
 def find_pair(name: Any, revision: str | None = None) -> Path | None:
@@ -76,11 +121,7 @@ def find_pair(name: Any, revision: str | None = None) -> Path | None:
         return None
     if not is_on_hub(name):
         return Path(name).resolve() if (Path(name) / CONFIG_NAME).is_file() else None
-    options: dict[str, Any] = dict.fromkeys(
-        (f"_raise_exceptions_for_{of}" for of in ("gated_repo", "missing_entries", "connection_errors")), False
-    )
-    found = cached_file(name, CONFIG_NAME, revision=revision, **options)
-    return pair_folder(name, revision) if found else None
+    return pair_folder(name, revision) if _on_hub(name, CONFIG_NAME, revision=revision) else None
 
 
 def upload(

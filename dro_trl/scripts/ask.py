@@ -25,12 +25,15 @@ def main(
     revision: options.Revision = None,
 ) -> None:
     """Retrieve, select and answer; prints the answer and the passages it rests on."""
+    from dro_trl.checkpointing import read_config
     from dro_trl.lm.devices import choose_device, choose_dtype, describe
+    from dro_trl.models.names import pair_folder
     from dro_trl.pipeline import RAGPipeline, print_output
     from dro_trl.retrieval.pyserini import PyseriniRetriever
 
     if (index_dir is None) == (prebuilt is None):
         raise ValueError(f"give one of --index_dir and --prebuilt, not --index_dir={index_dir} --prebuilt={prebuilt}")
+    read_config(pair_folder(model, revision))  # Before the index is opened, which starts a Java.
     place = choose_device(device)
     number_format = choose_dtype(dtype, place)
     typer.echo(f"Asking {model} {describe(place, number_format)}", err=True)

@@ -126,6 +126,7 @@ def run(
     from dro_trl.folders import owned
     from dro_trl.lm.devices import describe, name_of
     from dro_trl.models.names import pair_folder
+    from dro_trl.training_data import naming_sources
 
     started = time.monotonic()
     processes = launched_processes(place[0])
@@ -141,7 +142,8 @@ def run(
     if not resume and processes.is_main_process:
         discard(folder / "progress")
     settings |= {"device": str(device), "dtype": name_of(dtype), "progress_dir": folder / "progress"}
-    report, predictions = evaluate_pair(model, rows.to_list(), systems, **settings)
+    with naming_sources(questions=name):
+        report, predictions = evaluate_pair(model, rows.to_list(), systems, **settings)
     if processes.is_main_process:
         facts = {"model": str(model), "dataset": name, "seconds": round(time.monotonic() - started, 1)}
         write(folder, report, predictions, facts, settings)

@@ -35,6 +35,7 @@ from dro_trl.recipe import (
     UNUSED,
     DROScriptArguments,
     RecipeModel,
+    check_starts,
     checkpoint_to_resume,
     decide_loading,
     load_datasets,
@@ -47,6 +48,7 @@ from dro_trl.refused_options import check_adapter
 from dro_trl.resumable_trainer import ResumableTrainer
 from dro_trl.resuming import RUN_NAME, begin_checkpoint, read_run_facts
 from dro_trl.starts import adapter_config, merged_where_needed, start_names, turns_of_pair
+from dro_trl.training_data import naming_sources
 from dro_trl.warmup.config import UNUSED as UNUSED_IN_WARMUP
 from dro_trl.warmup.config import WarmupConfig
 from dro_trl.warmup.teachers import RETRIEVED, TaughtRows, teach
@@ -209,8 +211,10 @@ def run_warmup(part: Part, script: DROScriptArguments, args: WarmupConfig, model
         BlockingIOError: If another process writes there.
     """
     starts = {"model_name_or_path": model.model_name_or_path, "generator_name_or_path": args.generator_name_or_path}
+    check_starts(model, args)
     written = ("config.json", "model.safetensors", "adapter", "README.md", RESULTS_NAME)
-    with own_output(args, starts, written, (RESULTS_NAME,)):
+    sources = {"train_dataset": script.dataset_name, "eval_dataset": script.eval_dataset_name}
+    with own_output(args, starts, written, (RESULTS_NAME,)), naming_sources(**sources):
         return _run_warmup(part, script, args, model)
 
 

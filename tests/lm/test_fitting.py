@@ -1,13 +1,23 @@
 """Passages cut to a length, prompts that do not fit a model, and special tokens that are counted."""
 
+import contextlib
 import json
 import logging
 import unicodedata
 
 import pytest
+import torch
 from datasets import Dataset
 from tokenizers import normalizers
-from transformers import CTRLTokenizer, GPT2Config, GPT2LMHeadModel, GPTJConfig, GPTJForCausalLM
+from transformers import (
+    CTRLTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTJConfig,
+    GPTJForCausalLM,
+    MptConfig,
+    MptForCausalLM,
+)
 
 from dro_trl import AutoregressivePolicy, PlackettLucePolicy, RAGPipeline, prompts
 from dro_trl.generation import generate_answers
@@ -22,6 +32,20 @@ def gpt2(tokenizer, positions: int) -> GPT2LMHeadModel:
     return GPT2LMHeadModel(
         GPT2Config(vocab_size=len(tokenizer), n_positions=positions, n_embd=16, n_layer=1, n_head=2)
     ).eval()
+
+
+def mpt(tokenizer, positions: int) -> MptForCausalLM:
+    """Without positions, but with a table of distances, which is made anew in each pass."""
+    config = MptConfig(d_model=16, n_heads=2, n_layers=1, max_seq_len=positions, vocab_size=len(tokenizer))
+    return MptForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize("size", [1, 63, 64, 65, 80])
+def test_a_table_of_distances_ends_at_max_seq_len(size):
+    model = mpt(tiny_tokenizer(), 64)
+    ids = torch.randint(10, 200, (1, size), generator=torch.Generator().manual_seed(0))
+    with contextlib.nullcontext() if size <= 64 else pytest.raises(RuntimeError, match="must match the size"):
+        model(input_ids=ids)
 
 
 def num_tokens(tokenizer, text: str) -> int:
@@ -92,6 +116,7 @@ def test_which_models_have_an_end_to_their_positions():
     assert position_limit(gpt2(tokenizer, 64)) == (64, True)
     angles = GPTJConfig(vocab_size=99, n_positions=64, n_embd=32, n_layer=1, n_head=2, rotary_dim=8)
     assert position_limit(GPTJForCausalLM(angles)) == (64, True)  # It works them out once, for so many.
+    assert position_limit(mpt(tokenizer, 64)) == (64, True)
     assert position_limit(tiny_model("llama", tokenizer, max_position_embeddings=64)) == (64, False)
     assert position_limit(tiny_model("gemma3", tokenizer, max_position_embeddings=64)) == (64, False)
 
@@ -121,6 +146,8 @@ def test_prompts_that_do_not_fit(kind, caplog):
     check_fit(rows, "rows", None, gpt2(tokenizer, longest), policy, scorer)
     with pytest.raises(ValueError, match=f"row 2: the generator's prompt has {longest} tokens.* lower num_selected"):
         check_fit(rows, "rows", None, gpt2(tokenizer, longest - 1), policy, scorer)
+    with pytest.raises(ValueError, match=f"row 2: .* {longest} tokens, and max_seq_len of mpt is {longest - 1}; set"):
+        check_fit(rows, "rows", None, mpt(tokenizer, longest - 1), policy, scorer)
 
 
 def test_the_trainer_and_the_pipeline_check_what_they_read(tmp_path):

@@ -1,6 +1,7 @@
 """A command whose input is wrong ends in one line, and leaves no file or folder behind."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -24,6 +25,9 @@ WRONG = {
     "evaluate: no such metric": "evaluate --model in/pair --dataset in/train.jsonl --metric bleu --output_dir out",
     "evaluate: no such system": "evaluate --model in/pair --dataset in/train.jsonl --systems orcale --output_dir out",
     "evaluate: windows": "evaluate --model in/pair --dataset in/train.jsonl --window_size 2 --output_dir out",
+    "evaluate: no pair on a hub": "evaluate --model no/model --dataset in/train.jsonl --output_dir out/here",
+    "evaluate: too long": "evaluate --model in/pair-short --dataset in/train.jsonl --no-start --output_dir out/here",
+    "ask: no pair on a hub": "ask Who? --model no/model --index_dir in/index",
     "ask: no pair": "ask Who? --model nowhere --index_dir in/index",
     "ask: no index": "ask Who? --model in/pair --index_dir nowhere",
     "merge: no pair": "merge --model nowhere --output_dir out/here",
@@ -36,14 +40,20 @@ WRONG = {
     "train: no reward": "train --config in/recipe.yaml --reward_funcs dro_trl.nothing --output_dir out/here",
     "train: no policy": "train --config in/recipe.yaml --policy dro_trl.Nothing --output_dir out/here",
     "train: too long": "train --config in/recipe.yaml --model_name_or_path in/short --output_dir out/here",
+    "train: too long to evaluate": "train --config in/recipe.yaml --model_name_or_path in/short --output_dir out/here "
+    "--dataset_name in/brief.jsonl --eval_dataset_name in/train.jsonl",
+    "train: no model on a hub": "train --config in/recipe.yaml --model_name_or_path no/model --output_dir out/here",
+    "train: no generator on a hub": "train --config in/recipe.yaml --generator_name_or_path no/model --output_dir out",
     "train: few candidates": "train --config in/recipe.yaml --num_selected 5 --output_dir out/here",
     "warmup: no model": "warmup selector --config in/warm.yaml --model_name_or_path ./nowhere --output_dir out/here",
+    "warmup: no model on a hub": "warmup selector --config in/warm.yaml --model_name_or_path no/model --output_dir o",
     "warmup: no dataset": "warmup generator --config in/warm.yaml --dataset_name nowhere.jsonl --output_dir out/here",
     "warmup: no run file": "warmup selector --config in/warm.yaml --teacher run --teacher_run no --output_dir out",
     "warmup: no gold": "warmup selector --config in/warm.yaml --dataset_name in/nogold.jsonl --output_dir out/here",
     "compare: no dataset": "compare --config in/study.yaml --dataset_name nowhere.jsonl --output_dir out/here",
     "compare: no eval dataset": "compare --config in/study.yaml --eval_dataset_name nowhere.jsonl --output_dir out",
     "compare: no model": "compare --config in/study.yaml --model_name_or_path ./nowhere --output_dir out/here",
+    "compare: no model on a hub": "compare --config in/study.yaml --model_name_or_path no/model --output_dir out/here",
     "compare: nothing to report": "compare --config in/study.yaml --report_only --output_dir out/here",
     "run: no corpus": "run in/run.yaml --output_dir out/here",
     "run: no such stage": "run in/run.yaml --until trian --output_dir out/here",
@@ -80,6 +90,9 @@ def inputs(trained_pair, tmp_path_factory):
     tensors = load_file(weights)
     del tensors["model.norm.weight"]
     save_file(tensors, weights, {"format": "pt"})
+    for part in ("selector", "generator"):
+        shutil.copytree(folder / "short", folder / "pair-short" / part)
+    shutil.copy(trained_pair / "dro_config.json", folder / "pair-short")
     shutil.copytree(trained_pair, folder / "torn")
     (folder / "torn" / "generator" / "model.safetensors").unlink()
     shutil.copytree(trained_pair, folder / "startless")
@@ -94,6 +107,9 @@ def inputs(trained_pair, tmp_path_factory):
     of_study = {"methods": {"one": {}}, "eval_dataset_name": "in/train.jsonl"}
     (folder / "study.yaml").write_text(yaml.safe_dump(recipe | of_study))
     (folder / "run.yaml").write_text(yaml.safe_dump({"index": {"corpus": "nowhere.jsonl"}}))
+    passages = [{"id": str(i), "title": "", "text": "Oslo", "score": 1.0} for i in range(4)]
+    brief = {"question": "O?", "answers": ["a"], "candidates": passages}
+    (folder / "brief.jsonl").write_text(json.dumps(brief) + "\n")
     rows = tiny_questions(4, 5)
     (folder / "nogold.jsonl").write_text("".join(json.dumps({**row, "gold_ids": None}) + "\n" for row in rows))
     (folder / "plain.jsonl").write_text(json.dumps({"question": "Who?"}) + "\n")
@@ -111,6 +127,25 @@ def listing(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
+TOO_LONG = r"row 1: the \w+'s prompt has \d+ tokens, and max_position_embeddings of gpt2 is 32; "
+NOWHERE = (
+    r": no/model is no folder here, and nothing of that name could be had from http\S+ or found in its cache /\S+"
+)
+SAID = {
+    "train: too long": rf"train_dataset \(in/train\.jsonl\), {TOO_LONG}",
+    "train: too long to evaluate": rf"eval_dataset \(in/train\.jsonl\), {TOO_LONG}",
+    "train: few candidates": r"train_dataset \(in/train\.jsonl\), row 1: field 'candidates': found 4 passages",
+    "train: no model on a hub": f"model_name_or_path{NOWHERE}",
+    "train: no generator on a hub": f"generator_name_or_path{NOWHERE}",
+    "warmup: no model on a hub": f"model_name_or_path{NOWHERE}",
+    "compare: no model on a hub": f"model_name_or_path{NOWHERE}",
+    "train: no model": r"model_name_or_path: \./nowhere does not exist, or is no folder",
+    "evaluate: too long": rf"questions \(in/train\.jsonl\), {TOO_LONG}",
+    "evaluate: no pair on a hub": NOWHERE[2:],
+    "ask: no pair on a hub": NOWHERE[2:],
+}
+
+
 @pytest.mark.parametrize("case", WRONG)
 def test_a_wrong_input_leaves_nothing_behind(inputs, tmp_path, monkeypatch, case):
     (tmp_path / "in").symlink_to(inputs)
@@ -121,3 +156,4 @@ def test_a_wrong_input_leaves_nothing_behind(inputs, tmp_path, monkeypatch, case
     assert result.stderr.strip().splitlines()[-1].startswith("error: ") or len(result.stderr.splitlines()) < 5
     assert [path.name for path in tmp_path.iterdir()] == ["in"], (listing(tmp_path), result.stderr)
     assert listing(inputs) == before
+    assert re.search(f"^error: {SAID.get(case, '')}", result.stderr, re.MULTILINE), result.stderr
