@@ -26,6 +26,7 @@ PLAIN = {
     "lockstep",
     "older_versions",
     "types",
+    "wording",
     "prompts",
     "refused_options",
     "weights",

@@ -23,6 +23,7 @@ from dro_trl.atomic_write import load_json, load_object, write_json
 from dro_trl.checkpointing import CONFIG_NAME, MODELS, read_config
 from dro_trl.lm.devices import AUTO, choose_device, choose_dtype
 from dro_trl.types import Question
+from dro_trl.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +144,9 @@ def go_on(folder: Path, run: dict[str, Any]) -> None:
         saved = load_object(path, _REMEDY)
         differing = [name for name in sorted({*saved, *run}) if saved.get(name) != run.get(name)]
         if not differing:
-            logger.warning(f"going on from {len(list(folder.glob('*' + PART_SUFFIX)))} parts that {folder} holds")
+            logger.warning(
+                f"going on from {counted(len(list(folder.glob('*' + PART_SUFFIX))), 'part')} that {folder} holds"
+            )
             return
         said = "; ".join(f"{name} was {saved.get(name)!r} and is now {run.get(name)!r}" for name in differing)
         logger.warning(f"{folder} holds parts of another evaluation; beginning anew, since {said}")

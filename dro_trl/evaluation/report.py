@@ -12,6 +12,7 @@ from rich.table import Table
 
 from dro_trl.atomic_write import write_json
 from dro_trl.evaluation.comparison import Comparison, EvaluationReport
+from dro_trl.wording import counted
 
 
 def print_report(report: EvaluationReport, console: Console, reading_answers: Collection[str] = ()) -> None:
@@ -57,7 +58,7 @@ def write_results(report: EvaluationReport, path: str | Path, extra: Mapping[str
 
 def _counts(report: EvaluationReport) -> str:
     first = next(iter(report.systems.values()))
-    counts = f"Means over {first['n']:,} questions"
+    counts = "Means over " + counted(int(first["n"] or 0), "question")
     if first["n_with_gold"] != first["n"]:
         what = "recall, MRR, nDCG and MAP" if "map" in first else "recall, MRR and nDCG"
         counts += f"; {what} over the {first['n_with_gold']:,} with gold passages"

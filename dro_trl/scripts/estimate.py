@@ -92,8 +92,12 @@ def _gib(size: float) -> str:
 def _memory_table(found: dict[str, Any]) -> Any:
     from rich.table import Table
 
+    from dro_trl.wording import counted
+
     memory, backend = found["memory"], found["backend"]
-    table = Table("GiB a process", "", title=f"{backend['name']}, {backend['processes']} process(es)")
+    many = backend["processes"] if backend["name"] != "one process" else 0
+    processes = f", {counted(many, 'process', 'processes')}" if many else ""
+    table = Table("GiB a process", "", title=backend["name"] + processes)
     for name, size in memory["state"].items():
         table.add_row(name, _gib(size))
     for name in ("selector", "generator"):

@@ -42,6 +42,7 @@ def main(
 
     from dro_trl.retrieval.corpus import open_corpus
     from dro_trl.retrieval.pyserini import PyseriniRetriever
+    from dro_trl.wording import counted
 
     start = time.monotonic()
     file = open_corpus(corpus, format)
@@ -56,7 +57,9 @@ def main(
         checked = retriever.seconds_of_checksums or 0.0
     for what, count in file.counts.items():
         typer.echo(f"{what}: {count:,}")
-    typer.echo(f"indexed {passages:,} passages in {seconds:.1f} s, {checked:.1f} s of them to check what was written")
+    typer.echo(
+        f"indexed {counted(passages, 'passage')} in {seconds:.1f} s, {checked:.1f} s of them to check what was written"
+    )
     typer.echo(f"wrote {index_dir} (figures in {index_dir / 'dro_trl_index.json'})")
 
 

@@ -18,6 +18,7 @@ def main(
     from dro_trl.atomic_write import write_jsonl
     from dro_trl.scripts.outputs import claim
     from dro_trl.text_rows import read_json
+    from dro_trl.wording import counted
 
     claim(context, {"--output": output}, {f"--input {number}": path for number, path in enumerate(inputs, start=1)})
     rows = []
@@ -28,4 +29,5 @@ def main(
             rows.append(row)
     random.Random(seed).shuffle(rows)
     write_jsonl(output, rows)
-    typer.echo(f"wrote {output}: {len(rows):,} rows of {len(inputs)} files, in random order (seed {seed})")
+    found = f"{counted(len(rows), 'row')} of {counted(len(inputs), 'file')}"
+    typer.echo(f"wrote {output}: {found}, in random order (seed {seed})")

@@ -120,6 +120,7 @@ def report(prepared: "PreparedQuestions", dataset: PublicDataset, output: Path, 
     from rich.table import Table
 
     from dro_trl.atomic_write import write_jsonl
+    from dro_trl.wording import counted
 
     counts = {
         "read": prepared.num_rows,
@@ -139,8 +140,8 @@ def report(prepared: "PreparedQuestions", dataset: PublicDataset, output: Path, 
     Console().print(table)
     if prepared.without_answers:
         typer.echo(
-            f"{prepared.without_answers:,} rows have no answers: `dro-trl retrieve` takes them and measures recall; "
-            "`train` and `evaluate` refuse them"
+            f"{counted(prepared.without_answers, 'row')} without answers: `dro-trl retrieve` takes such rows and "
+            "measures recall; `train` and `evaluate` refuse them"
         )
     typer.echo(f"wrote {output}" + (f" (figures in {figures})" if figures else ""))
     if figures is not None:

@@ -70,6 +70,7 @@ def main(
     from dro_trl.atomic_write import write_jsonl
     from dro_trl.retrieval.run_file import candidates_of_run, check_query_ids, read_run, write_run
     from dro_trl.scripts.outputs import beside, claim
+    from dro_trl.wording import counted
 
     results = beside(output, output.name + ".results.json")
     inputs = {"--input": input, "--from_run": from_run, "--index_dir": index_dir, "--corpus": corpus}
@@ -109,10 +110,12 @@ def main(
         row["candidates"] = with_gold(candidates, new, row.get("gold_ids") or [], k)
     marked = sum(mark_answers(row, answer_match) for row in rows) if answer_as_gold else 0
     write_jsonl(output, rows)
-    typer.echo(f"wrote {output}: {len(rows):,} questions, {sum(len(row['candidates']) for row in rows):,} candidates")
+    num_candidates = sum(len(row["candidates"]) for row in rows)
+    typer.echo(f"wrote {output}: {counted(len(rows), 'question')}, {counted(num_candidates, 'candidate')}")
     if run is not None:
         typer.echo(
-            f"wrote {run}: {sum(map(len, found)):,} lines" + (", without the added gold passages" if added else "")
+            f"wrote {run}: {counted(sum(map(len, found)), 'line')}"
+            + (", without the added gold passages" if added else "")
         )
     if any(excluded):
         left_out = sum(without(passages, ids) != passages for passages, ids in zip(hits, excluded, strict=True))
@@ -249,6 +252,7 @@ def report_recall(
     from rich.table import Table
 
     from dro_trl.atomic_write import write_json
+    from dro_trl.wording import counted
 
     judged = [
         (row["gold_ids"], [passage["id"] for passage in hits])
@@ -260,8 +264,8 @@ def report_recall(
         for cutoff in CUTOFFS
         if cutoff <= k
     }
-    title = f"{len(judged)} of {len(rows)} questions have gold passages"
-    table = Table("system", *figures, "n", title=title)
+    typer.echo(f"Gold passages are known of {len(judged):,} of {counted(len(rows), 'question')}.")
+    table = Table("system", *figures, "n")
     table.add_row(system, *(f"{value:.3f}" for value in figures.values()), str(len(judged)))
     Console().print(table)
     if results is not None:

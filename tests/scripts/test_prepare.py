@@ -76,7 +76,7 @@ def test_rows_without_answers_are_said_to_be_for_retrieval(tmp_path):
     command = ["prepare", "--dataset", "beir", "--input", tmp_path, "--output", tmp_path / "out.jsonl"]
     result = CliRunner().invoke(app, list(map(str, command)))
     assert result.exit_code == 0, result.output
-    assert "1 rows have no answers: `dro-trl retrieve` takes them" in result.stdout
+    assert "1 row without answers: `dro-trl retrieve` takes such rows" in result.stdout
     assert json.loads((tmp_path / "out.jsonl").read_text()) == {
         "id": "q1",
         "question": "who leads",
