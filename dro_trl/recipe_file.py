@@ -19,6 +19,16 @@ RecipeLoader.add_implicit_resolver(
 )
 
 
+_COMMANDS = {
+    "": "dro-trl train --config",
+    "warmup": "dro-trl warmup selector|generator --config",
+    "studies": "dro-trl compare --config",
+    "runs": "dro-trl run",
+    "accelerate": "accelerate launch --config_file",
+}
+"""What the recipes of each folder are given to."""
+
+
 def packaged_recipes() -> dict[str, Path]:
     """Return the recipes that come with the package, by names such as `quickstart` and `studies/encyclopedia`."""
     package = Path(__file__).parent
@@ -35,7 +45,8 @@ def find_recipe(name: str, kind: str = "") -> Path:
         kind: Folder of `recipes/` that is looked in first, such as `studies`.
 
     Raises:
-        FileNotFoundError: If there is neither; names what is nearest among the recipes of the kind.
+        FileNotFoundError: If there is neither; names what has that name among those of other commands, and what is
+            nearest among the recipes of the kind.
     """
     stem = name.removesuffix(".yaml")
     for path in (Path(name), Path(f"{stem}.yaml")):
@@ -45,11 +56,13 @@ def find_recipe(name: str, kind: str = "") -> Path:
     for known in (f"{kind}/{stem}", stem):
         if known in packaged:
             return packaged[known]
+    others = [known for known in packaged if known.rpartition("/")[2] == Path(stem).name]
+    said = "".join(f"; {known} is one for {_COMMANDS[known.rpartition('/')[0]]}" for known in others)
     of_kind = [known.removeprefix(f"{kind}/") for known in packaged if known.rpartition("/")[0] == kind]
     begun = [known for known in of_kind if known.startswith(Path(stem).name)]
     nearest = [*begun, *difflib.get_close_matches(Path(stem).name, set(of_kind) - set(begun), n=3, cutoff=0.4)]
     hint = f"did you mean {' or '.join(map(repr, nearest))}?" if nearest else f"these are {', '.join(of_kind)}"
-    raise FileNotFoundError(errno.ENOENT, f"No such file or directory, and no recipe of that name; {hint}", name)
+    raise FileNotFoundError(errno.ENOENT, f"No such file or directory, and no recipe of that name{said}; {hint}", name)
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

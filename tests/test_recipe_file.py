@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from dro_trl.cli import app
 from dro_trl.estimate_recipe import read_backend
 from dro_trl.recipe import parse_recipe
-from dro_trl.recipe_file import find_recipe, packaged_recipes
+from dro_trl.recipe_file import _COMMANDS, find_recipe, packaged_recipes
 from dro_trl.stages.plan import plan_run
 from dro_trl.study.parsing import parse_study
 from dro_trl.warmup.training import parse_warmup
@@ -52,6 +52,36 @@ def test_every_recipe_has_a_name():
 )
 def test_names(name, kind, found):
     assert find_recipe(name, kind).samefile(RECIPES / found)
+
+
+def test_every_folder_of_recipes_is_some_commands():
+    assert {name.rpartition("/")[0] for name in packaged_recipes()} == _COMMANDS.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "said"),
+    [
+        ("encyclopedia", "", "studies/encyclopedia is one for dro-trl compare --config"),
+        ("recipes/encyclopedia.yaml", "", "warmup/encyclopedia is one for dro-trl warmup selector|generator --config"),
+        ("wikimultihop", "studies", "runs/wikimultihop is one for dro-trl run"),
+        ("zero3", "", "accelerate/zero3 is one for accelerate launch --config_file"),
+    ],
+)
+def test_a_recipe_of_another_command_is_named_with_it(name, kind, said):
+    with pytest.raises(FileNotFoundError) as caught:
+        find_recipe(name, kind)
+    assert said in str(caught.value)
+    assert caught.value.filename == name
+
+
+@pytest.mark.parametrize(
+    "command", [["train", "--config"], ["run"], ["compare", "--config"], ["estimate", "--config"]]
+)
+def test_commands_say_so_in_one_line(command):
+    result = CliRunner().invoke(app, [*command, "zero3"])
+    assert result.exit_code == 2
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: zero3: No such file or directory, and no recipe of that name; accelerate/zero3")
 
 
 def test_a_file_here_comes_first(elsewhere):

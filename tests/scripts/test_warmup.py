@@ -17,6 +17,12 @@ from tests.training import write_recipe
         ),
         (["generator", "--config", "nowhere.yaml"], "error: nowhere.yaml: No such file or directory"),
         (["selector"], "error: dataset_name is not set; add it to the recipe, or pass --dataset_name"),
+        (
+            ["--config", "quickstart"],
+            "'--config' is not one of 'selector', 'generator'; say first which model to warm",
+        ),
+        (["quickstart"], "'quickstart' is not one of 'selector', 'generator'; say first which model to warm"),
+        ([], "Missing argument 'selector|generator'"),
         (["reader", "--config", "RECIPE"], "'reader' is not one of 'selector', 'generator'"),
     ],
 )
