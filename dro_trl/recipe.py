@@ -370,7 +370,8 @@ def train_and_save(trainer: DROTrainer, checkpoint: str | None = None) -> Path:
         last = next((record for record in reversed(history) if "reward" in record), {})
         seconds = round(time.monotonic() - started, 1)
         results = {"seconds": seconds, "steps": trainer.state.global_step, "seed": trainer.args.seed, **last}
-        write_json(path, results | {"peak_device_memory_bytes": peak_device_memory(trainer.args.device)})
+        used = {"peak_device_memory_bytes": peak_device_memory(trainer.args.device)}
+        write_json(path, {**results, **used, "place": describe_training(trainer.args)})
         plots = plot_training(history, folder)
         print(f"Models: {folder}\nResults: {path}\nPlots: {', '.join(map(str, plots))}")
     return path

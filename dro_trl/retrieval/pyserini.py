@@ -341,8 +341,11 @@ def _write_index(
 
 def _progress(count: ProgressColumn, enabled: bool) -> Progress:
     console = Console(stderr=True)
+    console.quiet = not (
+        enabled and console.is_terminal
+    )  # A bar that is off ends with an empty line in older versions of rich.
     columns = (*Progress.get_default_columns(), count)
-    return Progress(*columns, console=console, transient=True, disable=not (enabled and console.is_terminal))
+    return Progress(*columns, console=console, transient=True, disable=console.quiet)
 
 
 def _stored(passage: Mapping[str, str]) -> dict[str, str]:

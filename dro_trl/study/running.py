@@ -174,6 +174,7 @@ def _run_row(study: Study, row: Row, plan: dict[str, Any], with_start: bool, loc
         "selections_drawn": questions * args.num_selections,
         "tokens_read": state["num_input_tokens_seen"],
         "peak_device_memory_bytes": trained["peak_device_memory_bytes"],
+        "place": trained.get("place"),
         "loop_seconds": trained["seconds"],
     }
     print(f"  trained in {training['seconds']:.0f} s, evaluated in {evaluated['seconds']:.0f} s", flush=True)

@@ -162,6 +162,7 @@ def summarise_study(
         "versions": {name: importlib.metadata.version(name) for name in ("dro-trl", "torch", "transformers", "trl")},
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        "trained": sorted({row["training"]["place"] for row in rows if row["training"].get("place")}),
         "seeds": list(study.seeds),
         "rows_finished": len(rows),
         "rows_planned": len(plan_rows(study)),

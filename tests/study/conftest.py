@@ -104,6 +104,7 @@ def make_study():
                 spent = {"seconds": 150.0 + number, "peak_memory_bytes": 3_000_000_000 + seed, "resumed": False}
                 counts = {"steps": 40, "questions_drawn": 160, "selections_drawn": 1280, "loop_seconds": 140.0}
                 counts |= {"tokens_read": 2_500_000 + number, "peak_device_memory_bytes": 0}
+                counts["place"] = "on the CPU in bfloat16 (weights in float32)"
                 rows.append(
                     {
                         "method": name,

@@ -43,6 +43,7 @@ def written(make_study, tmp_path):
 
 def test_the_figures_are_those_of_the_rows(written):
     _, report, rows = written
+    assert report["trained"] == ["on the CPU in bfloat16 (weights in float32)"]
     assert list(report["systems"])[:2] == ["start, retriever order", "start"]
     assert len(report["systems"]) == 2 + 2 * 3
     for method in ("dro", "grpo", "dro, no control variate"):
@@ -95,6 +96,7 @@ def test_both_forms_say_the_same_and_need_nothing_from_elsewhere(written):
         assert report["bootstrap"] in text
         assert f"{report['systems']['grpo']['em']:.3f}" in text
         assert "control_variate: false" in text
+        assert "Trained on the CPU in bfloat16 (weights in float32)." in text
         assert "which is not the variance of the gradient" in text or "not the variance of the gradient" in text
     images = re.findall(r"!\[[^]]+\]\((plots/[^)]+\.png)\)", markdown)
     assert len(images) == len(set(images)) == page.tags.count("img") == 3 + 3 + 6

@@ -62,6 +62,7 @@ def test_every_row_is_trained_and_evaluated_once(study_of, commands):
         counted = {name: row["training"][name] for name in ("steps", "questions_drawn", "selections_drawn", "resumed")}
         assert counted == {"steps": 4, "questions_drawn": 4, "selections_drawn": 12, "resumed": False}
         assert [record["step"] for record in row["log_history"] if "reward" in record] == [1, 2, 3, 4]
+        assert row["training"]["place"] == "on the CPU in float32"
         assert row["training"]["tokens_read"] == row["log_history"][-2]["num_tokens"] > 0
         assert len(row["predictions"]["trained"]) == 3
         assert yaml.safe_load((planned.folder / "recipe.yaml").read_text()) == planned.recipe
