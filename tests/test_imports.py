@@ -71,6 +71,7 @@ ALLOWED = {
     "lm": {"line_tokens", "older_versions", "prompts", "types"},
     "lockstep": set(),
     "types": set(),
+    "wording": set(),
     "weights": {"types"},
     "losses": {"types"},
     "metrics": {"types"},
@@ -119,7 +120,7 @@ ALLOWED = {
     "trl_adapter": BELOW_TRAINER | {"retrieval.base", "training_data"},
     "pipeline": BELOW_TRAINER | {"retrieval.base"},
     "estimate_recipe": PLAIN
-    | {"lm", "models", "recipe", "recipe_file", "starts", "dro_config"}
+    | {"lm", "models", "recipe", "recipe_file", "starts", "loading", "dro_config"}
     | {*("estimate", "estimate_flops", "model_shapes", "reading_lengths")},
     "recipe": {""},  # what `dro-trl train` does, for `scripts` and programs to call
     "warmup": BELOW_TRAINER
