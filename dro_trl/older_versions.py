@@ -13,6 +13,16 @@ _CALLED_ACTIVATION_CHECKPOINTING = hasattr(PreTrainedModel, "activation_checkpoi
 """Of transformers 5.23 and later; until then it is called gradient checkpointing."""
 _LIMITS_RECOMPILES = "recompile_limit" in signature(torch.compile).parameters
 """Not of torch 2.9: there the limit is of the whole process, and is left as it is."""
+IS_TORCH_2_9 = not _LIMITS_RECOMPILES
+"""There processes on CPUs, whose device is called `cpu:0`, could not read a checkpoint's optimizer."""
+
+
+def _numbered_cpu(storage: Any, location: str) -> Any:
+    return storage if location.startswith("cpu:") else None
+
+
+if IS_TORCH_2_9:
+    torch.serialization.register_package(11, lambda storage: None, _numbered_cpu)
 
 
 class _AllColumns(int):
@@ -75,6 +85,19 @@ def checkpoint_activations(model: Any, options: dict[str, Any], **kwargs: Any) -
 def compile_options(most_graphs: int) -> dict[str, Any]:
     """Return the options of `torch.compile` that limit how many graphs it makes of a function."""
     return {"recompile_limit": most_graphs} if _LIMITS_RECOMPILES else {}
+
+
+def check_recomputed(is_fsdp: bool, args: Any) -> None:
+    """Refuse passes that are made again under FSDP by torch 2.9, which does not gather their weights.
+
+    Raises:
+        ValueError: If `args` ask for such passes.
+    """
+    if IS_TORCH_2_9 and is_fsdp and args.scoring_token_budget is not None:
+        raise ValueError(
+            f"scoring_token_budget={args.scoring_token_budget} under FSDP needs a newer torch than "
+            f"{torch.__version__}; leave it unset, or update torch"
+        )
 
 
 def multiplies_bfloat16() -> bool:

@@ -19,6 +19,7 @@ from dro_trl.checkpointing import (
 from dro_trl.compiled_layers import compile_for
 from dro_trl.lm.turns import adopt_turns, saved_turns
 from dro_trl.model_card import write_model_card
+from dro_trl.older_versions import check_recomputed
 from dro_trl.prompts import Tokenizer
 from dro_trl.resumable_trainer import ResumableTrainer
 from dro_trl.resuming import RUN_NAME, begin_checkpoint
@@ -42,6 +43,7 @@ class PairTrainer(ResumableTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        check_recomputed(self.is_fsdp_enabled, self.args)
         check_output(Path(str(self.args.output_dir)), self._start)
 
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:

@@ -108,6 +108,7 @@ ALLOWED = {
     "resumable_trainer": {"folders", "resuming"},
     "starts": PLAIN | {"checkpointing", "dro_config", "loading", "models"},
     "pair_trainer": {
+        "older_versions",
         "lm",
         "compiled_layers",
         "resumable_trainer",

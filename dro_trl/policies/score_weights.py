@@ -30,7 +30,7 @@ class ScoreWeights(nn.Module):
     def forward(self, scores: Sequence[Tensor]) -> Tensor:
         """Return the weighted sum of as many tensors of one shape as there are weights, in float32."""
         weight = self.weight.float().to(scores[0].device)
-        self.used = weight.detach()  # Where the weights are sharded, they are whole only here.
+        self.used = weight.detach().clone()  # Where the weights are sharded, they are whole, and there, only here.
         total: Tensor = (torch.stack(list(scores), dim=-1) * weight).sum(-1)
         return total
 

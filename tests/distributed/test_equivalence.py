@@ -5,6 +5,7 @@ import json
 import pytest
 from safetensors.torch import load_file
 
+from dro_trl.older_versions import IS_TORCH_2_9
 from tests.distributed.launching import BACKENDS, launch
 from tests.distributed.train_program import SIZES
 
@@ -64,8 +65,15 @@ CASES = {
 }
 
 
+NEEDS_A_NEWER_TORCH = {
+    "fsdp2": {name for name, case in CASES.items() if "scoring_token_budget" in case and IS_TORCH_2_9}
+}
+"""What is refused with torch 2.9."""
+
+
 def train(backend, folder, cases=CASES):
     folder.mkdir()
+    cases = {name: case for name, case in cases.items() if name not in NEEDS_A_NEWER_TORCH.get(backend, ())}
     (folder / "cases.json").write_text(json.dumps({name: {**COMMON, **case} for name, case in cases.items()}))
     launch(backend, "tests.distributed.train_program", str(folder / "cases.json"))
     return folder
@@ -94,6 +102,8 @@ def history(folder):
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_train_as_one(alone, together, case):
     one, two = alone / case, together / case
+    if case in NEEDS_A_NEWER_TORCH.get(together.name, ()):
+        pytest.skip("scoring_token_budget under FSDP needs a newer torch")
     assert drawn(two) == drawn(one)
     assert len(list(two.glob("drawn_*.json"))) == 2
 

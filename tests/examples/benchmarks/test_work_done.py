@@ -4,8 +4,10 @@ from collections import Counter
 
 import pytest
 import torch
+import transformers
 import work_done
 from operations import Reads, at_size, counting, floor_operations
+from packaging.version import Version
 from small_models import VOCABULARY, random_model
 
 from dro_trl.model_shapes import describe_model
@@ -22,6 +24,10 @@ TINY = {
 WEIGHTS = HIDDEN * (2 * HIDDEN + 2 * KV + 3 * 48)
 """Of a layer's matrices."""
 N, M, ANSWER = 8, 4, 3
+counts_angles = pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.23"),
+    reason="rotary angles are a matrix product there, which is counted with those of the layers",
+)
 
 
 def test_what_has_to_be_read():
@@ -29,6 +35,7 @@ def test_what_has_to_be_read():
     assert Reads.of(3, [2, 1], kept=4) == Reads(tokens=6, pairs=6 + 9 + 4, kept=4)
 
 
+@counts_angles
 @pytest.mark.parametrize(("causal", "pairs"), [(True, 10 * 11 // 2), (False, 10 * 10)])
 def test_operations_of_a_pass(causal, pairs):
     """Three times a forward pass; but attention computes five products in the backward pass and two in the forward."""
@@ -63,6 +70,7 @@ def found(request):
     return work_done.measure(request.param, 1, M, N, passage_tokens=10, sizes=TINY, product_size=16)
 
 
+@counts_angles
 def test_a_step_over_its_floor(found):
     """Beside the floor's tokens, the generator reads each answer's last token, the selector one after each passage."""
     a_token = 3 * 2 * LAYERS * WEIGHTS
