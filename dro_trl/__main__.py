@@ -1,6 +1,10 @@
 """`python -m dro_trl` is `dro-trl`; `accelerate launch -m dro_trl train ...` starts it on several processes."""
 
-from dro_trl.cli import main
+import sys
 
 if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        del sys.path[0]  # The working directory, whose files may be called as libraries are; it is looked in last.
+    from dro_trl.cli import main
+
     main()

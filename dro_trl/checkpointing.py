@@ -166,13 +166,14 @@ def load_models(pair: SelectorGenerator, folder: Path) -> None:
         read_into(peft_model, folder / name, adapter)
 
 
-def merge_adapters(folder: Path, output: Path, dtype: str = "float32") -> None:
+def merge_adapters(folder: Path, output: Path, dtype: str = "float32", trust_remote_code: bool = False) -> None:
     """Write a trained pair as whole models, each adapter added to a copy of its base.
 
     Args:
         folder: What `DROTrainer` saved.
         output: Where the models go, whole or not at all; what `merge_adapters` wrote there before is replaced.
         dtype: Of the weights that are written.
+        trust_remote_code: Whether to run code that comes with the models; the policy's is not run.
 
     Raises:
         FileNotFoundError: If the folder is not one that `DROTrainer` wrote.
@@ -189,7 +190,7 @@ def merge_adapters(folder: Path, output: Path, dtype: str = "float32") -> None:
     check_output(output, {**config["start"], **{f"{name}'s base": base_of(str(folder / name)) for name in adapters}})
     with whole_folder(output, _is_of_merged) as partial:
         for name in MODELS:
-            save_whole(folder / name, partial / name, dtype)
+            save_whole(folder / name, partial / name, dtype, trust_remote_code)
         write_config(partial, {**config, "shared_base": False}, output)
 
 

@@ -1,7 +1,5 @@
 """The command `dro-trl`: registers the commands of `dro_trl.scripts` and turns expected errors into one line."""
 
-import os
-import sys
 from traceback import walk_tb
 from typing import Annotated, Any
 
@@ -9,6 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 import dro_trl
+from dro_trl.module_paths import append_own
 from dro_trl.scripts import (
     ask,
     compare,
@@ -112,6 +111,6 @@ for command in COMMANDS:
 
 
 def main() -> None:
-    """Run the command line; as with `python -m dro_trl`, a policy's dotted path may lead to the working directory."""
-    sys.path.append(os.getcwd())
+    """Run the command line; dotted paths may lead to the working directory."""
+    append_own()
     app(prog_name="dro-trl")

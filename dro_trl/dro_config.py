@@ -7,6 +7,7 @@ from transformers import TrainingArguments
 
 from dro_trl.lm.devices import settle_precision, with_trained_dtype
 from dro_trl.lm.turns import Chat
+from dro_trl.masking import guarded, masked
 from dro_trl.older_versions import adopt_checkpointing
 from dro_trl.prompts import PromptTexts, prompt_texts
 from dro_trl.refused_options import check_options
@@ -100,6 +101,8 @@ class SelectionConfig(TrainingArguments):
     def __post_init__(self) -> None:
         adopt_checkpointing(self)
         super().__post_init__()
+        for name in ("hub_token", "model_init_kwargs"):  # Trainer pickles options beside a model, and uploads them.
+            setattr(self, name, guarded(getattr(self, name, None), name))
         for name in ("policy_kwargs", "prompt_texts", "chat_template_kwargs"):
             if (value := getattr(self, name)) is not None and not isinstance(value, dict):
                 raise ValueError(f"{name}={value!r} must be names with values, such as {{name: value}}")
@@ -115,6 +118,11 @@ class SelectionConfig(TrainingArguments):
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.max_passage_tokens is not None and self.max_passage_tokens < 1:
             raise ValueError(f"max_passage_tokens={self.max_passage_tokens} must be at least 1, or unset")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the options as they may be written, without secrets."""
+        options: dict[str, Any] = masked(super().to_dict())
+        return options
 
     @property
     def texts(self) -> PromptTexts:

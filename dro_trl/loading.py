@@ -146,12 +146,15 @@ def _warn_of_nameless_base(model: PreTrainedModel) -> None:
         )
 
 
-def load_tokenizer(source: str | Tokenizer, option: str = "processing_class") -> Tokenizer:
+def load_tokenizer(
+    source: str | Tokenizer, option: str = "processing_class", trust_remote_code: bool = False
+) -> Tokenizer:
     """Return a tokenizer, loaded where a name or folder is given, with a padding token.
 
     Args:
         source: The tokenizer, or where it is.
         option: What to set where there is none, for the error.
+        trust_remote_code: Whether to run code that comes with it.
 
     Raises:
         FileNotFoundError: If the folder holds none.
@@ -162,7 +165,7 @@ def load_tokenizer(source: str | Tokenizer, option: str = "processing_class") ->
         raise ValueError(
             f"{option} is not set, and the model, made in memory, has no folder with a tokenizer; pass one"
         )
-    tokenizer = _read_tokenizer(source) if isinstance(source, str) else source
+    tokenizer = _read_tokenizer(source, trust_remote_code) if isinstance(source, str) else source
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise ValueError(
@@ -189,12 +192,14 @@ def load_tokenizers(
     """
     found: dict[str, Tokenizer] = {}
     kwargs: Any = args.chat_template_kwargs
+    loading: Any = getattr(args, "model_init_kwargs", None) or {}
+    trusted = bool(loading.get("trust_remote_code"))
     for (name, start), own in zip(starts.items(), given, strict=True):
         if own is None and start.is_copy:
             found[name] = found["selector"]
             continue
         option = "processing_class" if name == "selector" else f"{name}_processing_class"
-        tokenizer = load_tokenizer(own or start.name, option)
+        tokenizer = load_tokenizer(own or start.name, option, trusted)
         if start.turns and own is None and args.chat == "auto" and not (kwargs or args.chat_template_path):
             logger.warning(f"{name}: prompts are read as in the pair that it starts from")
             found[name] = keep_turns(tokenizer, start.turns)
@@ -203,19 +208,22 @@ def load_tokenizers(
     return found
 
 
-def saved_tokenizers(folder: Path, turns: Mapping[str, Any] | None) -> dict[str, Tokenizer]:
+def saved_tokenizers(
+    folder: Path, turns: Mapping[str, Any] | None, trust_remote_code: bool = False
+) -> dict[str, Tokenizer]:
     """Return the tokenizers that were saved with a pair, whose models read around texts what they read in training.
 
     Args:
         folder: The pair's.
         turns: What its `dro_config.json` says of them.
+        trust_remote_code: As in `load_tokenizer`.
 
     Raises:
         ValueError: If `turns` are none.
     """
     found = {}
     for name in ("selector", "generator"):
-        tokenizer = load_tokenizer(str(folder / name))
+        tokenizer = load_tokenizer(str(folder / name), trust_remote_code=trust_remote_code)
         if turns is None:
             kept = turns_before(tokenizer)
         else:
@@ -224,11 +232,11 @@ def saved_tokenizers(folder: Path, turns: Mapping[str, Any] | None) -> dict[str,
     return found
 
 
-def _read_tokenizer(source: str) -> Tokenizer:
+def _read_tokenizer(source: str, trust_remote_code: bool) -> Tokenizer:
     if Path(source).is_dir():
         check_tokenizer_files(Path(source))
     with one_line(source, "a tokenizer"):
-        return AutoTokenizer.from_pretrained(source)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
 
 
 def check_vocabulary(model: Any, tokenizer: Tokenizer, source: str) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, try_to_load_from_cache
 
+from dro_trl import markdown
+from dro_trl.masking import masked
 from dro_trl.models.names import is_on_hub, portable
 from dro_trl.models.reading import base_of, is_adapter_source
 
@@ -117,13 +119,18 @@ def _usage(name: str) -> str:
     return f"""```python
 from dro_trl import PyseriniRetriever, RAGPipeline
 
-folder = "{name}"
+folder = {json.dumps(name, ensure_ascii=False)}
 pipeline = RAGPipeline.from_pretrained(folder, retriever=PyseriniRetriever("index"))
 print(pipeline("Who wrote it?").answer)
 ```
 
 Each model also loads alone, with `AutoModelForCausalLM.from_pretrained(folder, subfolder="selector")`; an adapter
 whose base has no name on a hub does from inside its own folder: transformers looks for the base from where it runs."""
+
+
+def _table(options: Mapping[str, Any]) -> str:
+    """Return the rows of a table of options, without secrets."""
+    return "\n".join(f"| `{name}` | {markdown.code_cell(value)} |" for name, value in masked(options).items())
 
 
 def write_model_card(
@@ -142,7 +149,7 @@ def write_model_card(
         repo_id: Of the hub repository that the folder goes to, where it does.
         datasets: As in `describe_card`.
     """
-    options = "\n".join(f"| `{name}` | `{training[name]}` |" for name in OPTIONS)
+    options = _table({name: training[name] for name in OPTIONS})
     last = _last(log_history, "reward")
     measures = "\n".join(f"| {name} | {last[name]:.3f} |" for name in MEASURES if name in last) or "| none logged | |"
     starts = (training.get("start") or {}).values()
@@ -216,7 +223,7 @@ def write_warmup_card(
     start = facts.get("start")
     facts = {**facts, "start": portable(start, folder)}
     shown = {**facts, **{name: training[name] for name in (*WARMUP_OPTIONS, *policy)}}
-    options = "\n".join(f"| `{name}` | `{_shown(value)}` |" for name, value in shown.items())
+    options = _table({name: _shown(value) for name, value in shown.items()})
     tags = ["dro", "trl", "sft", "retrieval-augmented-generation"]
     data = describe_card(folder, [start], datasets or {}, log_history, library_name="transformers", tags=tags)
     ModelCard(f"""---
@@ -246,7 +253,7 @@ def _prompts(turns: Mapping[str, Any]) -> str:
     """Say what the models of a pair read around texts."""
     said = [
         f"The {role} reads prompts {'in its chat template' if kept['chat'] else 'without a chat template'}; "
-        f"an answer ends with `{json.dumps(kept['end'])[1:-1]}`."
+        f"an answer ends with {markdown.code(json.dumps(kept['end'])[1:-1])}."
         for role, kept in turns.items()
     ]
     return " ".join(said)

@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from tqdm.auto import tqdm
 
 from dro_trl import checkpointing, prompts
@@ -23,7 +20,7 @@ from dro_trl.loading import check_vocabulary, load_model, load_shared, saved_tok
 from dro_trl.modeling import AnswerScorer
 from dro_trl.models.files import check_model_files, check_tokenizer_files, one_line
 from dro_trl.models.names import pair_folder, upload
-from dro_trl.policies.base import SelectionPolicy, check_candidates, load_policy
+from dro_trl.policies.base import SelectionPolicy, check_candidates, check_own, load_policy
 from dro_trl.policies.plackett_luce import PlackettLucePolicy
 from dro_trl.policies.sliding_windows import Scored, SlidingWindows, select_by_scores, select_by_windows
 from dro_trl.prompts import DEFAULT, PromptTexts, Tokenizer
@@ -123,12 +120,13 @@ class RAGPipeline:
             revision: Branch, tag or commit of the repository.
             max_thinking_tokens: As in `RAGPipeline`; what the pair was trained with where None.
             **model_kwargs: For `from_pretrained` of both models. `dtype` is `auto` unless given: bfloat16 where the
-                device multiplies it by itself, else float32.
+                device multiplies it by itself, else float32. `trust_remote_code` is for a policy of others as well.
 
         Raises:
             FileNotFoundError: If the folder is not one that `DROTrainer` wrote.
-            ValueError: If the pair was trained with a policy object, and none is given; if both a policy and K are; or
-                if K, the windows and their stride do not go together; or if there is no such device or dtype.
+            ValueError: If the pair was trained with a policy object, and none is given; if both a policy and K are; if
+                it names a policy of others that is not trusted; if K, the windows and their stride do not go together;
+                or if there is no such device or dtype.
         """
         folder = pair_folder(folder, revision)
         paths = {name: str(folder / name) for name in MODELS}
@@ -185,6 +183,9 @@ class RAGPipeline:
             raise ValueError(
                 f"num_selected={num_selected} and a policy of num_selected={policy.num_selected}: give one of them"
             )
+        trusted = bool(model_kwargs.get("trust_remote_code"))
+        if policy is None and not trusted:
+            check_own(config["policy"], folder / CONFIG_NAME)
         device = choose_device(device)
         model_kwargs = {**model_kwargs, "dtype": choose_dtype(model_kwargs.get("dtype", AUTO), device)}
         logger.info(f"{paths['selector']} and {paths['generator']} run {describe(device, model_kwargs['dtype'])}")
@@ -195,7 +196,8 @@ class RAGPipeline:
             models = load_shared(paths, device, model_kwargs)
         else:
             models = {name: load_model(path, model_kwargs).to(device) for name, path in paths.items()}  # type: ignore[arg-type]
-        tokenizers = saved_tokenizers(folder, config["turns"])  # Of a start as well: it reads what training read.
+        # Of a start as well: it reads what training read.
+        tokenizers = saved_tokenizers(folder, config["turns"], trusted)
         for name, tokenizer in tokenizers.items():
             check_vocabulary(models[name], tokenizer, str(folder / name))
         texts = prompts.prompt_texts(config["prompt_texts"])
@@ -388,13 +390,3 @@ class RAGPipeline:
     def _first(self, rows: Sequence[Question]) -> list[Scored]:
         k = self.policy.num_selected
         return [(list(range(k)), [passage["score"] for passage in row["candidates"][:k]]) for row in rows]
-
-
-def print_output(output: RAGOutput, console: Console | None = None) -> None:
-    """Print an answer and the passages it rests on."""
-    console = console or Console()
-    console.print(f"[bold]{escape(output.question)}[/bold]\n[green]{escape(output.answer)}[/green]", highlight=False)
-    table = Table("", "Score", "Passage")
-    for rank, (passage, score) in enumerate(zip(output.passages, output.scores, strict=True), start=1):
-        table.add_row(str(rank), f"{score:.2f}", escape(prompts.passage_text(passage)))
-    console.print(table)

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import importlib
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields, replace
@@ -26,9 +25,11 @@ from dro_trl.dro_trainer import DROTrainer
 from dro_trl.evaluation.plots import plot_training
 from dro_trl.folders import check_unwritten, owned
 from dro_trl.lm.devices import AUTO, describe_training, with_trained_dtype
+from dro_trl.masking import revealed
 from dro_trl.models.causal_lm import check_causal
 from dro_trl.models.names import check_there
 from dro_trl.models.reading import OF_THE_HUB, is_adapter_source
+from dro_trl.module_paths import append_folders
 from dro_trl.recipe_file import find_recipe, read_recipe, refuse_unknown
 from dro_trl.resuming import last_checkpoint
 from dro_trl.reward_calls import RewardFunc
@@ -64,6 +65,10 @@ class RecipeModel(ModelConfig):
             "help": "Of the weights: float32, bfloat16, …; 'auto' is bfloat16 under adapters where the device has it, "
             "else float32, in which weights that are trained themselves keep small updates."
         },
+    )
+    # A field of TRL's, whose place differs between its versions.
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run code that comes with a model, as `from_pretrained` does then."}
     )
 
 
@@ -146,13 +151,13 @@ def parse_parts(
         if at + 1 == len(arguments) or arguments[at + 1].startswith("--"):
             raise ValueError("--config names no file; write --config recipe.yaml")
         path = find_recipe(arguments[at + 1], kind)
-        recipe = read_recipe(path)
+        recipe = revealed(read_recipe(path), str(path))
         refuse_unknown(recipe, known, str(path))
         folders.insert(0, path.resolve().parent)
         del arguments[at : at + 2]
     given = [a[2:].partition("=")[0].replace("-", "_") for a in arguments if a.startswith("--")]
     refuse_unknown(given, known - {"env"} | {f"no_{name}" for name in known}, "the command line")
-    sys.path.extend(str(folder) for folder in folders if str(folder) not in sys.path)
+    append_folders(folders)
     os.environ.update({name: str(value) for name, value in recipe.pop("env", {}).items()})
     recipe.setdefault("bf16", None)  # Which asks the device, where a program's options say False.
     source = f"{path} with the command line" if path else "the command line"
@@ -205,18 +210,19 @@ def _quantization(model: ModelConfig) -> dict[str, Any] | None:
     return dict(config.to_dict())
 
 
-def loading_options(model: ModelConfig, given: Any) -> dict[str, Any]:
+def loading_options(model: RecipeModel, given: Any) -> dict[str, Any]:
     """Return what a recipe says of how models are loaded, as `from_pretrained` takes it; `given` comes first."""
     options = {
         "dtype": model.dtype,
         "revision": model.model_revision,
         "attn_implementation": model.attn_implementation,
         "quantization_config": _quantization(model),
+        "trust_remote_code": model.trust_remote_code or None,
     }
     return {**{name: value for name, value in options.items() if value is not None}, **(given or {})}
 
 
-def decide_loading(model: ModelConfig, args: Any) -> dict[str, Any]:
+def decide_loading(model: RecipeModel, args: Any) -> dict[str, Any]:
     """Return `loading_options` with the number format decided, and say where and in what the training will run.
 
     Raises:
@@ -259,7 +265,7 @@ def load_datasets(script: DROScriptArguments) -> tuple[Dataset, Dataset | None]:
     return train, held_out
 
 
-def check_starts(model: ModelConfig, args: Any) -> None:
+def check_starts(model: RecipeModel, args: Any) -> None:
     """Refuse the name of a model that is nowhere, as `check_there` does."""
     said = loading_options(model, args.model_init_kwargs)
     where = {name: said[name] for name in OF_THE_HUB if name in said}
@@ -269,7 +275,7 @@ def check_starts(model: ModelConfig, args: Any) -> None:
             check_there(option, str(start), **where)
 
 
-def check_inputs(script: DROScriptArguments, args: DROConfig, model: ModelConfig) -> None:
+def check_inputs(script: DROScriptArguments, args: DROConfig, model: RecipeModel) -> None:
     """Look at all that a recipe reads, as its run will.
 
     Raises:
@@ -321,7 +327,7 @@ def own_output(
         yield
 
 
-def run_recipe(script: DROScriptArguments, args: DROConfig, model: ModelConfig) -> DROTrainer:
+def run_recipe(script: DROScriptArguments, args: DROConfig, model: RecipeModel) -> DROTrainer:
     """Train as a recipe says, and save the pair, its curves and `train_results.json` in `args.output_dir`."""
     starts = {"model_name_or_path": model.model_name_or_path, "generator_name_or_path": args.generator_name_or_path}
     check_starts(model, args)
@@ -330,7 +336,7 @@ def run_recipe(script: DROScriptArguments, args: DROConfig, model: ModelConfig) 
         return _run_recipe(script, args, model)
 
 
-def _run_recipe(script: DROScriptArguments, args: DROConfig, model: ModelConfig) -> DROTrainer:
+def _run_recipe(script: DROScriptArguments, args: DROConfig, model: RecipeModel) -> DROTrainer:
     args.model_init_kwargs = decide_loading(model, args)
     train, held_out = load_datasets(script)
     starts = start_names(str(model.model_name_or_path), args.generator_name_or_path)

@@ -3,7 +3,7 @@
 import difflib
 import errno
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +92,12 @@ def refuse_unknown(names: Iterable[object], known: Collection[str], source: str)
             nearest = difflib.get_close_matches(str(name), known, n=1)
             hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
             raise ValueError(f"{source}: unknown key {name!r}{hint}")
+
+
+def names_code(recipe: Mapping[str, Any]) -> bool:
+    """Whether a training recipe trusts its models' code, or names a policy that is not dro_trl's.
+
+    The pair that it trains then names that code, and whoever wrote the recipe trusts it.
+    """
+    policy = str(recipe.get("policy") or "dro_trl.")
+    return bool(recipe.get("trust_remote_code")) or not policy.startswith("dro_trl.")

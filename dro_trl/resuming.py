@@ -14,6 +14,7 @@ import torch
 from transformers.trainer import TRAINER_STATE_NAME
 
 from dro_trl.atomic_write import load_object, write_json
+from dro_trl.masking import masked
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ def check_same_run(folder: Path, run: dict[str, Any]) -> None:
     Raises:
         ValueError: If something differs that would make it another run.
     """
-    saved = read_run_facts(folder)
+    saved = masked(read_run_facts(folder))  # Earlier versions hid nothing.
     differing = {n: (saved.get(n), run.get(n)) for n in sorted({*saved, *run}) if saved.get(n) != run.get(n)}
     allowed = {name for name in differing if name.startswith(tuple(ALLOWED))}
     said = {name: f"{name} was {before!r} and is now {now!r}" for name, (before, now) in differing.items()}

@@ -171,8 +171,11 @@ def merged_where_needed(start: Given, role: str, peft_config: PeftConfig | None,
     logger.warning(f"the {role}'s adapter of {start} is merged into its base, in {folder}: {reason}")
     with args.main_process_first(local=False), loading_whole():
         if args.process_index == 0:
+            loading = init_kwargs or {}
             with replacing_model(folder) as staged:
-                save_whole(Path(start), staged, (init_kwargs or {}).get("dtype") or torch.float32)
+                save_whole(
+                    Path(start), staged, loading.get("dtype") or torch.float32, bool(loading.get("trust_remote_code"))
+                )
     return str(folder)
 
 

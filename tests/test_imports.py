@@ -31,6 +31,8 @@ PLAIN = {
     "refused_options",
     "weights",
     "losses",
+    "markdown",
+    "masking",
     "metrics",
     "models",
     "shared_base",
@@ -66,8 +68,17 @@ ALLOWED = {
     "compressed": set(),
     "fingerprint": {"atomic_write"},
     "folders": {"atomic_write"},
+    "markdown": set(),
+    "masking": {"atomic_write"},
+    "module_paths": set(),
     "recipe_file": set(),
-    "stages": {"atomic_write", "fingerprint", "recipe_file"},  # what `dro-trl run` does, without torch
+    "stages": {
+        "atomic_write",
+        "fingerprint",
+        "masking",
+        "module_paths",
+        "recipe_file",
+    },  # what `dro-trl run` does, without torch
     "lm": {"line_tokens", "older_versions", "prompts", "types"},
     "lockstep": set(),
     "types": set(),
@@ -96,7 +107,7 @@ ALLOWED = {
     "modeling": PLAIN | {"policies.base", "value_head"},
     "value_head": {"older_versions", "shared_base"},
     "objectives": PLAIN | {"dro_config"},
-    "dro_config": {"types", "older_versions", "prompts", "lm", "refused_options"},
+    "dro_config": {"types", "masking", "older_versions", "prompts", "lm", "refused_options"},
     "starter_model": {"folders"},
     "text_rows": {"compressed"},
     **dict.fromkeys(
@@ -128,7 +139,7 @@ ALLOWED = {
     | {"evaluation", "training_data", "retrieval.run_file", "recipe", "resumable_trainer", "starts"},
     "study": {""},  # what `dro-trl compare` does, likewise
     "scripts": {""},
-    "cli": {"scripts"},
+    "cli": {"module_paths", "scripts"},
     "__main__": {"cli"},
 }
 """What each file or folder of the package may import of it, itself aside; "" is everything."""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard
 
-from dro_trl.model_card import write_model_card, write_warmup_card
+from dro_trl.model_card import WARMUP_OPTIONS, write_model_card, write_warmup_card
 from dro_trl.recipe import parse_recipe, run_recipe
 from tests.training import LORA, make_trainer, save_start, write_recipe
 
@@ -117,3 +117,24 @@ def test_the_card_of_a_warm_up_says_no_path_of_this_machine(tmp_path):
     assert [(r.metric_type, r.metric_value) for r in card.data.eval_results] == [("loss", 0.5)]
     assert "| `start` | `./start` |" in card.text
     assert str(tmp_path) not in card.content
+
+
+def test_no_text_breaks_out_of_a_card_and_no_secret_is_in_it(tmp_path):
+    hostile = "|a`b``\n# x <script>"
+    folder = tmp_path / 'a "quoted" `name`'
+    folder.mkdir()
+    turns = {"selector": {"chat": True, "end": "`x`\n"}, "generator": {"chat": False, "end": "\n"}}
+    kwargs = {"item_score": hostile, "api_key": "s3cr3t"}
+    write_model_card(folder, {**TRAINING, "policy_kwargs": kwargs, "policy": hostile, "turns": turns}, [])
+    text = (folder / "README.md").read_text()
+    assert "s3cr3t" not in text
+    assert "| `policy` | ```\\|a`b`` # x <script>``` |" in text
+    assert "'api_key': '<hidden>'" in text
+    assert "an answer ends with `` `x`\\n ``." in text
+    assert 'folder = "a \\"quoted\\" `name`"' in text
+    facts = {"part": "selector", "start": hostile, "dataset": hostile}
+    training = dict.fromkeys(WARMUP_OPTIONS) | {"policy": hostile, "policy_kwargs": kwargs}
+    write_warmup_card(tmp_path, facts, training)
+    text = (tmp_path / "README.md").read_text()
+    assert "s3cr3t" not in text
+    assert text.count("```\\|a`b`` # x <script>```") == 3

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def test_a_recipe_with_push_to_hub_uploads_the_pair_and_its_own_card(tmp_path):
     """Two steps, a checkpoint after the first: what is sent on the way is a whole pair too, and so is the end."""
     save_start(tmp_path / "start")
-    lines = {"push_to_hub": True, "hub_model_id": "someone/pair", "hub_token": "hf_x", "hub_always_push": True}
+    lines = {"push_to_hub": True, "hub_model_id": "someone/pair", "hub_token": "hf_s3cr3t", "hub_always_push": True}
     recipe = write_recipe(tmp_path, **lines, save_strategy="steps", save_steps=1)
     with hub_server() as hub:
         environment = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1"}
@@ -30,7 +30,7 @@ def test_a_recipe_with_push_to_hub_uploads_the_pair_and_its_own_card(tmp_path):
         )
     assert done.returncode == 0, done.stderr
     assert hub.created == ["someone/pair"]
-    assert hub.tokens == {"Bearer hf_x"}
+    assert hub.tokens == {"Bearer hf_s3cr3t"}
     assert {message for message, _ in hub.commits} == {
         "Training in progress, step 1",
         "Training in progress, step 2",
@@ -42,6 +42,7 @@ def test_a_recipe_with_push_to_hub_uploads_the_pair_and_its_own_card(tmp_path):
         card = files["README.md"].decode()
         assert "# A selector and a generator trained by DRO" in card
         assert 'folder = "someone/pair"' in card
+        assert [path for path, content in files.items() if b"s3cr3t" in content] == []
     _, files = hub.commits[-1]
     for path, content in files.items():
         (tmp_path / "again" / path).parent.mkdir(parents=True, exist_ok=True)
@@ -49,4 +50,7 @@ def test_a_recipe_with_push_to_hub_uploads_the_pair_and_its_own_card(tmp_path):
     rows = tiny_questions(4, 5)
     outputs = [RAGPipeline.from_pretrained(tmp_path / name).predict(rows) for name in ("out", "again")]
     assert outputs[0] == outputs[1]
+    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert {"run.json", "training_args.bin"} <= {path.name for path in written}
+    assert [path for path in written if b"s3cr3t" in path.read_bytes()] == []
     assert not any(path.startswith("checkpoint-") for path in files)

@@ -87,8 +87,8 @@ def evaluate_pair(
         shuffle_candidates: Seed of a random order in which each question's candidates are shown; as given where None.
         progress_dir: Where what is finished is kept as it is found, so that the same call goes on from it after an
             interruption; `dro_trl.evaluation.parts.discard` deletes it. Not kept where None.
-        **model_kwargs: For `RAGPipeline.from_pretrained`, such as `device`, `dtype`, `num_selected` and
-            `window_size`.
+        **model_kwargs: For `RAGPipeline.from_pretrained`, such as `device`, `dtype`, `num_selected`,
+            `window_size` and `trust_remote_code`.
 
     Returns:
         The report, and each system's predictions, on every process.
@@ -159,7 +159,9 @@ def _open_parts(
     model_kwargs |= {"device": str(device), "dtype": name_of(dtype)}
     kept, run = None if progress_dir is None else Path(progress_dir), None
     if kept is not None and processes.is_main_process:
-        run = describe_evaluation(folder, rows, **options, **model_kwargs)
+        # Whether code is trusted decides whether there is an outcome, and not which.
+        of_models = {name: value for name, value in model_kwargs.items() if name != "trust_remote_code"}
+        run = describe_evaluation(folder, rows, **options, **of_models)
     return Parts(len(rows), options["batch_size"], processes, kept, run)
 
 

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from dro_trl.atomic_write import load_json, load_object, write_json
 from dro_trl.checkpointing import CONFIG_NAME, MODELS, read_config
 from dro_trl.lm.devices import AUTO, choose_device, choose_dtype
+from dro_trl.masking import masked
 from dro_trl.types import Question
 from dro_trl.wording import counted
 
@@ -173,7 +174,7 @@ def describe_evaluation(folder: Path, rows: Sequence[Question], **options: Any) 
     """
     starts = {path: Path(path) for path in read_config(folder)["start"].values() if path}
     described = {
-        **options,
+        **masked(options),
         "model": _digest([folder / CONFIG_NAME, *(folder / name for name in MODELS)]),
         "start": {path: _digest([start]) if start.is_dir() else None for path, start in starts.items()},
         "questions": hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()[:16],

@@ -24,7 +24,7 @@ WRITTEN_TOLERANCE = 1e-5
 """Likewise, between what was merged and what was read back."""
 
 
-def save_whole(folder: Path, output: Path, dtype: str | torch.dtype) -> None:
+def save_whole(folder: Path, output: Path, dtype: str | torch.dtype, trust_remote_code: bool = False) -> None:
     """Write one model and its tokenizer; an adapter is added to a copy of its base, quantised weights are unpacked.
 
     Logits of a few random tokens are compared before and after, and again once the result was read back.
@@ -33,29 +33,29 @@ def save_whole(folder: Path, output: Path, dtype: str | torch.dtype) -> None:
         folder: Of the model or adapter.
         output: An empty folder.
         dtype: Of the weights that are written.
+        trust_remote_code: Whether to run code that comes with the model.
 
     Raises:
         OSError: If a file is missing.
         ValueError: If no whole model computes what this one does, which is found out before anything is written.
     """
     check_tokenizer_files(folder)
-    model = keep_gradients(read_model(str(folder), dtype=dtype)).eval()  # Packed for speed, weights are rounded.
+    loading: dict[str, Any] = {"dtype": dtype, **({"trust_remote_code": True} if trust_remote_code else {})}
+    model = keep_gradients(read_model(str(folder), **loading)).eval()  # Packed for speed, weights are rounded.
     input_ids = _some_tokens(model)
     expected = _logits(model, input_ids)
     quantised = _is_quantised(model)
     with one_line(folder, "a whole model", "merged into"):
-        whole = _merged(model, folder, dtype)
+        whole = _merged(model, folder, loading)
     merged = _logits(whole, input_ids)
     _check(folder, expected, merged, TOLERANCES.get(whole.dtype, TOLERANCE), "merging")
     if (folder / GENERATION_CONFIG).is_file():  # An adapter's says where its answers end, and its base's need not.
         whole.generation_config = GenerationConfig.from_pretrained(folder)
     with one_line(output, "a whole model", "written as"):
         (_unquantised(whole) if quantised else whole).save_pretrained(output)
-        AutoTokenizer.from_pretrained(folder).save_pretrained(output)
+        AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code).save_pretrained(output)
     del model, whole  # Only one model at a time is in memory.
-    _check(
-        output, merged, _logits(read_model(str(output), dtype=dtype).eval(), input_ids), WRITTEN_TOLERANCE, "saving"
-    )
+    _check(output, merged, _logits(read_model(str(output), **loading).eval(), input_ids), WRITTEN_TOLERANCE, "saving")
 
 
 def _some_tokens(model: Any) -> Tensor:
@@ -85,14 +85,16 @@ def _check(folder: Path, before: Tensor, after: Tensor, tolerance: float, what: 
         )
 
 
-def _merged(model: Any, folder: Path, dtype: str | torch.dtype) -> Any:
+def _merged(model: Any, folder: Path, loading: dict[str, Any]) -> Any:
     """Return a model without adapters or packed weights; `model` is used up."""
     adapted = isinstance(model, PeftModel)
     base = model.get_base_model() if adapted else model
     if _is_quantised(base):
-        logger.warning(f"{folder}: the weights of its base are quantised, and are written unpacked, as {dtype}")
+        logger.warning(
+            f"{folder}: the weights of its base are quantised, and are written unpacked, as {loading['dtype']}"
+        )
         if adapted:  # Merged into packed weights, an update would be rounded away.
-            base = read_base(base_of(str(folder)), str(folder), {"dtype": dtype}).dequantize(model.dtype)
+            base = read_base(base_of(str(folder)), str(folder), loading).dequantize(model.dtype)
             model = put_adapter_on(base, str(folder))
         else:
             model = base.dequantize(model.dtype)

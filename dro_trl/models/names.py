@@ -1,5 +1,6 @@
 """What models are called in what is saved: by a name on a hub, or by where they are as seen from there."""
 
+import json
 import os
 import re
 from pathlib import Path
@@ -146,7 +147,9 @@ def upload(
     """
     if (card := folder / "README.md").is_file():
         text = card.read_text(encoding="utf-8")
-        card.write_text(text.replace(f'folder = "{name}"', f'folder = "{repo_id}"'), encoding="utf-8")
+        card.write_text(
+            text.replace(f"folder = {json.dumps(name, ensure_ascii=False)}", f'folder = "{repo_id}"'), encoding="utf-8"
+        )
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     done = api.upload_folder(repo_id=repo_id, folder_path=folder, revision=revision, commit_message=commit_message)

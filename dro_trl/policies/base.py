@@ -1,9 +1,11 @@
 """What a selection policy is."""
 
+import contextlib
 import importlib
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -79,6 +81,29 @@ def check_candidates(rows: Sequence[Question], num_selected: int) -> None:
                 f"question {row['question']!r} has {len(row['candidates'])} candidates, fewer than "
                 f"num_selected={num_selected}; retrieve more, or lower num_selected"
             )
+
+
+def check_own(path: str, source: Path) -> None:
+    """Refuse to import, for a pair that is loaded, a policy that is not one of dro_trl's.
+
+    Args:
+        path: The dotted path that the pair names.
+        source: The file that names it.
+
+    Raises:
+        ValueError: If the code is another's.
+    """
+    module, _, name = path.rpartition(".")
+    ours = "dro_trl.policies."
+    if module == "dro_trl" or module.startswith(ours):
+        with contextlib.suppress(ImportError):
+            found = getattr(importlib.import_module(module), name, None)
+            if found is None or (isinstance(found, type) and found.__module__.startswith(ours)):
+                return  # Of what is not there, `load_policy` tells.
+    raise ValueError(
+        f"{source}: policy {path!r} is code that is not dro_trl's, which loading the pair would import and run; if "
+        "you trust it, give trust_remote_code=True (--trust_remote_code)"
+    )
 
 
 def load_policy(

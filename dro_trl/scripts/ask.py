@@ -1,10 +1,15 @@
 """`dro-trl ask`: one question to a trained pair."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dro_trl.scripts import options
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dro_trl.pipeline import RAGOutput
 
 
 def main(
@@ -23,12 +28,13 @@ def main(
     dtype: options.Dtype = "auto",
     max_thinking_tokens: options.MaxThinkingTokens = None,
     revision: options.Revision = None,
+    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Retrieve, select and answer; prints the answer and the passages it rests on."""
     from dro_trl.checkpointing import read_config
     from dro_trl.lm.devices import choose_device, choose_dtype, describe
     from dro_trl.models.names import pair_folder
-    from dro_trl.pipeline import RAGPipeline, print_output
+    from dro_trl.pipeline import RAGPipeline
     from dro_trl.retrieval.pyserini import PyseriniRetriever
 
     if (index_dir is None) == (prebuilt is None):
@@ -50,5 +56,22 @@ def main(
             dtype=number_format,
             revision=revision,
             max_thinking_tokens=max_thinking_tokens,
+            trust_remote_code=trust_remote_code,
         )
         print_output(pipeline(question))
+
+
+def print_output(output: "RAGOutput", console: "Console | None" = None) -> None:
+    """Print an answer and the passages it rests on."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from dro_trl.prompts import passage_text
+
+    console = console or Console()
+    console.print(f"[bold]{escape(output.question)}[/bold]\n[green]{escape(output.answer)}[/green]", highlight=False)
+    table = Table("", "Score", "Passage")
+    for rank, (passage, score) in enumerate(zip(output.passages, output.scores, strict=True), start=1):
+        table.add_row(str(rank), f"{score:.2f}", escape(passage_text(passage)))
+    console.print(table)

@@ -16,6 +16,7 @@ def main(
     import shlex
 
     from dro_trl.folders import check_unwritten
+    from dro_trl.masking import masked_words
     from dro_trl.scripts.index import cleaning_up_when_terminated
     from dro_trl.study.parsing import parse_study
     from dro_trl.study.report import load_questions, write_report
@@ -26,6 +27,6 @@ def main(
     questions = load_questions(study)  # Before training, so that a mistake in them costs no time.
     with cleaning_up_when_terminated():
         rows = finished_rows(study) if report_only else run_study(study)
-    command = shlex.join(["dro-trl", "compare", *context.args])
+    command = shlex.join(["dro-trl", "compare", *masked_words(context.args)])
     page = write_report(study, rows, questions, command)
     print(f"Results: {page.with_suffix('.json')}\nReport: {page}, {page.with_suffix('.md')}")

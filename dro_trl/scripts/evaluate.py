@@ -56,6 +56,7 @@ def main(
     dtype: options.Dtype = "auto",
     max_thinking_tokens: options.MaxThinkingTokens = None,
     revision: options.Revision = None,
+    trust_remote_code: options.TrustRemoteCode = False,
     seed: Annotated[int, typer.Option("--seed", help="Of the bootstrap, and of what systems draw.")] = 0,
     on_bad_row: options.BadRows = options.OnBadRow.stop,
     resume: Resume = True,
@@ -69,7 +70,11 @@ def main(
         "window_size": window_size,
         "window_stride": window_stride,
     }
-    of_models |= {"revision": revision, "max_thinking_tokens": max_thinking_tokens}
+    of_models |= {
+        "trust_remote_code": trust_remote_code,
+        "revision": revision,
+        "max_thinking_tokens": max_thinking_tokens,
+    }
     run(
         context,
         model,

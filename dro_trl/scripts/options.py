@@ -16,6 +16,9 @@ class OnBadRow(StrEnum):
 
 Model = Annotated[Path, typer.Option("--model", help="Folder that `dro-trl train` wrote, or its name on a hub.")]
 Revision = Annotated[str | None, typer.Option("--revision", help="Of the model, on a hub.")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust_remote_code", help="Run code that the model names: its policy, its architecture.")
+]
 NumSelected = Annotated[
     int | None, typer.Option("--num_selected", min=1, help="K, passages to select; as in training if not given.")
 ]

@@ -165,8 +165,9 @@ def evaluate(model: Path, output_dir: Path, held_out: "Dataset", seed: int, cons
 
 def ask(model: Path, index: Path, retriever: object, row: dict[str, object], console: "Console") -> None:
     """Ask the trained pair a held-out question, as `dro-trl ask` does."""
-    from dro_trl.pipeline import RAGPipeline, print_output
+    from dro_trl.pipeline import RAGPipeline
     from dro_trl.retrieval.base import Retriever
+    from dro_trl.scripts.ask import print_output
 
     assert isinstance(retriever, Retriever)
     question, answers = str(row["question"]), row["answers"]

@@ -132,16 +132,18 @@ def in_a_process(function: "Callable[..., Any]", *arguments: Any) -> Any:
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    from dro_trl.module_paths import starting_safely
+
+    with starting_safely(), ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def find_mistake(command: str, recipe: dict[str, Any], launch: list[str] | None) -> str | None:
     """Return what the recipe of `train` or `warmup`, or the options of `accelerate launch`, may not say, or None."""
+    import os
     import tempfile
 
-    import yaml
-
+    from dro_trl.masking import write_recipe
     from dro_trl.recipe import parse_recipe
     from dro_trl.recipe_file import refuse_unknown
     from dro_trl.warmup.training import parse_warmup
@@ -149,7 +151,7 @@ def find_mistake(command: str, recipe: dict[str, Any], launch: list[str] | None)
     parse = {"train": parse_recipe, "warmup": parse_warmup}[command]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recipe.yaml"
-        path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+        os.environ.update(write_recipe(recipe, path))
         try:
             if launch is not None:
                 from accelerate.commands.launch import launch_command_parser

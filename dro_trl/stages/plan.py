@@ -8,7 +8,7 @@ from typing import Any
 
 from typer.exceptions import TyperException
 
-from dro_trl.recipe_file import find_recipe, read_recipe, refuse_unknown
+from dro_trl.recipe_file import find_recipe, names_code, read_recipe, refuse_unknown
 from dro_trl.stages.stage import Stage
 
 SECTIONS = ("prepare", "index", "retrieve", "warmup", "train", "evaluate")
@@ -146,8 +146,15 @@ class _Plan:
 
     def add_evaluate(self, section: dict[str, Any]) -> None:
         stage = self.new_stage("evaluate")
-        defaults = {**self.model, **({"dataset": self.questions["dev"]} if "dev" in self.questions else {})}
-        stage.python_path = self.stages[-2].python_path if self.model else []
+        defaults: dict[str, Any] = {
+            **self.model,
+            **({"dataset": self.questions["dev"]} if "dev" in self.questions else {}),
+        }
+        if self.model:
+            trained = self.stages[-2]
+            stage.python_path = trained.python_path
+            if names_code(trained.recipe or {}):  # The pair's policy is that of this run's own recipe.
+                defaults["trust_remote_code"] = True
         self.add_command(stage, "evaluate", section, defaults, {"output_dir": stage.folder})
         stage.products.append("results.json")
 

@@ -13,11 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import dro_trl
-from dro_trl.atomic_write import atomic_path, load_object, write_json
+from dro_trl.atomic_write import load_object, write_json
 from dro_trl.fingerprint import RECORD_NAME, Digests, differences
+from dro_trl.masking import masked, masked_words, write_recipe
+from dro_trl.module_paths import MODULES
 
 STARTED_NAME = "started.json"
 EARLIER_NAME = "earlier"
@@ -48,6 +48,8 @@ class Stage:
     """Options of `accelerate launch`, where the command is run by it."""
     python_path: list[str] = field(default_factory=list)
     """Folders of the recipe's own modules, where the command would not look."""
+    _secrets: dict[str, str] = field(default_factory=dict)
+    """Environment in which the recipe that was written is whole."""
 
     def inputs(self, digests: Digests) -> dict[str, Any]:
         """Return all that decides what the stage makes, as plain JSON."""
@@ -55,7 +57,12 @@ class Stage:
             name: digests.of(Path(source)) if Path(source).exists() else source
             for name, source in sorted(self.sources.items())
         }
-        inputs = {"options": self.options, "launch": self.launch, "files": files, "dro_trl": dro_trl.__version__}
+        inputs = {
+            "options": masked(self.options),
+            "launch": self.launch,
+            "files": files,
+            "dro_trl": dro_trl.__version__,
+        }
         plain: dict[str, Any] = json.loads(json.dumps(inputs, default=str))
         return plain
 
@@ -83,7 +90,7 @@ class Stage:
 
     def differing(self, before: dict[str, Any], after: dict[str, Any]) -> str:
         """Say what differs between two records of inputs, nothing where they are the same."""
-        before, after = dict(before), dict(after)
+        before, after = masked(dict(before)), dict(after)  # Earlier versions hid nothing.
         old, new = before.pop("files"), after.pop("files")
         options = [before.pop("options"), after.pop("options")]
         changed = [f"{name}: {self.sources[name]} has changed" for name in new if old.get(name) != new[name]]
@@ -114,8 +121,7 @@ class Stage:
             print(f"  what {self.folder} held is now in {set_aside(self.folder)}")
         write_json(self.folder / STARTED_NAME, {"inputs": inputs})
         if self.recipe is not None:
-            with atomic_path(self.folder / "recipe.yaml") as temporary:
-                temporary.write_text(yaml.safe_dump(self.recipe, sort_keys=False, allow_unicode=True), "utf-8")
+            self._secrets = write_recipe(self.recipe, self.folder / "recipe.yaml")
         begun, clock = datetime.now(UTC), time.monotonic()
         for command in self.commands:
             print(f"$ {self.shown(command)}", flush=True)
@@ -141,13 +147,14 @@ class Stage:
         """Return a command as one would type it."""
         path = [f"PYTHONPATH={shlex.quote(os.pathsep.join(self.python_path))}"] if self.python_path else []
         program = ["dro-trl"] if self.launch is None else ["accelerate", "launch", *self.launch, "-m", "dro_trl"]
-        return " ".join([*path, shlex.join([*program, *arguments])])
+        return " ".join([*path, shlex.join([*program, *masked_words(arguments)])])
 
     def _run_command(self, arguments: list[str], lock: int) -> None:
         launch = [] if self.launch is None else ["-m", "accelerate.commands.launch", *self.launch]
-        command = [sys.executable, *launch, "-m", "dro_trl", *arguments]
-        paths = [*self.python_path, *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {**os.environ, **({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})}
+        command = [sys.executable, "-P", *launch, "-m", "dro_trl", *arguments]
+        environment = {**os.environ, **self._secrets, MODULES: os.pathsep.join(self.python_path)}
+        if self.launch is not None:
+            environment["PYTHONSAFEPATH"] = "1"  # As -P, for the processes that accelerate starts.
         # A group of its own, so that the processes of `accelerate launch` end together with it.
         with start(command, env=environment, pass_fds=[lock], process_group=0) as process:
             try:

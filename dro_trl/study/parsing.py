@@ -1,5 +1,6 @@
 """Reading a study's recipe, and refusing what cannot be compared, before anything is run."""
 
+import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
@@ -8,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from dro_trl.atomic_write import atomic_path
 from dro_trl.dro_config import DROConfig
 from dro_trl.lm.devices import choose_device, choose_dtype, name_of
+from dro_trl.masking import write_recipe
 from dro_trl.recipe import DROScriptArguments, RecipeModel, check_inputs, known_keys, parse_recipe
 from dro_trl.recipe_file import RecipeLoader, find_recipe, read_recipe, refuse_unknown
 from dro_trl.study.plan import OWN_ORDER, START_SYSTEMS, Row, Study, plan_rows, slug
@@ -87,13 +88,6 @@ def decide_place(study: Study, source: str) -> Study:
     return replace(study, eval_device=str(device), eval_dtype=name_of(dtype))
 
 
-def write_recipe(row: Row, path: Path) -> None:
-    """Write a row's training recipe, which `dro-trl train --config` reads."""
-    text = yaml.safe_dump(row.recipe, sort_keys=False, allow_unicode=True)
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
 def parse_row(row: Row) -> tuple[DROScriptArguments, DROConfig, RecipeModel]:
     """Parse a row's training recipe.
 
@@ -102,7 +96,7 @@ def parse_row(row: Row) -> tuple[DROScriptArguments, DROConfig, RecipeModel]:
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recipe.yaml"
-        write_recipe(row, path)
+        os.environ.update(write_recipe(row.recipe, path))
         try:
             return parse_recipe(["--config", str(path)])
         except ValueError as error:

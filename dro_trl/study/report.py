@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from dro_trl import markdown
 from dro_trl.atomic_write import atomic_path, write_json
 from dro_trl.data.load import load_rag_dataset
 from dro_trl.study.plan import Study
@@ -112,7 +113,9 @@ def make_environment(plots: Path) -> Environment:
         "counts": lambda values: " or ".join(f"{value:,}" for value in values),
         "label": lambda metric: LABELS.get(metric, metric),
         "settings": lambda given: ", ".join(f"{k}: {_plain(v)}" for k, v in given.items()) or "the recipe as it is",
-        "cell": lambda text: " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;"),
+        "text": markdown.text,
+        "label_text": markdown.label,
+        "block": markdown.block,
         "short": lambda text: text if len(text) <= 160 else f"{text[:159]}…",
         "data_uri": lambda name: f"data:image/png;base64,{base64.b64encode((plots / name).read_bytes()).decode()}",
     }

@@ -15,10 +15,12 @@ from transformers.trainer import TRAINER_STATE_NAME
 from dro_trl.atomic_write import load_object, write_json
 from dro_trl.fingerprint import differences, file_digest
 from dro_trl.folders import locked
+from dro_trl.masking import masked, write_recipe
 from dro_trl.recipe import parse_recipe
+from dro_trl.recipe_file import names_code
 from dro_trl.resuming import last_checkpoint
 from dro_trl.stages.stage import start
-from dro_trl.study.parsing import check_inputs_of, write_recipe
+from dro_trl.study.parsing import check_inputs_of
 from dro_trl.study.plan import Row, Study, plan_rows
 
 PLAN_NAME, RESULT_NAME = "plan.json", "row.json"
@@ -84,7 +86,8 @@ def describe_row(study: Study, row: Row) -> dict[str, Any]:
     sources = {"dataset_name": str(recipe.get("dataset_name")), "eval_dataset_name": study.eval_dataset_name}
     # A folder, or a dataset on the hub, has no digest.
     data = {name: file_digest(Path(s)) if Path(s).is_file() else None for name, s in sources.items()}
-    plan = {"method": row.method, "seed": row.seed, "recipe": recipe, "evaluation": study.evaluation, "data": data}
+    plan = {"method": row.method, "seed": row.seed, "recipe": masked(recipe)}
+    plan |= {"evaluation": study.evaluation, "data": data}
     plain: dict[str, Any] = json.loads(json.dumps(plan, default=str))
     return plain
 
@@ -98,7 +101,7 @@ def check_same_row(row: Row, plan: dict[str, Any]) -> None:
     path = row.folder / PLAN_NAME
     if not path.is_file():
         return
-    differing = differences(load_object(path, _REMEDY), plan)
+    differing = differences(masked(load_object(path, _REMEDY)), plan)  # Earlier versions hid nothing.
     if differing:
         raise ValueError(
             f"{row.folder} was made under another recipe: {'; '.join(differing)}. Set it back, choose another "
@@ -122,7 +125,7 @@ def run_command(arguments: Sequence[str], log: Path, lock: int) -> dict[str, flo
     """
     started = time.monotonic()
     with log.open("ab") as file:
-        command = [sys.executable, "-m", "dro_trl", *arguments]
+        command = [sys.executable, "-P", "-m", "dro_trl", *arguments]
         process = start(command, stdout=file, stderr=subprocess.STDOUT, pass_fds=[lock])
         try:
             # Unlike getrusage(RUSAGE_CHILDREN), wait4 tells of this child alone, not of the largest so far.
@@ -144,7 +147,7 @@ def run_command(arguments: Sequence[str], log: Path, lock: int) -> dict[str, flo
 def _run_row(study: Study, row: Row, plan: dict[str, Any], with_start: bool, lock: int) -> dict[str, Any]:
     write_json(row.folder / PLAN_NAME, plan)
     recipe, model, evaluation = (row.folder / name for name in ("recipe.yaml", "model", "evaluation"))
-    write_recipe(row, recipe)
+    os.environ.update(write_recipe(row.recipe, recipe))  # Its secrets, for the processes that read it.
     resumed = last_checkpoint(model) is not None
     command = ["train", "--config", str(recipe), "--resume"]
     training = _run_once(row.folder / "train", command, lock, resumed)
@@ -160,6 +163,8 @@ def _run_row(study: Study, row: Row, plan: dict[str, Any], with_start: bool, loc
         **({"limit": study.max_eval_samples} if study.max_eval_samples else {}),
     }
     arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    if names_code(row.recipe):  # The study's own recipe names it.
+        arguments.append("--trust_remote_code")
     # The untrained pair and the retriever's order do not depend on the row: the first row evaluates them for all.
     command = ["evaluate", *arguments, "--start" if with_start else "--no-start"]
     evaluated = _run_once(row.folder / "evaluate", command, lock)

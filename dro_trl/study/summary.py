@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dro_trl.evaluation.metrics import Prediction, score_predictions
+from dro_trl.masking import masked
 from dro_trl.metrics import exact_match
 from dro_trl.study.plan import OWN_ORDER, START_SYSTEMS, Study, plan_rows
 from dro_trl.study.statistics import (
@@ -167,8 +168,8 @@ def summarise_study(
         "rows_finished": len(rows),
         "rows_planned": len(plan_rows(study)),
         "equal_samples": len({tuple(map(tuple, (s["steps"], s["selections_drawn"]))) for s in spent.values()}) == 1,
-        "methods": study.methods,
-        "recipe": study.recipe,
+        "methods": masked(study.methods),
+        "recipe": masked(study.recipe),
         "evaluation": study.evaluation,
         "systems": {
             name: {**summarise(system), "n": n, "n_with_gold": with_gold, "seeds": _seeds(system)}

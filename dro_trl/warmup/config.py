@@ -36,6 +36,9 @@ class WarmupConfig(SFTConfig, SelectionConfig):
         default=None, metadata={"help": "TREC run file with the order of `teacher: run`, such as a reranker's."}
     )
 
+    # That of the model goes for TRL as well, whose versions differ in where they have it.
+    trust_remote_code: bool = field(default=False, init=False)
+
     # Defaults of SFTConfig that differ here, most of them to be those of DROConfig
     bf16: bool | None = field(  # type: ignore[assignment]
         default=False,

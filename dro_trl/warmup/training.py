@@ -233,6 +233,7 @@ def _run_warmup(part: Part, script: DROScriptArguments, args: WarmupConfig, mode
     for config in (peft_config, adapter_config(starts[part])):
         check_adapter(config)
     start = str(merged_where_needed(starts[part], part, peft_config, args))
+    args.trust_remote_code = model.trust_remote_code
     args.model_init_kwargs = None  # TRL would warn that it does not heed them.
     train, held_out = load_datasets(script)
 
@@ -322,7 +323,7 @@ def save_warm(trainer: WarmupTrainer, dtype: Any) -> None:
     trainer.accelerator.wait_for_everyone()
     if adapted and trainer.is_world_process_zero():
         with loading_whole(), replacing_model(folder) as staged:
-            save_whole(folder / "adapter", staged, dtype)
+            save_whole(folder / "adapter", staged, dtype, trainer.args.trust_remote_code)  # type: ignore[attr-defined]
     if not adapted and trainer.is_world_process_zero():
         shutil.rmtree(folder / "adapter", ignore_errors=True)  # Of an earlier warm-up.
     trainer.create_model_card()

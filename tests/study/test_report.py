@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -106,11 +107,36 @@ def test_both_forms_say_the_same_and_need_nothing_from_elsewhere(written):
 
 
 def test_names_and_texts_cannot_break_a_page(make_study, tmp_path):
-    study, rows, questions = make_study(tmp_path, methods={"a|b <script>x</script>": ({}, 0.9), "c": ({}, 0.3)})
-    page = write_report(study, rows, questions, COMMAND)
+    hostile = "|b <script>x</script> ](http://e)\n# *x* `y` ```\n"
+    study, rows, questions = make_study(tmp_path, methods={f"a{hostile}": ({}, 0.9), "c": ({}, 0.3)}, title=hostile)
+    study.recipe["prompt_texts"] = {"question": hostile, "fence": "```\n<script>\n````"}
+    study = replace(study, eval_dataset_name=hostile)
+    for question in questions:
+        question["question"] += hostile
+        question["answers"] = [hostile]
+        for passage in question["candidates"]:
+            passage["title"] = passage["text"] = hostile
+    for row in rows:
+        for predictions in row["predictions"].values():
+            for prediction in predictions:
+                prediction |= {"answer": hostile, "answers": [hostile]}
+    rows[0]["predictions"]["trained"][0]["answer"] = "another"  # An example to be shown.
+    page = write_report(study, rows, questions, f"{COMMAND} {hostile}```")
     assert "script" not in Page(page.read_text()).tags
-    lines = page.with_suffix(".md").read_text().splitlines()
-    assert any(line.startswith("| a\\|b &lt;script>") for line in lines)
+    text = page.with_suffix(".md").read_text()
+    lines = text.splitlines()
+    assert any(
+        line.startswith("| a\\|b &lt;script&gt;x&lt;/script&gt; ]\\(http://e) # \\*x\\* \\`y\\`") for line in lines
+    )
+    assert sum(line.startswith("# ") for line in lines) - 1 == text.count(
+        f"{COMMAND} |b"
+    )  # In the block of the command.
+    # Outside blocks of code, whose fences are longer than any in them, no markup is left of any text.
+    fences = re.findall(r"^(`{3,})\w*$", text, re.MULTILINE)
+    assert [len(fence) for fence in fences if len(fence) > 3] == [4, 4, 5, 5]
+    outside = re.sub(r"^(`{4,})\w*\n.*?^\1$", "", text, flags=re.MULTILINE | re.DOTALL)
+    assert "side by side" in outside
+    assert not re.search(r"<script|(?<!\\)`|(?<!\\)\]\(http", outside)
     for above, line in zip(lines, lines[1:], strict=False):
         if above.startswith("|") and line.startswith("|"):  # Every row of a table has as many cells as its first.
             assert above.replace("\\|", "").count("|") == line.replace("\\|", "").count("|")

@@ -2,11 +2,13 @@
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -14,12 +16,16 @@ import yaml
 from safetensors.torch import load_file
 
 from dro_trl.folders import locked
+from dro_trl.recipe import parse_recipe
 from dro_trl.study import running
 from dro_trl.study.parsing import parse_study
 from dro_trl.study.plan import plan_rows
+from dro_trl.study.report import load_questions, write_report
 from dro_trl.study.running import finished_rows, run_command, run_study
 from tests.tiny_models import tiny_questions
 from tests.training import changed, save_start, write_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +202,73 @@ def test_a_study_that_is_ended_takes_its_training_along_or_leaves_its_row_locked
         psutil.wait_procs(children, timeout=20)
     with locked(row.folder):
         pass
+
+
+def test_no_file_of_a_study_holds_a_secret(study_of, commands, tmp_path, monkeypatch):
+    """All that is written, in the row's own processes too, which are given the secrets all the same."""
+    for name in ("DRO_TRL_SECRETS", "A_SERVICE", "DRO_TRL_TEST_TOKEN"):
+        monkeypatch.setenv(name, "[]")
+    study = study_of(
+        hub_token="s3cr3t-hub",
+        model_init_kwargs={"token": "s3cr3t-init"},
+        env={"A_SERVICE": "s3cr3t-env", "DRO_TRL_TEST_TOKEN": "s3cr3t-env", "OMP_NUM_THREADS": "1"},
+        methods={"dro": {}, "other": {"hub_token": "s3cr3t-other"}},
+        save_strategy="steps",
+        save_steps=1,
+    )
+    given = []
+    run = running.run_command
+
+    def recorded(arguments, log, lock):
+        if arguments[0] == "train":
+            given.append(parse_recipe(list(arguments[1:]))[1])
+        return run(arguments, log, lock)
+
+    monkeypatch.setattr(running, "run_command", recorded)
+    rows = run_study(study)
+    assert [(args.hub_token, args.model_init_kwargs["token"]) for args in given] == [
+        ("s3cr3t-hub", "s3cr3t-init"),
+        ("s3cr3t-other", "s3cr3t-init"),
+    ]
+    assert (os.environ["A_SERVICE"], os.environ["DRO_TRL_TEST_TOKEN"]) == ("s3cr3t-env", "s3cr3t-env")
+    write_report(study, rows, load_questions(study), "dro-trl compare")
+    files = [path for path in Path(study.output_dir).rglob("*") if path.is_file()]
+    names = {path.name for path in files}
+    assert names >= {"recipe.yaml", "plan.json", "row.json", "report.json", "report.md", "report.html", "run.json"}
+    assert names >= {"README.md", "train.log", "trainer_state.json", "dro_config.json", "results.json"}
+    assert [path for path in files if b"s3cr3t" in path.read_bytes()] == []
+    assert run_study(study) == rows  # Each row is known again.
+    plan = plan_rows(study)[0].folder / "plan.json"  # As an earlier version wrote it.
+    plan.write_text(plan.read_text().replace("<hidden>", "s3cr3t"))
+    assert run_study(study) == rows
+
+
+SHADOW = "raise RuntimeError('a file of the working directory was imported in a library's place')\n"
+REWARD = (
+    "import shadowed_nowhere\n\ndef first(selections, **kwargs):\n    return [float(-sum(z)) for z in selections]\n"
+)
+
+
+def test_files_of_the_working_directory_are_imported_in_no_librarys_place(study_of, tmp_path):
+    """Real processes: a study whose reward stands in the working directory, beside files called as libraries are."""
+    for name in ("typer", "yaml", "torch", "numpy", "socket", "json"):
+        (tmp_path / f"{name}.py").write_text(SHADOW)
+    (tmp_path / "shadowed_nowhere.py").write_text("")
+    (tmp_path / "my_own_reward.py").write_text(REWARD)
+    study_of(methods={"dro": {}}, reward_funcs=["my_own_reward.first"], max_steps=1)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": ""}
+    script = "import sys; sys.argv[0] = 'dro-trl'; from dro_trl.cli import main; main()"  # As the entry point does.
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "dro-trl").write_text(script)
+    command = [sys.executable, str(tmp_path / "bin" / "dro-trl"), "compare", "--config", "recipe.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.rglob("report.html"))
+
+
+def test_python_m_looks_in_the_working_directory_last(tmp_path):
+    (tmp_path / "typer.py").write_text(SHADOW)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": ""}
+    command = [sys.executable, "-m", "dro_trl", "--version"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout.startswith("dro-trl ")) == (0, True), done.stderr
