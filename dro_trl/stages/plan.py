@@ -153,7 +153,7 @@ class _Plan:
         if self.model:
             trained = self.stages[-2]
             stage.python_path = trained.python_path
-            if names_code(trained.recipe or {}):  # The pair's policy is that of this run's own recipe.
+            if "model" not in section and names_code(trained.recipe or {}):  # The policy is of this run's own recipe.
                 defaults["trust_remote_code"] = True
         self.add_command(stage, "evaluate", section, defaults, {"output_dir": stage.folder})
         stage.products.append("results.json")

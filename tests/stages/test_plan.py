@@ -149,6 +149,11 @@ def test_modules_beside_the_recipe_are_found_and_are_inputs(plan, tmp_path):
     command = stages["train"].commands[0]
     assert stages["train"].shown(command) == "PYTHONPATH=more dro-trl train --config out/5-train/recipe.yaml"
     assert stages["evaluate"].python_path == ["more"]
+    assert "--trust_remote_code" not in stages["evaluate"].commands[0]
+    train = {**TRAIN, "recipe": "more/base.yaml", "policy": "mine.Policy"}
+    for evaluate, trusted in (({}, True), ({"trust_remote_code": False}, False), ({"model": "more"}, False)):
+        words = plan({**FULL, "train": train, "evaluate": evaluate})["evaluate"].commands[0]
+        assert ("--trust_remote_code" in words) == trusted
     with pytest.raises(ValueError, match="train: policy: no module 'mine_too' beside the recipe, in the working"):
         plan({**FULL, "train": {"policy": "mine_too.Policy"}})
 
