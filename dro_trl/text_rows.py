@@ -12,6 +12,7 @@ import re
 import sys
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +60,57 @@ def read_json(path: Path) -> Iterator[Numbered]:
     Raises:
         ValueError: The file is cut off, or is one list and that list is malformed.
     """
-    if path.name.removesuffix(".gz").endswith(".jsonl") or _first_character(path) != "[":
+    if is_json_lines(path):
         yield from _json_lines(path)
     else:
         yield from enumerate(_json_list(path), start=1)
+
+
+def is_json_lines(path: Path) -> bool:
+    """Whether a file is not to be taken as one JSON list."""
+    return path.name.removesuffix(".gz").endswith(".jsonl") or _first_character(path) != "["
+
+
+def read_json_blocks(path: Path, first: int, size: int) -> Iterator[tuple[int, bytes]]:
+    """Yield a JSON Lines file in blocks of whole lines, which `splitlines` finds.
+
+    Args:
+        path: The file.
+        first: How many lines the first block has, where there are so many.
+        size: How many bytes any other has at least.
+
+    Yields:
+        How many lines of the file come before the block, and the block.
+
+    Raises:
+        ValueError: The file is a gzip file that is cut off or damaged; names the line.
+    """
+    before = 0
+    try:
+        with path.open("rb") as opened:
+            file = decompressed(opened)
+            block = b"".join(islice(file, first)).removeprefix(_BYTE_ORDER_MARK)
+            while block:
+                yield before, block
+                before += len(block.splitlines()) if b"\r" in block else block.count(b"\n")
+                block = file.read(size) + file.readline()
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        for _ in _decoded(path):  # Says on which line.
+            pass
+        raise
+
+
+def is_blank(line: bytes) -> bool:
+    """Whether a line of a file in UTF-8 holds no row."""
+    return line[:1] != b"{" and not line.decode(errors="replace").strip()
+
+
+def parse_json_line(line: bytes) -> object:
+    """Return the row that a line of a JSON Lines file holds, or the `ValueError` that says what is wrong with it."""
+    try:
+        return _json_row(line.decode())
+    except UnicodeDecodeError as error:
+        return ValueError(f"not UTF-8: {error}")
 
 
 def read_objects(path: Path, file: io.BufferedReader | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -194,11 +242,15 @@ def _json_lines(path: Path, file: io.BufferedReader | None = None) -> Iterator[N
         if isinstance(line, ValueError):
             yield number, line
         elif line.strip():
-            try:
-                yield number, parse_json(line)
-            except ValueError as error:
-                malformed = str(error).startswith("malformed")
-                yield number, ValueError(f"{error}; expected one JSON object") if malformed else error
+            yield number, _json_row(line)
+
+
+def _json_row(line: str) -> object:
+    try:
+        return parse_json(line)
+    except ValueError as error:
+        malformed = str(error).startswith("malformed")
+        return ValueError(f"{error}; expected one JSON object") if malformed else error
 
 
 def _first_character(path: Path) -> str:

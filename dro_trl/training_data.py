@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset, Features, concatenate_datasets
 
 from dro_trl.data.attach import attach_candidates
-from dro_trl.data.schema import validate_dataset
+from dro_trl.data.row_checks import validate_dataset
 from dro_trl.dro_config import SelectionConfig
 from dro_trl.lm.fitting import check_fit, cut_passages, warn_of_special_tokens
 from dro_trl.metrics import mentions_answer, normalize_answer

@@ -1,110 +1,174 @@
-"""Rows to an Arrow table: the schema's columns with the schema's types, and any others whatever they hold."""
+"""Rows to Arrow tables: the schema's columns with the schema's types, and any others whatever they hold."""
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate, chain, islice
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, concatenate_datasets
+
+from dro_trl.data.row_files import MOST_IN_MEMORY, RowFile, dataset_of
 
 _ROW = {"question": pa.string(), "answers": pa.list_(pa.string()), "gold_ids": pa.list_(pa.string())}
 _PASSAGE = {"id": pa.string(), "title": pa.string(), "text": pa.string(), "score": pa.float64()}
-_ROWS_PER_BATCH = 1_000
+_PASSAGES = "candidates"
 _MOST_FIELDS = 256
 
 
-def table_of_rows(rows: Iterator[Mapping[str, Any]]) -> tuple[pa.Table, list[str]]:
-    """Put rows into a table, a thousand of them at a time.
+class RowStore:
+    """Rows that come a batch at a time, in tables of the types that have been found to hold all so far.
 
-    Args:
-        rows: Rows that `check_row` let pass. Their further columns, and further fields of their passages, may hold
-            anything that JSON can.
-
-    Returns:
-        The table, and the names of the further columns and fields whose values no type of Arrow holds together
-        (numbers and text, whole numbers beyond 64 bits, objects of more than 256 fields in all): they are JSON text in
-        every row.
+    Their further columns, and further fields of their passages, may hold anything that JSON can. Those whose values no
+    type of Arrow holds together (numbers and text, whole numbers beyond 64 bits, objects of more than 256 fields in
+    all) are JSON text in every row.
     """
-    records, passages = _Records(_ROW), _Records(_PASSAGE)
-    ends: list[pa.Array] = []
-    while batch := list(islice(rows, _ROWS_PER_BATCH)):
-        candidates = [row.get("candidates") for row in batch]
-        records.add([{name: value for name, value in row.items() if name != "candidates"} for row in batch])
-        flat = chain.from_iterable(found or () for found in candidates)
-        passages.add([{**passage, "score": float(passage["score"])} for passage in flat])
-        ends.append(_offsets(candidates))
-    tables = []
-    for columns, fields, offsets in zip(records.batches(), passages.batches(), ends, strict=True):
-        if fields:
-            structs = pa.StructArray.from_arrays(list(fields.values()), names=list(fields))
-            columns["candidates"] = pa.ListArray.from_arrays(offsets, structs)
-        tables.append(pa.table(columns))
-    texts = [*records.texts(), *(f"candidates[].{name}" for name in passages.texts())]
-    return pa.concat_tables(tables) if tables else pa.table({}), texts
 
+    def __init__(self) -> None:
+        self._records, self._passages = _Types(_ROW), _Types(_PASSAGE)
+        self._files: list[tuple[RowFile, frozenset[str]]] = []
+        """Each with the columns that were JSON text when it was written."""
 
-class _Records:
-    """Objects with named values, batch by batch, each name a column."""
+    @property
+    def schema(self) -> pa.Schema | None:
+        """What a table has to be of that holds more such rows; None where some of their values must be JSON text."""
+        return None if self.texts or not self._files else self._schema()
 
-    def __init__(self, types: Mapping[str, pa.DataType]) -> None:
-        self._types = types
-        self._columns: dict[str, _Column] = {}
-        self._sizes: list[int] = []
-
-    def add(self, batch: Sequence[Mapping[str, Any]]) -> None:
-        for name in dict.fromkeys(chain(self._columns, *batch)):
-            if name not in self._columns:
-                self._columns[name] = _Column(self._types.get(name))
-                for size in self._sizes:
-                    self._columns[name].add([None] * size)
-            self._columns[name].add([record.get(name) for record in batch])
-        self._sizes.append(len(batch))
-
-    def batches(self) -> Iterator[dict[str, pa.Array]]:
-        """Yield the columns of each batch, which are of one type in all."""
-        # Half a surrogate pair cannot be in a name of Arrow's.
-        names = [name.encode("utf-8", "backslashreplace").decode() for name in self._columns]
-        columns = [column.of_one_type() for column in self._columns.values()]
-        for number in range(len(self._sizes)):
-            yield {name: chunks[number] for name, chunks in zip(names, columns, strict=True)}
-
+    @property
     def texts(self) -> list[str]:
-        return [name for name, column in self._columns.items() if column.is_text]
+        """The further columns, and fields of passages (`candidates[].name`), that are JSON text."""
+        return [*self._records.texts, *(f"{_PASSAGES}[].{name}" for name in self._passages.texts)]
 
+    def add_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add rows that `check_row` let pass."""
+        columns = self._records.arrays([{k: v for k, v in row.items() if k != _PASSAGES} for row in rows])
+        candidates = [row.get(_PASSAGES) for row in rows]
+        flat = chain.from_iterable(found or () for found in candidates)
+        fields = self._passages.arrays([{**passage, "score": float(passage["score"])} for passage in flat])
+        if fields:
+            lengths = pa.array([None if found is None else len(found) for found in candidates], pa.int32())
+            columns[_PASSAGES] = _list_array(lengths, fields)
+        self.add_table(pa.table(columns))
 
-class _Column:
-    """Values of Arrow while they have a type, and JSON text once they have none."""
+    def add_table(self, table: pa.Table) -> None:
+        """Add rows of `schema`."""
+        texts = frozenset(self.texts)
+        if not self._files or self._files[-1][0].schema != table.schema or self._files[-1][1] != texts:
+            held = sum(file.held_bytes for file, _ in self._files)
+            self._files.append((RowFile(table.schema, max(MOST_IN_MEMORY - held, 0)), texts))
+        self._files[-1][0].write(table)
 
-    def __init__(self, kind: pa.DataType | None) -> None:
-        self._kind = kind
-        self._chunks: list[pa.Array] = []
-        self.is_text = False
-
-    def add(self, values: Sequence[Any]) -> None:
-        if not self.is_text:
+    def dataset(self) -> Dataset:
+        """Return all rows, each column of one type."""
+        parts: list[Dataset] = []
+        for file, texts in self._files:
+            schema = self._schema()
+            if file.schema == schema and texts == frozenset(self.texts):
+                parts.append(file.dataset())
+                continue
             try:
-                _check_fields({name for value in values if isinstance(value, dict) for name in value})
-                self._chunks.append(pa.array(values, self._kind))
-                return
+                parts.append(dataset_of((self._converted(table, texts) for table in file.tables()), schema))
+            except _NoCommonType:
+                return self.dataset()  # With one more column of JSON text.
+        return concatenate_datasets(parts) if parts else Dataset(pa.table({}))
+
+    def _schema(self) -> pa.Schema:
+        columns = self._records.types()
+        if fields := self._passages.types():
+            columns[_PASSAGES] = pa.list_(pa.struct(list(fields.items())))
+        return pa.schema(list(columns.items()))
+
+    def _converted(self, table: pa.Table, texts: Collection[str]) -> pa.Table:
+        """A table that was written earlier, with the types that have been found since."""
+        columns = {name: table[name].combine_chunks() for name in table.column_names}
+        passages = columns.pop(_PASSAGES, None)
+        converted = self._records.converted(columns, table.num_rows, texts)
+        if self._passages.types():
+            lengths, fields, size = pa.nulls(table.num_rows, pa.int32()), {}, 0
+            if passages is not None:
+                flat = passages.flatten()
+                lengths, fields, size = pc.list_value_length(passages), _fields(flat), len(flat)
+            known = {name.removeprefix(f"{_PASSAGES}[].") for name in texts if name.startswith(f"{_PASSAGES}[].")}
+            converted[_PASSAGES] = _list_array(lengths, self._passages.converted(fields, size, known))
+        return pa.table(converted)
+
+
+class _NoCommonType(Exception):
+    """A column turned out to hold what its type does not."""
+
+
+class _Types:
+    """The types of objects' values by their names, as they are found."""
+
+    def __init__(self, fixed: Mapping[str, pa.DataType]) -> None:
+        self._fixed = fixed
+        self._found: dict[str, pa.DataType] = {}
+        self.texts: list[str] = []
+
+    def types(self) -> dict[str, pa.DataType]:
+        return {_shown(name): kind for name, kind in self._found.items()}
+
+    def arrays(self, records: Sequence[Mapping[str, Any]]) -> dict[str, pa.Array]:
+        names = dict.fromkeys(chain(self._found, *records))
+        return {_shown(name): self._array(name, [record.get(name) for record in records]) for name in names}
+
+    def converted(self, columns: Mapping[str, pa.Array], size: int, texts: Collection[str]) -> dict[str, pa.Array]:
+        return {_shown(name): self._convert(name, columns.get(_shown(name)), size, texts) for name in self._found}
+
+    def _array(self, name: str, values: Sequence[Any]) -> pa.Array:
+        if name not in self.texts:
+            try:
+                _check_fields({key for value in values if isinstance(value, dict) for key in value})
+                array = pa.array(values, self._fixed.get(name))
+                kind = _common_type(self._found.get(name, array.type), array.type)
+                array = _cast(array, kind)
+                self._found[name] = kind
+                return array
             except (pa.ArrowException, OverflowError, UnicodeError):
-                self._turn_to_text()
-        self._chunks.append(texts_of(values))
+                self._turn_to_text(name)
+        return texts_of(values)
 
-    def of_one_type(self) -> list[pa.Array]:
-        schemas = [pa.schema([("", kind)]) for kind in dict.fromkeys(chunk.type for chunk in self._chunks)]
-        if len(schemas) > 1:
-            try:
-                kind = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
-                _check_fields({field.name for field in kind} if pa.types.is_struct(kind) else ())
-                # Refused where a whole number would be rounded.
-                self._chunks = [chunk.cast(kind) for chunk in self._chunks]
-            except pa.ArrowException:
-                self._turn_to_text()
-        return self._chunks
+    def _convert(self, name: str, array: pa.Array | None, size: int, texts: Collection[str]) -> pa.Array:
+        if array is None:
+            return pa.nulls(size, self._found[name])
+        if name in self.texts:
+            return array if name in texts else texts_of(array.to_pylist())
+        try:
+            return _cast(array, self._found[name])
+        except pa.ArrowException as error:
+            self._turn_to_text(name)
+            raise _NoCommonType from error
 
-    def _turn_to_text(self) -> None:
-        self.is_text = True
-        self._chunks = [texts_of(chunk.to_pylist()) for chunk in self._chunks]
+    def _turn_to_text(self, name: str) -> None:
+        self.texts.append(name)
+        self._found[name] = pa.string()
+
+
+def _common_type(first: pa.DataType, second: pa.DataType) -> pa.DataType:
+    if first == second:
+        return first
+    schemas = [pa.schema([("", kind)]) for kind in (first, second)]
+    kind = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    _check_fields({field.name for field in kind} if pa.types.is_struct(kind) else ())
+    return kind
+
+
+def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    """The same values with another type.
+
+    Raises:
+        ArrowInvalid: A whole number would be rounded.
+    """
+    if array.type == kind:
+        return array
+    cast = array.cast(kind)
+    try:
+        cast.validate()
+    except pa.ArrowInvalid:  # Arrow loses nulls of lists that hold nothing else, where their type stays.
+        return pa.array(array.to_pylist(), kind)
+    return cast
 
 
 def _check_fields(names: Collection[str]) -> None:
@@ -118,8 +182,17 @@ def texts_of(values: Iterable[Any]) -> pa.Array:
     return pa.array([None if value is None else json.dumps(value, default=str) for value in values], pa.string())
 
 
-def _offsets(lists: Sequence[Sequence[Any] | None]) -> pa.Array:
-    """Where each list begins, as Arrow has it: null for one that is null; and where the last ends."""
-    ends = list(accumulate((len(found or ()) for found in lists), initial=0))
-    starts = [None if found is None else start for found, start in zip(lists, ends[:-1], strict=True)]
-    return pa.array([*starts, ends[-1]], pa.int32())
+def _shown(name: str) -> str:
+    """The name as Arrow can have it: without half a surrogate pair."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _fields(structs: pa.StructArray) -> dict[str, pa.Array]:
+    return dict(zip((field.name for field in structs.type), structs.flatten(), strict=True))
+
+
+def _list_array(lengths: pa.Array, fields: Mapping[str, pa.Array]) -> pa.ListArray:
+    """Lists of objects, of so many each; null where the length is."""
+    structs = pa.StructArray.from_arrays(list(fields.values()), names=list(fields))
+    ends = np.cumsum(lengths.fill_null(0).to_numpy(), dtype=np.int32)
+    return pa.ListArray.from_arrays(np.concatenate([np.zeros(1, np.int32), ends]), structs, mask=lengths.is_null())

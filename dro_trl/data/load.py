@@ -2,23 +2,28 @@
 
 import difflib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, Features, List, Value, load_dataset, load_from_disk
 
-from dro_trl.data.columns import table_of_rows, texts_of
-from dro_trl.data.schema import COLUMNS, RowFault, check_columns, check_row, describe_faults, find_faults
-from dro_trl.text_rows import parse_json, read_cells, read_json
+from dro_trl.data.columns import texts_of
+from dro_trl.data.row_checks import find_faults
+from dro_trl.data.row_files import dataset_of
+from dro_trl.data.schema import COLUMNS, RowFault, check_columns, describe_faults
+from dro_trl.data.text_row_reader import TextRowReader
+from dro_trl.text_rows import is_json_lines, parse_json, read_cells, read_json
 
 logger = logging.getLogger(__name__)
 
 OnBadRow = Literal["raise", "skip"]
 _SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
+_ROWS_PER_BATCH = 1_000
 _CSV_JSON_COLUMNS = ("answers", "candidates", "gold_ids")
 
 
@@ -93,15 +98,23 @@ def read_rag_dataset(
     path = Path(path_or_hub_name)
     if path.suffix in (".jsonl", ".json", ".csv"):
         _check_exists(path)
-        table, num_rows, skipped, json_texts = _read_text_rows(path, require_candidates)
-        dataset = Dataset(table)
+        reader = TextRowReader(require_candidates)
+        if path.suffix == ".csv":
+            reader.add(_csv_rows(path))
+        elif is_json_lines(path):
+            reader.add_json_lines(path)
+        else:
+            reader.add(read_json(path))
+        if reader.columns:
+            check_columns(reader.columns, source, require_candidates=require_candidates)
+        dataset, num_rows = reader.store.dataset(), reader.num_rows
+        skipped, json_texts = reader.faults, reader.store.texts
     else:
         whole, json_texts = _open_dataset(path, source, split)
         check_columns(whole.column_names, source, require_candidates=require_candidates)
-        known = whole.with_format(None).select_columns([name for name in whole.column_names if name in COLUMNS])
-        skipped = find_faults(known, require_candidates=require_candidates)
-        faulty = {fault.row - 1 for fault in skipped}
-        dataset = whole.select([row for row in range(len(whole)) if row not in faulty]) if faulty else whole
+        skipped = find_faults(whole, require_candidates=require_candidates)
+        good = np.delete(np.arange(len(whole)), [fault.row - 1 for fault in skipped])
+        dataset = whole.select(good) if skipped else whole
         num_rows = len(whole)
     if skipped and (on_bad_row == "raise" or len(skipped) == num_rows):
         raise ValueError(describe_faults(skipped, source, num_rows))
@@ -124,7 +137,7 @@ def _open_dataset(path: Path, source: str, split: str) -> tuple[Dataset, list[st
     if path.suffix == ".parquet":
         _check_exists(path)
         try:
-            return _of_known_types(pq.read_table(path), source)
+            return _open_parquet(path, source)
         except pa.ArrowException as error:
             raise ValueError(f"{source}: not a readable Parquet file: {error}") from error
     if path.is_file():
@@ -141,18 +154,29 @@ def _open_dataset(path: Path, source: str, split: str) -> tuple[Dataset, list[st
     return dataset, []
 
 
-def _of_known_types(table: pa.Table, source: str) -> tuple[Dataset, list[str]]:
-    """Make a dataset of a table; columns of a type that `datasets` does not have (maps, UUIDs) become JSON text."""
-    rewritten = []
-    for number, column in enumerate(table.schema):
-        try:
-            Features.from_arrow_schema(pa.schema([column]))
-        except ValueError as error:
-            if column.name in COLUMNS:
-                raise ValueError(f"{source}: column '{column.name}': {error}") from error
-            table = table.set_column(number, column.name, texts_of(table[number].to_pylist()))
-            rewritten.append(column.name)
-    return Dataset(table), rewritten
+def _open_parquet(path: Path, source: str) -> tuple[Dataset, list[str]]:
+    """Read a Parquet file; columns of a type that `datasets` does not have (maps, UUIDs) become JSON text."""
+    with pq.ParquetFile(path) as file:
+        schema, rewritten = file.schema_arrow, []
+        for number, column in enumerate(schema):
+            try:
+                Features.from_arrow_schema(pa.schema([column]))
+            except ValueError as error:
+                if column.name in COLUMNS:
+                    raise ValueError(f"{source}: column '{column.name}': {error}") from error
+                schema = schema.set(number, pa.field(column.name, pa.string()))
+                rewritten.append(column.name)
+        tables = (
+            pa.table(
+                [
+                    texts_of(array.to_pylist()) if name in rewritten else array
+                    for name, array in zip(schema.names, batch.columns, strict=True)
+                ],
+                schema=schema,
+            )
+            for batch in file.iter_batches(_ROWS_PER_BATCH)
+        )
+        return dataset_of(tables, schema), rewritten
 
 
 def _open_folder(path: Path, split: str) -> Dataset:
@@ -167,41 +191,6 @@ def _open_folder(path: Path, split: str) -> Dataset:
     if split not in dataset:
         raise ValueError(f"{path}: has no split '{split}'; its splits are {', '.join(map(str, dataset))}")
     return dataset[split]
-
-
-def _read_text_rows(path: Path, require_candidates: bool) -> tuple[pa.Table, int, list[RowFault], list[str]]:
-    """Read a JSON or CSV file row by row, so that a fault is told with its row and not as a failed Arrow cast.
-
-    Returns:
-        The good rows, the number of rows read, the faults, and the columns that became JSON text.
-    """
-    numbered = _csv_rows(path) if path.suffix == ".csv" else read_json(path)
-    columns: set[str] = set()
-    faults: list[RowFault] = []
-    num_good = 0
-
-    def good_rows() -> Iterator[Mapping[str, Any]]:
-        nonlocal num_good
-        for number, row in numbered:
-            columns.update(row if isinstance(row, Mapping) else ())
-            try:
-                yield _checked(row, require_candidates)
-                num_good += 1
-            except ValueError as error:
-                faults.append(RowFault(number, str(error)))
-
-    table, json_texts = table_of_rows(good_rows())
-    if columns:
-        check_columns(columns, str(path), require_candidates=require_candidates)
-    return table, num_good + len(faults), faults, json_texts
-
-
-def _checked(row: object, require_candidates: bool) -> Mapping[str, Any]:
-    if isinstance(row, ValueError):
-        raise row
-    check_row(row, require_candidates=require_candidates)
-    assert isinstance(row, Mapping)
-    return row
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, object]]:

@@ -5,10 +5,7 @@ import json
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from typing import Any
 
 COLUMNS = ("question", "answers", "candidates", "gold_ids")
 _FAULTS_SHOWN = 10
@@ -65,46 +62,6 @@ def check_columns(columns: Collection[str], source: str, *, require_candidates: 
                 f"the columns are {', '.join(sorted(columns)) or 'none'}"
                 + ("; add it with `dro-trl retrieve`" if column == "candidates" else "")
             )
-
-
-def find_faults(rows: Iterable[Mapping[str, object]], *, require_candidates: bool = True) -> list[RowFault]:
-    """Check rows one after the other and list what is wrong with them, one fault for each faulty row.
-
-    Args:
-        rows: The rows, the first of which is row 1.
-        require_candidates: As in `check_row`.
-
-    Returns:
-        The faults in the order of the rows; empty where there are none.
-    """
-    faults = []
-    for number, row in enumerate(rows, start=1):
-        try:
-            check_row(row, require_candidates=require_candidates)
-        except ValueError as error:
-            faults.append(RowFault(number, str(error)))
-    return faults
-
-
-def validate_dataset(dataset: "Dataset", source: str, *, require_candidates: bool = True) -> None:
-    """Check a dataset made in memory against the schema.
-
-    Args:
-        dataset: The dataset.
-        source: What to call it in the error, such as `"train_dataset"`.
-        require_candidates: Whether the column `candidates` is required.
-
-    Raises:
-        ValueError: There are no rows, a column is missing, or a row is faulty: naming `source`, row (counted from 1)
-            and field, what was found and what is expected.
-    """
-    if not len(dataset):
-        raise ValueError(f"{source}: holds no rows")
-    check_columns(dataset.column_names, source, require_candidates=require_candidates)
-    known = dataset.select_columns([column for column in COLUMNS if column in dataset.column_names])
-    faults = find_faults(known.with_format(None), require_candidates=require_candidates)
-    if faults:
-        raise ValueError(describe_faults(faults, source, len(dataset)))
 
 
 def describe_faults(faults: list[RowFault], source: str, num_rows: int) -> str:

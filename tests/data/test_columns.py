@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dro_trl.data.columns import table_of_rows
+from dro_trl.data.columns import RowStore
 from dro_trl.data.load import load_rag_dataset, read_rag_dataset
 from dro_trl.dro_config import DROConfig
 from dro_trl.training_data import prepare_dataset
@@ -26,6 +26,14 @@ def row(number, **further):
 def write(path, rows):
     path.write_text("".join(json.dumps(one) + "\n" for one in rows))
     return path
+
+
+def table_of_rows(rows):
+    """The table of rows that come in batches of a thousand, and the columns that are JSON text."""
+    store, rows = RowStore(), list(rows)
+    for start in range(0, len(rows), 1_000):
+        store.add_rows(rows[start : start + 1_000])
+    return store.dataset().data.table, store.texts
 
 
 def plain(value):

@@ -6,7 +6,8 @@ import re
 import pytest
 from datasets import Dataset
 
-from dro_trl.data.schema import RowFault, check_columns, check_row, describe_faults, find_faults, validate_dataset
+from dro_trl.data.row_checks import find_faults, validate_dataset
+from dro_trl.data.schema import RowFault, check_columns, check_row, describe_faults
 
 ROW = {
     "question": "Who wrote Faust?",
@@ -80,7 +81,7 @@ def test_every_fault_is_named(path, value, message):
 
 
 def test_a_good_row_has_no_fault():
-    assert find_faults([ROW, changed(("gold_ids",), None), changed(("gold_ids",), [])]) == []
+    assert find_faults(Dataset.from_list([ROW, changed(("gold_ids",), None), changed(("gold_ids",), [])])) == []
 
 
 def test_candidates_may_be_absent_only_where_they_are_not_required():
