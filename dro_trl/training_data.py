@@ -2,14 +2,18 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
+import pyarrow.compute as pc
 import torch
 from datasets import Dataset, Features, concatenate_datasets
 
 from dro_trl.data.attach import attach_candidates
 from dro_trl.data.row_checks import validate_dataset
+from dro_trl.data.row_files import dataset_of
+from dro_trl.data.schema import COLUMNS
 from dro_trl.dro_config import SelectionConfig
 from dro_trl.lm.fitting import check_fit, cut_passages, warn_of_special_tokens
 from dro_trl.metrics import mentions_answer, normalize_answer
@@ -19,6 +23,8 @@ from dro_trl.sampler import random_generator
 from dro_trl.types import Question
 
 logger = logging.getLogger(__name__)
+
+_ROWS_PER_BATCH = 1_000
 
 
 @contextlib.contextmanager
@@ -69,39 +75,73 @@ def prepare_dataset(
     if retriever is not None and "candidates" not in dataset.column_names:
         dataset = attach_candidates(dataset, retriever, args.num_candidates)
     validate_dataset(dataset, name)
-    for row, candidates in enumerate(dataset["candidates"], start=1):
-        if len(candidates) < args.num_selected:
-            raise ValueError(
-                f"{name}, row {row}: field 'candidates': found {len(candidates)} passages, fewer than "
-                f"num_selected={args.num_selected}; retrieve more, or lower num_selected"
-            )
+    _check_lengths(dataset, name, args.num_selected)
     if args.max_passage_tokens is not None:
-        rows, cut = cut_passages(dataset.to_list(), tokenizer, args.max_passage_tokens)
-        total = sum(len(row["candidates"]) for row in rows)
-        logger.warning(f"{name}: {cut} of {total} passages cut to max_passage_tokens={args.max_passage_tokens}")
-        dataset = _with_candidates(dataset, rows)
-    read = dataset.to_list()
-    warn_of_special_tokens(read, name, tokenizer)
+        dataset = _with_cut_passages(dataset, name, tokenizer, args.max_passage_tokens)
+    plain = dataset.with_format(None)
+    warn_of_special_tokens(plain, name, tokenizer)
     if pair is not None:
-        check_fit(read, name, pair.selector, pair.generator, pair.policy, pair.scorer)
+        check_fit(plain, name, pair.selector, pair.generator, pair.policy, pair.scorer)
     if training:
         dataset = _with_answers(dataset, name, args.answerable_only)
     if training and args.shuffle_candidates:
-        dataset = _with_candidates(dataset, [_shuffled(row, args.seed) for row in dataset.to_list()])
+        dataset = _with_candidates(dataset, (_shuffled(row, args.seed) for row in _questions(dataset)))
     return dataset
 
 
-def _with_candidates(dataset: Dataset, rows: Sequence[Question]) -> Dataset:
+def _questions(dataset: Dataset) -> Dataset:
+    """The rows as plain values, of what the schema knows of; what is iterated over is not all in memory."""
+    return dataset.select_columns([name for name in dataset.column_names if name in COLUMNS]).with_format(None)
+
+
+def _check_lengths(dataset: Dataset, name: str, num_selected: int) -> None:
+    tables = dataset.select_columns("candidates").with_format("arrow").iter(_ROWS_PER_BATCH)
+    lengths = (length for table in tables for length in pc.list_value_length(table["candidates"]).to_pylist())
+    for row, length in enumerate(lengths, start=1):
+        if length < num_selected:
+            raise ValueError(
+                f"{name}, row {row}: field 'candidates': found {length} passages, fewer than "
+                f"num_selected={num_selected}; retrieve more, or lower num_selected"
+            )
+
+
+def _with_cut_passages(dataset: Dataset, name: str, tokenizer: Tokenizer, max_tokens: int) -> Dataset:
+    num_cut = num_passages = 0
+
+    def cut_rows() -> Iterator[Question]:
+        nonlocal num_cut, num_passages
+        for batch in _batches(_questions(dataset)):
+            rows, cut = cut_passages(batch, tokenizer, max_tokens)
+            num_cut += cut
+            num_passages += sum(len(row["candidates"]) for row in rows)
+            yield from rows
+
+    dataset = _with_candidates(dataset, cut_rows())
+    logger.warning(f"{name}: {num_cut} of {num_passages} passages cut to max_passage_tokens={max_tokens}")
+    return dataset
+
+
+def _with_candidates(dataset: Dataset, rows: Iterable[Question]) -> Dataset:
     """The dataset with the candidates of other rows; its other columns, whatever they hold, are not touched."""
     features = Features({"candidates": dataset.features["candidates"]})
-    column = Dataset.from_dict({"candidates": [row["candidates"] for row in rows]}, features=features)
+    tables = (
+        Dataset.from_dict({"candidates": [row["candidates"] for row in batch]}, features=features).data.table
+        for batch in _batches(rows)
+    )
+    column = dataset_of(tables, features.arrow_schema)
     changed: Dataset = concatenate_datasets([dataset.remove_columns("candidates"), column], axis=1)
     return changed
 
 
+def _batches(rows: Iterable[Question]) -> Iterator[list[Question]]:
+    iterator = iter(rows)
+    while batch := list(islice(iterator, _ROWS_PER_BATCH)):
+        yield batch
+
+
 def _with_answers(dataset: Dataset, name: str, answerable_only: bool) -> Dataset:
     """Keep the rows that are answerable, or say so where most are not."""
-    kept = [number for number, row in enumerate(dataset) if is_answerable(row)]
+    kept = [number for number, row in enumerate(_questions(dataset)) if is_answerable(row)]
     found = f"{name}: the answer stands in a candidate, and not in the question, in {len(kept)} of {len(dataset)} rows"
     if not answerable_only:
         if len(kept) < len(dataset) / 2:

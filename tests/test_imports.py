@@ -115,7 +115,9 @@ ALLOWED = {
     ),
     "checkpointing": PLAIN | {"modeling", "models", "policies.score_weights"},
     # `DROTrainer(retriever=...)` runs the step that attaches candidates, and every dataset is checked before training.
-    "training_data": PLAIN | {"dro_config", "sampler", "retrieval.base", "data.attach", "data.schema"},
+    "training_data": PLAIN
+    | {"dro_config", "sampler", "retrieval.base"}
+    | {"data.attach", "data.row_checks", "data.row_files", "data.schema"},
     "resumable_trainer": {"folders", "resuming"},
     "starts": PLAIN | {"checkpointing", "dro_config", "loading", "models"},
     "pair_trainer": {

@@ -2,17 +2,19 @@
 
 import hashlib
 import json
-import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 
 from dro_trl.atomic_write import atomic_path
+from dro_trl.data.row_files import cache_root, dataset_of
 from dro_trl.retrieval.base import Retriever
 from dro_trl.types import Passage
 
 _COLUMN = "candidates"
+_QUESTIONS_PER_BATCH = 1_000
 _TYPES = {"id": str, "title": str, "text": str, "score": float}
 _FEATURES = Features(
     {
@@ -51,32 +53,58 @@ def attach_candidates(
             f"the dataset has a column '{_COLUMN}' already; use it as it is, or drop it first with "
             f"dataset.remove_columns('{_COLUMN}')"
         )
-    questions = list(dataset["question"])
     fingerprint = getattr(retriever, "fingerprint", None)
     if fingerprint is None:
-        return _joined(dataset, _retrieve(questions, retriever, k))
-    key = hashlib.sha256(json.dumps([questions, fingerprint, k]).encode()).hexdigest()
-    file = _cache_folder(cache_dir) / f"{key}.arrow"
+        return _joined(dataset, _retrieve(dataset, retriever, k))
+    file = _cache_folder(cache_dir) / f"{_key(dataset, fingerprint, k)}.arrow"
     if not file.exists():
-        _write(_retrieve(questions, retriever, k), file)
+        _write(_retrieve(dataset, retriever, k), file)
     return _joined(dataset, _read(file))
 
 
-def _retrieve(questions: list[str], retriever: Retriever, k: int) -> Dataset:
-    candidates = retriever.retrieve(questions, k)
-    if len(candidates) != len(questions):
-        raise ValueError(f"the retriever returned {len(candidates)} lists of passages for {len(questions)} questions")
-    if empty := [row for row, passages in enumerate(candidates) if not passages]:
-        named = ", ".join(f"{row} ({questions[row]!r})" for row in empty[:5])
+def _batches(dataset: Dataset) -> Iterator[list[str]]:
+    for batch in dataset.select_columns("question").with_format(None).iter(_QUESTIONS_PER_BATCH):
+        yield batch["question"]
+
+
+def _key(dataset: Dataset, fingerprint: str, k: int) -> str:
+    """The SHA-256 of the JSON text `[questions, fingerprint, k]`."""
+    digest = hashlib.sha256(b"[[")
+    separator = ""
+    for questions in _batches(dataset):
+        digest.update(f"{separator}{json.dumps(questions)[1:-1]}".encode())
+        separator = ", "
+    digest.update(f"], {json.dumps(fingerprint)}, {json.dumps(k)}]".encode())
+    return digest.hexdigest()
+
+
+def _retrieve(dataset: Dataset, retriever: Retriever, k: int) -> Dataset:
+    empty: list[str] = []
+
+    def tables() -> Iterator[pa.Table]:
+        row = 0
+        for questions in _batches(dataset):
+            found = retriever.retrieve(questions, k)
+            if len(found) != len(questions):
+                raise ValueError(
+                    f"the retriever returned {len(found)} lists of passages for {len(questions)} questions"
+                )
+            for question, passages in zip(questions, found, strict=True):
+                if not passages:
+                    empty.append(f"{row} ({question!r})")
+                for passage in passages:
+                    _check_passage(passage, row)
+                row += 1
+            yield Dataset.from_dict({_COLUMN: found}, features=_FEATURES).data.table
+
+    column = dataset_of(tables(), _FEATURES.arrow_schema)
+    if empty:
         more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
         raise ValueError(
-            f"the retriever found nothing for {len(empty)} of {len(questions)} rows: {named}{more}; "
+            f"the retriever found nothing for {len(empty)} of {len(dataset)} rows: {', '.join(empty[:5])}{more}; "
             "reword or drop these questions, or use a larger corpus"
         )
-    for row, passages in enumerate(candidates):
-        for passage in passages:
-            _check_passage(passage, row)
-    return Dataset.from_dict({_COLUMN: candidates}, features=_FEATURES)
+    return column
 
 
 def _check_passage(passage: Passage, row: int) -> None:
@@ -91,8 +119,7 @@ def _check_passage(passage: Passage, row: int) -> None:
 def _cache_folder(cache_dir: str | Path | None) -> Path:
     if cache_dir is not None:
         return Path(cache_dir).expanduser()
-    root = os.environ.get("DRO_TRL_CACHE") or Path.home() / ".cache" / "dro_trl"
-    return Path(root).expanduser() / _COLUMN
+    return cache_root() / _COLUMN
 
 
 def _write(column: Dataset, file: Path) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import nn
@@ -81,15 +81,20 @@ def _between_letters(text: str, at: int) -> bool:
     return not joined and apart == unicodedata.normalize("NFC", before + after)
 
 
-def warn_of_special_tokens(rows: Sequence[Question], name: str, tokenizer: Tokenizer) -> None:
+def warn_of_special_tokens(rows: Iterable[Question], name: str, tokenizer: Tokenizer) -> None:
     """Say how many questions, answers and passages hold a special token, which is read as the text that it is."""
-    texts = {p["title"] + "\n" + p["text"] for row in rows for p in row["candidates"]}
-    texts |= {text for row in rows for text in (row["question"], *row["answers"])}
-    found = [special for text in texts if (special := line_tokens(tokenizer).special_in(text))]
+    tokens = line_tokens(tokenizer)
+    found: dict[str, Sequence[str]] = {}
+    for row in rows:
+        passages = (p["title"] + "\n" + p["text"] for p in row["candidates"])
+        found |= {
+            text: held for text in (row["question"], *row["answers"], *passages) if (held := tokens.special_in(text))
+        }
     if found:
+        first = next(iter(found.values()))
         logger.warning(
-            f"{name}: {len(found)} texts hold a special token of the tokenizer, such as {found[0][0]!r}; it is read "
-            "as plain text"
+            f"{name}: {len(found)} texts hold a special token of the tokenizer, such as {first[0]!r}; it is read as "
+            "plain text"
         )
 
 
@@ -146,7 +151,7 @@ def check_window(selector: Any, inputs: Any) -> None:
 
 
 def check_fit(
-    rows: Sequence[Question],
+    rows: Iterable[Question],
     name: str,
     selector: Any,
     generator: Any,
@@ -156,7 +161,7 @@ def check_fit(
     """Refuse rows whose prompts a model cannot read, and warn of those that it was not trained to read.
 
     Args:
-        rows: Questions with candidates.
+        rows: Questions with candidates, to be gone through more than once.
         name: What to call them, such as `"train_dataset"`.
         selector: The selector; not looked at where None.
         generator: The generator, likewise.
