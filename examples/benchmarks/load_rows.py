@@ -29,19 +29,18 @@ FORMS = ("passages", "ids")
 
 
 def write_rows(path: Path, form: str, num_rows: int, num_candidates: int, num_words: int) -> None:
-    """Write rows that fit the schema, each of other words."""
+    """Write rows that fit the schema, of texts that are drawn from 20,000."""
     rng = random.Random(0)
     words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(3, 9))) for _ in range(20_000)]
+    texts = [" ".join(rng.choices(words, k=num_words)) for _ in range(20_000)]
     with path.open("w", encoding="utf-8") as file:
         for number in range(num_rows):
-            row: dict[str, Any] = {"id": f"q{number}", "question": f"{' '.join(rng.choices(words, k=9))}?"}
-            row["answers"] = [" ".join(rng.choices(words, k=2)) for _ in range(2)]
-            row["gold_ids"] = [str(rng.randrange(10**7))]
+            row: dict[str, Any] = {"id": f"q{number}", "question": f"{rng.choice(texts)}?"}
+            row |= {"answers": rng.choices(words, k=2), "gold_ids": [str(rng.randrange(10**7))]}
             if form == "passages":
-                texts = (rng.choices(words, k=num_words) for _ in range(num_candidates))
                 row["candidates"] = [
-                    {"id": f"{number}-{at}", "title": text[0], "text": " ".join(text), "score": 20 - at / 7}
-                    for at, text in enumerate(texts)
+                    {"id": f"{number}-{at}", "title": words[at], "text": text, "score": 20 - at / 7}
+                    for at, text in enumerate(rng.choices(texts, k=num_candidates))
                 ]
             file.write(json.dumps(row) + "\n")
 
@@ -79,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num_rows", type=int, default=1_000_000)
     parser.add_argument("--num_candidates", type=int, default=20)
-    parser.add_argument("--num_words", type=int, default=30, help="of a passage")
+    parser.add_argument("--num_words", type=int, default=10, help="of a passage")
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
     parser.add_argument("--folder", type=Path, help="of the files, which are removed at the end")
     parser.add_argument("--output", type=Path, default=Path("load_rows.json"))
