@@ -25,6 +25,8 @@ from dro_trl.types import Question
 logger = logging.getLogger(__name__)
 
 _ROWS_PER_BATCH = 1_000
+_MOST_KNOWN = 50_000
+"""Passages that are kept in memory once they are cut, since questions share them."""
 
 
 @contextlib.contextmanager
@@ -107,11 +109,14 @@ def _check_lengths(dataset: Dataset, name: str, num_selected: int) -> None:
 
 def _with_cut_passages(dataset: Dataset, name: str, tokenizer: Tokenizer, max_tokens: int) -> Dataset:
     num_cut = num_passages = 0
+    known: dict[str, str] = {}
 
     def cut_rows() -> Iterator[Question]:
         nonlocal num_cut, num_passages
         for batch in _batches(_questions(dataset)):
-            rows, cut = cut_passages(batch, tokenizer, max_tokens)
+            if len(known) > _MOST_KNOWN:
+                known.clear()
+            rows, cut = cut_passages(batch, tokenizer, max_tokens, known)
             num_cut += cut
             num_passages += sum(len(row["candidates"]) for row in rows)
             yield from rows

@@ -55,7 +55,9 @@ def trl_dataset(
     rows = prepare_dataset(dataset, "dataset", retriever, generator_tokenizer or tokenizer, args, training)
     assert rows is not None
     policy = AutoregressivePolicy(tokenizer, args.num_selected, args.texts)
-    return rows.add_column("prompt", [_tokenized_alike(tokenizer, policy.prompt(row)) for row in rows.to_list()])
+    return rows.add_column(
+        "prompt", [_tokenized_alike(tokenizer, policy.prompt(row)) for row in rows.with_format(None)]
+    )
 
 
 def _tokenized_alike(tokenizer: Tokenizer, prompt: str) -> str:

@@ -18,13 +18,16 @@ _STEM = ": "
 """A passage stands behind a label or its title."""
 
 
-def cut_passages(rows: Sequence[Question], tokenizer: Tokenizer, max_tokens: int) -> tuple[list[Question], int]:
+def cut_passages(
+    rows: Sequence[Question], tokenizer: Tokenizer, max_tokens: int, known: dict[str, str] | None = None
+) -> tuple[list[Question], int]:
     """Cut every candidate's text to as many whole letters as are at most `max_tokens` tokens in a prompt.
 
     Args:
         rows: Questions with candidates.
         tokenizer: Counts tokens.
         max_tokens: Of the text; a title before it is not counted.
+        known: What texts have been cut to before, to which those of these rows are added.
 
     Returns:
         The rows with the cut candidates, and how many passages were cut.
@@ -37,17 +40,13 @@ def cut_passages(rows: Sequence[Question], tokenizer: Tokenizer, max_tokens: int
             f"max_passage_tokens={max_tokens} needs a tokenizer of the library `tokenizers`, which "
             f"{type(tokenizer).__name__} of {tokenizer.name_or_path!r} is not; leave max_passage_tokens unset"
         )
-    texts = list({passage["text"] for row in rows for passage in row["candidates"]})
-    spans = _spans(tokenizer, texts)
-    short = {
-        text: _cut(tokenizer, text, found, max_tokens)
-        for text, found in zip(texts, spans, strict=True)
-        if len(found) > max_tokens
-    }
-    cut = sum(passage["text"] in short for row in rows for passage in row["candidates"])
+    short = {} if known is None else known
+    texts = list({passage["text"] for row in rows for passage in row["candidates"]} - short.keys())
+    for text, spans in zip(texts, _spans(tokenizer, texts), strict=True):
+        short[text] = _cut(tokenizer, text, spans, max_tokens) if len(spans) > max_tokens else text
+    cut = sum(short[passage["text"]] != passage["text"] for row in rows for passage in row["candidates"])
     return [
-        Question(**{**row, "candidates": [{**p, "text": short.get(p["text"], p["text"])} for p in row["candidates"]]})
-        for row in rows
+        Question(**{**row, "candidates": [{**p, "text": short[p["text"]]} for p in row["candidates"]]}) for row in rows
     ], cut
 
 

@@ -90,6 +90,8 @@ WITH_MORE = {
     "python examples/benchmarks/preparing_batches.py --model models/gemma-3-270m "
     "--dataset quickstart/data/train.top8.jsonl": ("--num_questions 2", "its inputs here are few"),
     "python examples/benchmarks/index_speed.py --num_passages 2000000": ("--num_passages 300", "minutes"),
+    "python examples/benchmarks/load_rows.py --num_rows 1000000": ("--num_rows 300", "minutes, and gigabytes of disk"),
+    "python examples/benchmarks/load_rows.py": ("--num_rows 300", "likewise"),
     "python examples/gradient_variance.py": ("--problems 2 --draws 50", "minutes: its sizes are options"),
 }
 """Commands that are run with further options, each with them and the reason."""
