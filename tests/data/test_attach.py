@@ -1,5 +1,7 @@
 """The column of candidates and its cache, with counting retrievers and with real Lucene."""
 
+import hashlib
+import json
 import re
 
 import pytest
@@ -115,6 +117,16 @@ def test_rows_without_candidates_are_named_and_not_cached(dataset, tmp_path):
     with pytest.raises(ValueError, match=re.escape("4 ('t4') and 4 more; reword")):
         attach_candidates(many, Forgetful("f"), 1, cache_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_many_questions_are_asked_in_batches_under_the_name_they_always_had(tmp_path):
+    questions = [f"é {number}" for number in range(2_500)]
+    retriever = CountingRetriever("f")
+    attached = attach_candidates(Dataset.from_dict({"question": questions}), retriever, 2, cache_dir=tmp_path)
+    assert retriever.calls == 3
+    assert [passages[1]["id"] for passages in attached["candidates"]] == [f"{question}/1" for question in questions]
+    name = hashlib.sha256(json.dumps([questions, "f", 2]).encode()).hexdigest()
+    assert [file.name for file in tmp_path.iterdir()] == [f"{name}.arrow"]
 
 
 def test_wrong_number_of_lists(dataset):

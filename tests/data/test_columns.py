@@ -8,9 +8,11 @@ import math
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dro_trl.data import row_files
 from dro_trl.data.columns import RowStore
 from dro_trl.data.load import load_rag_dataset, read_rag_dataset
 from dro_trl.dro_config import DROConfig
@@ -174,6 +176,28 @@ def test_preparing_for_training_leaves_them_alone(tmp_path):
     orders = [[passage["id"] for passage in found] for found in prepared["candidates"]]
     assert [sorted(order) for order in orders] == [list("012345")] * 2
     assert orders != [list("012345")] * 2
+
+
+def test_preparing_more_rows_than_are_in_memory_at_once(tmp_path, monkeypatch, caplog):
+    """Some passages in every batch, some in one; the table goes to a file."""
+    monkeypatch.setattr(row_files, "MOST_IN_MEMORY", 1_000)
+    words = [f"{number % 7} one two three four five" if number % 2 else f"short {number}" for number in range(2_500)]
+    rows = [row(number) for number in range(2_500)]
+    for one, text in zip(rows, words, strict=True):
+        one["candidates"] = [{"id": str(n), "title": "", "text": f"{text} {n}", "score": 1.0} for n in range(3)]
+    args = DROConfig(str(tmp_path), num_selected=2, max_passage_tokens=2, shuffle_candidates=True, use_cpu=True)
+    with caplog.at_level(logging.WARNING):
+        prepared = prepare_dataset(Dataset.from_list(rows), "train", None, tiny_tokenizer(), args, training=True)
+    assert prepared.cache_files
+    assert prepared["question"][:] == [one["question"] for one in rows]
+    assert "of 7500 passages cut to max_passage_tokens=2" in caplog.text
+    whole = [sorted((p["id"], p["text"]) for p in one["candidates"]) for one in rows]
+    found = [sorted((p["id"], p["text"]) for p in candidates) for candidates in prepared["candidates"]]
+    assert all(
+        name == other and text.startswith(cut)
+        for one, two in zip(whole, found, strict=True)
+        for (name, text), (other, cut) in zip(one, two, strict=True)
+    )
 
 
 values = st.recursive(
