@@ -1,15 +1,18 @@
 """The options of `DROTrainer`."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from transformers import TrainingArguments
 
 from dro_trl.lm.devices import settle_precision, with_trained_dtype
 from dro_trl.lm.turns import Chat
 from dro_trl.masking import guarded, masked
 from dro_trl.older_versions import adopt_checkpointing
+from dro_trl.option_values import Share, check_config
 from dro_trl.prompts import PromptTexts, prompt_texts
+from dro_trl.recipe_file import read_yaml
 from dro_trl.refused_options import check_options
 
 
@@ -65,15 +68,15 @@ class SelectionConfig(TrainingArguments):
         default=None,
         metadata={"help": "Chat template of both models: a `.jinja` file, or the name or folder of a tokenizer."},
     )
-    max_thinking_tokens: int = field(
+    max_thinking_tokens: NonNegativeInt = field(
         default=0,
         metadata={
             "help": "Longest thought, in tokens, that the generator writes before an answer; it is not scored and no "
             "part of the answer. None where 0."
         },
     )
-    num_selected: int = field(default=5, metadata={"help": "K, the number of passages in a selection."})
-    num_candidates: int = field(
+    num_selected: PositiveInt = field(default=5, metadata={"help": "K, the number of passages in a selection."})
+    num_candidates: PositiveInt = field(
         default=20, metadata={"help": "N, candidates that a `retriever` finds for datasets that have none."}
     )
     shuffle_candidates: bool = field(
@@ -83,7 +86,7 @@ class SelectionConfig(TrainingArguments):
             "retriever's ranks in place of the passages."
         },
     )
-    max_passage_tokens: int | None = field(
+    max_passage_tokens: PositiveInt | None = field(
         default=None,
         metadata={
             "help": "Cut the texts of passages, without their titles, to this many of the generator's tokens "
@@ -99,25 +102,17 @@ class SelectionConfig(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        if isinstance(self.chat, bool):  # As YAML reads `true`.
+            self.chat = "true" if self.chat else "false"
+        for name in self._VALID_DICT_FIELDS:
+            if isinstance(value := getattr(self, name), str) and value.startswith("{"):
+                setattr(self, name, read_yaml(value, name))
+        check_config(self)
         adopt_checkpointing(self)
         super().__post_init__()
         for name in ("hub_token", "model_init_kwargs"):  # Trainer pickles options beside a model, and uploads them.
             setattr(self, name, guarded(getattr(self, name, None), name))
-        for name in ("policy_kwargs", "prompt_texts", "chat_template_kwargs"):
-            if (value := getattr(self, name)) is not None and not isinstance(value, dict):
-                raise ValueError(f"{name}={value!r} must be names with values, such as {{name: value}}")
         prompt_texts(self.prompt_texts)  # type: ignore[arg-type]
-        if isinstance(self.chat, bool):  # As YAML reads `true`.
-            self.chat = "true" if self.chat else "false"
-        if self.chat not in get_args(Chat):
-            raise ValueError(f"chat={self.chat!r} is unknown; use one of {str(get_args(Chat))[1:-1]}")
-        if self.max_thinking_tokens < 0:
-            raise ValueError(f"max_thinking_tokens={self.max_thinking_tokens} must not be negative")
-        for name in ("num_candidates", "num_selected"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.max_passage_tokens is not None and self.max_passage_tokens < 1:
-            raise ValueError(f"max_passage_tokens={self.max_passage_tokens} must be at least 1, or unset")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as they may be written, without secrets."""
@@ -165,11 +160,13 @@ class DROConfig(SelectionConfig):
     )
 
     # Estimation step
-    num_selections: int = field(default=8, metadata={"help": "M, the number of selections drawn for a question."})
-    temperature: float = field(
+    num_selections: PositiveInt = field(
+        default=8, metadata={"help": "M, the number of selections drawn for a question."}
+    )
+    temperature: PositiveFloat = field(
         default=1.0, metadata={"help": "Temperature of the draw; the weights correct for it exactly."}
     )
-    reward_temperature: float = field(
+    reward_temperature: PositiveFloat = field(
         default=1.0, metadata={"help": "T in the weights `softmax(log rho + r / T)`; 1 is the exact posterior."}
     )
     reward_weights: list[float] | None = field(
@@ -181,7 +178,7 @@ class DROConfig(SelectionConfig):
     likelihood_aliases: Literal["first", "best", "marginal"] = field(
         default="first", metadata={"help": "Over an answer's aliases: 'first', 'best' or 'marginal'."}
     )
-    scoring_token_budget: int | None = field(
+    scoring_token_budget: PositiveInt | None = field(
         default=None,
         metadata={
             "help": "Most tokens, with padding if any, that the generator reads in a forward pass to score answers. "
@@ -189,7 +186,7 @@ class DROConfig(SelectionConfig):
             "pass, not kept. All go through one where not set; half of them, and so on, where memory runs out."
         },
     )
-    min_generator_weight: float = field(
+    min_generator_weight: Share = field(
         default=0.0,
         metadata={
             "help": "Selections that weigh less than this are left out of the generator's term: answers are scored "
@@ -197,14 +194,14 @@ class DROConfig(SelectionConfig):
             "0 trains on all, in one pass. With loss_type 'dro'."
         },
     )
-    steps_per_estimation: int = field(
+    steps_per_estimation: PositiveInt = field(
         default=1,
         metadata={
             "help": "Optimizer steps between two estimation steps: 1 is online, a whole pass over the data is the "
             "paper's alternation."
         },
     )
-    num_iterations: int = field(
+    num_iterations: PositiveInt = field(
         default=1, metadata={"help": "How often each estimated sample is used (mu); off-policy after the first."}
     )
 
@@ -216,28 +213,32 @@ class DROConfig(SelectionConfig):
             "learning on the same samples and rewards; the generator then weighs all selections alike."
         },
     )
-    epsilon: float = field(default=0.2, metadata={"help": "Clipping of the ratio in 'grpo', 'rloo' and 'ppo'."})
-    epsilon_high: float | None = field(
+    epsilon: PositiveFloat = field(
+        default=0.2, metadata={"help": "Clipping of the ratio in 'grpo', 'rloo' and 'ppo'."}
+    )
+    epsilon_high: PositiveFloat | None = field(
         default=None, metadata={"help": "Upper clipping of the ratio; `epsilon` where not set."}
     )
     scale_rewards: Literal["group", "none"] = field(
         default="group",
         metadata={"help": "Divide the advantages of 'grpo' by the group's standard deviation, or not (Dr. GRPO)."},
     )
-    vf_coef: float = field(default=0.1, metadata={"help": "Weight of the value head's loss in 'ppo'."})
-    cliprange_value: float = field(default=0.2, metadata={"help": "Clipping of the value in 'ppo'."})
-    generator_learning_rate: float | None = field(
+    vf_coef: NonNegativeFloat = field(default=0.1, metadata={"help": "Weight of the value head's loss in 'ppo'."})
+    cliprange_value: PositiveFloat = field(default=0.2, metadata={"help": "Clipping of the value in 'ppo'."})
+    generator_learning_rate: NonNegativeFloat | None = field(
         default=None, metadata={"help": "Initial learning rate of the generator; the selector's where not set."}
     )
-    policy_learning_rate: float = field(
+    policy_learning_rate: NonNegativeFloat = field(
         default=1e-2, metadata={"help": "Initial learning rate of the policy's own weights (`learn_weights`)."}
     )
-    generator_loss_coef: float = field(default=1.0, metadata={"help": "Lambda, weight of the generator's term."})
+    generator_loss_coef: NonNegativeFloat = field(
+        default=1.0, metadata={"help": "Lambda, weight of the generator's term."}
+    )
     control_variate: bool = field(
         default=True, metadata={"help": "Subtract rho / sum(rho) from the weights in the selector's term."}
     )
-    entropy_coef: float = field(default=0.0, metadata={"help": "Weight of the selector's entropy bonus."})
-    kl_coef: float = field(
+    entropy_coef: NonNegativeFloat = field(default=0.0, metadata={"help": "Weight of the selector's entropy bonus."})
+    kl_coef: NonNegativeFloat = field(
         default=0.0,
         metadata={
             "help": "Weight of KL(selector || starting selector): in the loss, or in the reward with loss_type 'rloo' "
@@ -249,7 +250,7 @@ class DROConfig(SelectionConfig):
     log_selections: bool = field(
         default=False, metadata={"help": "Print a table of sampled selections every `logging_steps`."}
     )
-    num_selections_to_print: int = field(default=4, metadata={"help": "Questions in that table."})
+    num_selections_to_print: PositiveInt = field(default=4, metadata={"help": "Questions in that table."})
 
     # Defaults of TrainingArguments that differ here
     bf16: bool | None = field(  # type: ignore[assignment]
@@ -271,44 +272,10 @@ class DROConfig(SelectionConfig):
     def __post_init__(self) -> None:
         settle_precision(self)
         super().__post_init__()
-        for name, low in (
-            ("num_selections", 1),
-            ("steps_per_estimation", 1),
-            ("num_iterations", 1),
-            ("num_selections_to_print", 1),
-        ):
-            if getattr(self, name) < low:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least {low}")
-        if self.scoring_token_budget is not None and self.scoring_token_budget < 1:
-            raise ValueError(f"scoring_token_budget={self.scoring_token_budget} must be at least 1, or unset")
-        for name in ("temperature", "reward_temperature", "epsilon", "cliprange_value"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive")
-        for name in (
-            "entropy_coef",
-            "kl_coef",
-            "generator_loss_coef",
-            "generator_learning_rate",
-            "vf_coef",
-            "policy_learning_rate",
-            "min_generator_weight",
-        ):
-            if (getattr(self, name) or 0) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
-        for name, values in (
-            ("loss_type", ("dro", "grpo", "rloo", "reinforce", "ppo")),
-            ("scale_rewards", ("group", "none")),
-            ("likelihood_reduction", ("sum", "mean")),
-            ("likelihood_aliases", ("first", "best", "marginal")),
-        ):
-            if getattr(self, name) not in values:
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; use one of {str(values)[1:-1]}")
         if not (self.train_selector or self.train_generator):
             raise ValueError("train_selector=False and train_generator=False leave nothing to train; set one to True")
         if self.num_selections == 1 and self.train_selector:
             raise ValueError("num_selections=1 gives the selector no signal (its only weight is 1); use at least 2")
-        if self.min_generator_weight > 1:
-            raise ValueError(f"min_generator_weight={self.min_generator_weight} must be at most 1, as weights are")
         if self.min_generator_weight and (self.loss_type != "dro" or not self.train_generator):
             raise ValueError(
                 f"min_generator_weight={self.min_generator_weight} with loss_type={self.loss_type!r} and "

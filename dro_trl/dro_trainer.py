@@ -26,7 +26,7 @@ from dro_trl.read_ahead import Collator, ReadAhead
 from dro_trl.retrieval.base import Retriever
 from dro_trl.reward_calls import RewardFunc, RewardSum, reward_columns
 from dro_trl.rewards.likelihood import AnswerLogLikelihood, reduce_answer_logps
-from dro_trl.sampler import EstimationSampler, num_counted, random_generator
+from dro_trl.sampler import EstimationSampler, num_counted, random_generator, rows_of_estimation
 from dro_trl.selection_table import print_selections
 from dro_trl.starts import learnt_start, load_starts
 from dro_trl.step_metrics import Means, step_metrics
@@ -138,7 +138,7 @@ class DROTrainer(PairTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> EstimationSampler:
         args, num_rows = self.args, len(train_dataset or self.train_dataset)
         step = self._train_batch_size * args.gradient_accumulation_steps * self.accelerator.num_processes
-        chunk = step * args.steps_per_estimation
+        chunk = rows_of_estimation(num_rows, step, args.steps_per_estimation)
         seed = args.seed if args.data_seed is None else args.data_seed
         steps_in_epoch = -(-num_rows // chunk) * args.steps_per_estimation * args.num_iterations
         sampler = EstimationSampler(

@@ -2,13 +2,11 @@
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
-import yaml
 from trl import ModelConfig
 
 from dro_trl import estimate as formulas
@@ -25,8 +23,9 @@ from dro_trl.reading_lengths import (
     StatedLengths,
     find_lengths,
 )
-from dro_trl.recipe import DROScriptArguments, parse_recipe, peft_config_of
-from dro_trl.recipe_file import find_recipe
+from dro_trl.recipe import DROScriptArguments, make_parts, peft_config_of
+from dro_trl.recipe_file import find_recipe, read_recipe
+from dro_trl.recipe_options import Given
 from dro_trl.starts import goes_on, start_names
 
 QUANTISED = {"4bit": 0.5 + 4 / 64, "8bit": 1.0}
@@ -79,7 +78,7 @@ def read_backend(
         ValueError: If the config names a backend that is not known here.
     """
     path = find_recipe(str(path), "accelerate") if path else None
-    config: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) if path else {}
+    config: dict[str, Any] = read_recipe(path) if path else {}
     deepspeed, kind = config.get("deepspeed_config") or {}, str(config.get("distributed_type", "NO"))
     count = processes or int(config.get("num_processes", 1))
     if kind not in (DEEPSPEED, SHARDED, "MULTI_GPU", "MULTI_CPU", "NO"):
@@ -326,26 +325,26 @@ def measured_flops_per_second(precision: Precision, hidden: int, intermediate: i
 
 
 def parse_for_any_machine(
-    arguments: Sequence[str], launched: bool = False
+    given: Given, launched: bool = False
 ) -> tuple[tuple[DROScriptArguments, DROConfig, ModelConfig], bool]:
     """Return a recipe's parts, and whether it is for a GPU: transformers refuses `bf16` where there is none.
 
     Args:
-        arguments: Of the command line.
+        given: Of the recipe.
         launched: Whether it is for processes that an accelerate config names, on a GPU each unless `use_cpu` is said.
 
     Raises:
-        ValueError: As `parse_recipe`.
+        ValueError: As `make_parts`.
     """
     try:
-        parts = parse_recipe(arguments)
+        parts = make_parts(given, DROConfig, here=False)
     except ValueError:
         if torch.cuda.is_available():
             raise
-        return parse_recipe([*arguments, "--use_cpu"]), True
+        return make_parts(given.with_values(use_cpu=True), DROConfig, here=False), True
     if not parts[1].use_cpu or not launched:
         return parts, not parts[1].use_cpu
-    _, args, _ = parse_recipe([*arguments, "--bf16", "false"])  # Which leaves `use_cpu` as it was said.
+    _, args, _ = make_parts(given.with_values(bf16=False), DROConfig, here=False)  # Which leaves `use_cpu` as it was.
     return parts, not args.use_cpu
 
 

@@ -135,7 +135,10 @@ def prepare_model(model: PreTrainedModel, train: bool, peft_config: PeftConfig |
     if peft_config is None:
         return model
     _warn_of_nameless_base(model)
-    return get_peft_model(keep_gradients(model), copy.deepcopy(peft_config))
+    try:
+        return get_peft_model(keep_gradients(model), copy.deepcopy(peft_config))
+    except ValueError as error:  # Its layers are none of the model's, or its sizes are none.
+        raise ValueError(f"peft_config does not fit {model.name_or_path or 'the model'}: {error}") from error
 
 
 def _warn_of_nameless_base(model: PreTrainedModel) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from dro_trl.atomic_write import atomic_path
+from dro_trl.recipe_file import dump_recipe
 
 HIDDEN = "<hidden>"
 """What stands in place of a secret."""
@@ -150,7 +151,7 @@ def write_recipe(recipe: Mapping[str, Any], path: Path) -> dict[str, str]:
     """
     shown = masked(recipe)
     with atomic_path(path) as temporary:
-        temporary.write_text(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        temporary.write_text(dump_recipe(shown), encoding="utf-8")
     return {VARIABLE: json.dumps(list(_changed(dict(recipe), shown, ())), default=str)}
 
 

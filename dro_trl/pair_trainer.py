@@ -42,7 +42,10 @@ class PairTrainer(ResumableTrainer):
     """What the pair that training started from had learnt of them."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        try:
+            super().__init__(*args, **kwargs)
+        except ValueError as error:  # What it refuses are options.
+            raise ValueError(" ".join(str(error).split())) from error
         check_recomputed(self.is_fsdp_enabled, self.args)
         check_output(Path(str(self.args.output_dir)), self._start)
 

@@ -1,21 +1,21 @@
 """Recipes: flat YAML whose keys are the fields of TRL's script and model arguments and of `DROConfig`."""
 
-import argparse
 import contextlib
 import importlib
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from traceback import walk_tb
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import torch
 from datasets import Dataset
+from pydantic import PositiveInt
 from transformers import TrainingArguments
 from transformers.utils.import_utils import is_bitsandbytes_available
-from trl import ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config
+from trl import ModelConfig, ScriptArguments, get_peft_config, get_quantization_config
 
 from dro_trl.atomic_write import write_json
 from dro_trl.checkpointing import CONFIG_NAME, MODELS
@@ -25,12 +25,13 @@ from dro_trl.dro_trainer import DROTrainer
 from dro_trl.evaluation.plots import plot_training
 from dro_trl.folders import check_unwritten, owned
 from dro_trl.lm.devices import AUTO, describe_training, with_trained_dtype
-from dro_trl.masking import revealed
 from dro_trl.models.causal_lm import check_causal
 from dro_trl.models.names import check_there
 from dro_trl.models.reading import OF_THE_HUB, is_adapter_source
 from dro_trl.module_paths import append_folders
-from dro_trl.recipe_file import find_recipe, read_recipe, refuse_unknown
+from dro_trl.recipe_file import shorten
+from dro_trl.recipe_options import TRAIN, Given, read_given
+from dro_trl.rehearsal import rehearse
 from dro_trl.resuming import last_checkpoint
 from dro_trl.reward_calls import RewardFunc
 from dro_trl.rewards.likelihood import AnswerLogLikelihood
@@ -45,7 +46,9 @@ class DROScriptArguments(ScriptArguments):
     eval_dataset_name: str | None = field(
         default=None, metadata={"help": "File or hub name of the evaluation questions (dataset_test_split of it)."}
     )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first so many rows only."})
+    max_train_samples: PositiveInt | None = field(
+        default=None, metadata={"help": "Train on the first so many rows only."}
+    )
     reward_funcs: list[str] | None = field(
         default=None, metadata={"help": "Dotted paths of reward functions; the answer's log-likelihood where not set."}
     )
@@ -72,102 +75,63 @@ class RecipeModel(ModelConfig):
     )
 
 
-PARTS = (DROScriptArguments, DROConfig, RecipeModel)
-UNUSED = {"dataset_config", "dataset_streaming", "ignore_bias_buffers"}
-"""Fields of TRL's that nothing here heeds; a recipe that sets one is refused, as with any unknown key."""
-
 ADAPTER_KEYS = ("lora_", "use_rslora", "use_dora")
 """Beginnings of the names of keys that say what an adapter is."""
 
 
-def known_keys(parts: Sequence[type[Any]] = PARTS, unused: Set[str] = UNUSED) -> set[str]:
-    """Return every key that a recipe of these parts may have."""
-    return {f.name for part in parts for f in fields(part) if f.init} - unused | {"env"}
-
-
-class _Parser(TrlParser):
-    """TRL's parser, without a page of all options before what is wrong."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what is wrong, where argparse prints its usage and exits."""
-        raise argparse.ArgumentError(None, message)
-
-    def set_values(self, recipe: Mapping[str, Any]) -> None:
-        """Take the recipe's values as defaults; one value where several may stand is a list of it, as when typed."""
-        several = {action.dest for action in self._actions if action.nargs == "+"}
-        self.set_defaults_with_config(
-            **{k: [v] if k in several and isinstance(v, str | int | float) else v for k, v in recipe.items()}
-        )
-
-
-def _read_values(
-    parts: Sequence[type[Any]], recipe: Mapping[str, Any], arguments: Sequence[str], source: str
-) -> tuple[Any, ...]:
-    parser = _Parser(parts)  # type: ignore[arg-type]
-    try:
-        parser.set_values(recipe)
-        return tuple(parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True))
-    except argparse.ArgumentError as error:
-        raise ValueError(f"{source}: {error}") from error
-    except ValueError as error:
-        *_, (frame, _) = walk_tb(error.__traceback__)
-        if str(frame.f_globals["__name__"]).partition(".")[0] == __name__.partition(".")[0]:
-            raise
-        raise ValueError(f"{source}: {error}") from error  # Those of transformers do not say where the value stands.
-
-
 def parse_recipe(arguments: Sequence[str]) -> tuple[DROScriptArguments, DROConfig, RecipeModel]:
-    """Parse the recipe of a DRO run; see `parse_parts`."""
-    script, args, model = parse_parts(arguments, PARTS, UNUSED)
+    """Parse the recipe of a DRO run; see `read_given` and `make_parts`."""
+    script, args, model = make_parts(read_given(arguments, TRAIN), DROConfig)
     return script, args, model
 
 
-def parse_parts(
-    arguments: Sequence[str], parts: Sequence[type[Any]], unused: Set[str], kind: str = ""
-) -> tuple[Any, ...]:
-    """Parse `--config recipe.yaml --name value …`.
+def make_parts(given: Given, options: type[Any], here: bool = True) -> tuple[DROScriptArguments, Any, RecipeModel]:
+    """Return what a recipe says as the dataclasses that it is for.
 
     From now on modules beside the recipe and in the working directory can be imported, after all others: its dotted
     paths may lead there.
 
     Args:
-        arguments: Of the command line.
-        parts: Dataclasses whose fields are the recipe's keys: script arguments, training options, `ModelConfig`.
-        unused: Fields that nothing heeds, which are refused.
-        kind: Folder of `recipes/` for recipes of these parts.
+        given: Of the recipe.
+        options: The trainer's, `DROConfig` or `WarmupConfig`.
+        here: Whether the recipe is to run on this machine, which must have what it asks for.
 
     Raises:
-        ValueError: If a key is unknown (the nearest known one is named), or a required one is missing.
-        FileNotFoundError: If the recipe does not exist.
+        ValueError: If the values cannot stand together; says where they stand.
     """
-    split = (a.split("=", 1) if a.startswith("--config=") else [a] for a in arguments)
-    arguments = [part for parts in split for part in parts]
-    known = known_keys(parts, unused)
-    recipe: dict[str, Any] = {}
-    path: Path | None = None
-    folders = [Path.cwd()]
-    if "--config" in arguments:
-        at = arguments.index("--config")
-        if at + 1 == len(arguments) or arguments[at + 1].startswith("--"):
-            raise ValueError("--config names no file; write --config recipe.yaml")
-        path = find_recipe(arguments[at + 1], kind)
-        recipe = revealed(read_recipe(path), str(path))
-        refuse_unknown(recipe, known, str(path))
-        folders.insert(0, path.resolve().parent)
-        del arguments[at : at + 2]
-    given = [a[2:].partition("=")[0].replace("-", "_") for a in arguments if a.startswith("--")]
-    refuse_unknown(given, known - {"env"} | {f"no_{name}" for name in known}, "the command line")
+    folders = [*([given.path.resolve().parent] if given.path else []), Path.cwd()]
     append_folders(folders)
-    os.environ.update({name: str(value) for name, value in recipe.pop("env", {}).items()})
-    recipe.setdefault("bf16", None)  # Which asks the device, where a program's options say False.
-    source = f"{path} with the command line" if path else "the command line"
-    script, args, model, rest = _read_values(parts, recipe, arguments, source)
-    if rest:
-        raise ValueError(f"the command line: {rest[0]!r} belongs to no option; name a recipe with --config")
-    for name, value in (("dataset_name", script.dataset_name), ("model_name_or_path", model.model_name_or_path)):
-        if not value:
-            raise ValueError(f"{name} is not set; add it to the recipe, or pass --{name}")
-    return script, args, model
+    try:
+        return _make_parts(given.values, options, here)
+    except Exception as error:  # Of transformers, TRL, PEFT or accelerate, and all of them of these values.
+        *_, (frame, _) = walk_tb(error.__traceback__)
+        ours = frame.f_globals["__name__"].partition(".")[0] == __name__.partition(".")[0]
+        named = "" if ours else _culprits(given.values, options, here)
+        raise ValueError(f"{given.source}: {named}{' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def _make_parts(
+    values: Mapping[str, Any], options: type[Any], here: bool
+) -> tuple[DROScriptArguments, Any, RecipeModel]:
+    known = {"bf16": None, **values}  # Which asks the device, where a program's options say False.
+
+    def make(part: type[Any]) -> Any:
+        return part(**{f.name: known[f.name] for f in fields(part) if f.init and f.name in known})
+
+    parts = make(DROScriptArguments), make(options), make(RecipeModel)
+    if here:
+        rehearse(*parts[1:])
+    return parts
+
+
+def _culprits(values: Mapping[str, Any], options: type[Any], here: bool) -> str:
+    """Name the values without each of which the rest stand together, as libraries often do not."""
+    found = []
+    for name, value in values.items():
+        with contextlib.suppress(Exception):
+            _make_parts({other: v for other, v in values.items() if other != name}, options, here)
+            found.append(f"{name}={shorten(value)}")
+    return f"{', '.join(found)}: " if found else ""
 
 
 def load_reward(path: str, args: DROConfig) -> RewardFunc:
@@ -226,8 +190,13 @@ def decide_loading(model: RecipeModel, args: Any) -> dict[str, Any]:
     """Return `loading_options` with the number format decided, and say where and in what the training will run.
 
     Raises:
-        ValueError: If there is no such format.
+        ValueError: If there is no such format, or DeepSpeed is asked for where nothing launched it.
     """
+    if args.deepspeed and "RANK" not in os.environ:
+        raise ValueError(
+            "deepspeed is for processes that `accelerate launch` starts, with a config such as those in "
+            "recipes/accelerate, which need no such line; take it out, or launch the command"
+        )
     options = loading_options(model, args.model_init_kwargs)
     decided = with_trained_dtype(options, args.device, model.use_peft)
     if model.dtype == AUTO and model.load_in_4bit:

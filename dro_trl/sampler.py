@@ -66,6 +66,30 @@ class EstimationSampler(Sampler[int]):
         return order
 
 
+def rows_of_estimation(num_rows: int, step: int, steps: int) -> int:
+    """Return how many rows an estimation step samples for, over all processes.
+
+    Args:
+        num_rows: Rows to train on.
+        step: Rows of an optimizer step, over all processes.
+        steps: Optimizer steps between two estimation steps.
+
+    Raises:
+        ValueError: If these are more than a pass over the rows has, or a step is far more than the rows.
+    """
+    if step > 1000 * num_rows:
+        raise ValueError(
+            f"an optimizer step of {step} questions would visit each of the {num_rows} questions {step // num_rows} "
+            "times; lower per_device_train_batch_size or gradient_accumulation_steps"
+        )
+    if steps > (most := -(-num_rows // step)):
+        raise ValueError(
+            f"steps_per_estimation={steps} is more than the {most} optimizer steps, of {step} questions each, that a "
+            f"pass over the {num_rows} questions has; set it to {most} at most"
+        )
+    return steps * step
+
+
 def random_generator(seed: int, draw: int, question: str) -> torch.Generator:
     """Return a generator that depends on these alone, not on the batch or the process that holds the question."""
     key = f"{seed}\0{draw}\0{question}".encode()

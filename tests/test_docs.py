@@ -16,15 +16,13 @@ import yaml
 
 import dro_trl
 from dro_trl.cli import app
-from dro_trl.recipe import known_keys
+from dro_trl.recipe_options import TRAIN, WARMUP
 from dro_trl.stages.plan import KEYS as RUN_KEYS
 from dro_trl.study.plan import Study
-from dro_trl.warmup.training import PARTS as WARMUP_PARTS
-from dro_trl.warmup.training import UNUSED_KEYS
 from tests.docs.pages import PAGES, ROOT, code_of, tokens
 
 STUDY_KEYS = {field.name for field in fields(Study)} - {"recipe"}
-RECIPE_KEYS, WARMUP_KEYS = known_keys(), known_keys(WARMUP_PARTS, UNUSED_KEYS)
+RECIPE_KEYS, WARMUP_KEYS = TRAIN.options.keys(), WARMUP.options.keys()
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 

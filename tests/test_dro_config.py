@@ -1,7 +1,9 @@
 """The options: defaults that hold together, and errors that can be read aloud."""
 
+import math
 import re
 
+import numpy as np
 import pytest
 from transformers import TrainingArguments
 
@@ -21,29 +23,53 @@ def config(tmp_path, **kwargs):
         ("steps_per_estimation", 0, "at least 1"),
         ("num_iterations", -1, "at least 1"),
         ("num_selections_to_print", 0, "at least 1"),
-        ("max_passage_tokens", 0, "at least 1, or unset"),
-        ("scoring_token_budget", 0, "at least 1, or unset"),
-        ("temperature", 0.0, "positive"),
-        ("reward_temperature", -1.0, "positive"),
-        ("entropy_coef", -0.1, "not be negative"),
-        ("kl_coef", -0.1, "not be negative"),
-        ("generator_loss_coef", -1.0, "not be negative"),
-        ("min_generator_weight", -0.1, "not be negative"),
-        ("min_generator_weight", 5, "at most 1"),
-        ("generator_learning_rate", -1.0, "not be negative"),
+        ("max_passage_tokens", 0, "at least 1 or unset"),
+        ("scoring_token_budget", 0, "at least 1 or unset"),
+        ("temperature", 0.0, "a number above 0"),
+        ("reward_temperature", -1.0, "a number above 0"),
+        ("entropy_coef", -0.1, "a number of at least 0"),
+        ("kl_coef", -0.1, "a number of at least 0"),
+        ("generator_loss_coef", -1.0, "a number of at least 0"),
+        ("min_generator_weight", -0.1, "a number of at least 0"),
+        ("min_generator_weight", 5, "a number of at least 0 and at most 1"),
+        ("generator_learning_rate", -1.0, "a number of at least 0"),
         ("likelihood_reduction", "max", "'sum', 'mean'"),
         ("likelihood_aliases", "all", "'first', 'best', 'marginal'"),
         ("num_selections", 1, "at least 2"),
         ("remove_unused_columns", True, "leave it False"),
         ("use_liger_kernel", True, "leave it False"),
-        ("chat_template_kwargs", [1], "names with values"),
-        ("policy_kwargs", "x", "names with values"),
+        ("chat_template_kwargs", [1], "`name: value` lines or unset"),
+        ("policy_kwargs", "x", "`name: value` lines or unset"),
+        ("policy_kwargs", [], "`name: value` lines or unset"),
+        ("epsilon_high", math.nan, "a finite number above 0 or unset"),
+        ("kl_coef", math.nan, "a finite number of at least 0"),
+        ("temperature", math.inf, "a finite number above 0"),
+        ("learning_rate", math.nan, "a finite number of at least 0"),
+        ("weight_decay", -0.1, "a number of at least 0"),
+        ("adam_beta2", 1.0, "a number of at least 0 and below 1"),
+        ("reward_weights", [1.0, math.nan], "a list, each a number or unset"),
+        ("train_generator", [], "true or false"),
+        ("train_generator", "no", "true or false"),
+        ("num_selected", True, "a whole number of at least 1"),
+        ("num_selected", 2.0, "a whole number of at least 1"),
+        ("seed", -1, "a whole number of at least 0 and at most 4294967295"),
+        ("per_device_train_batch_size", 0, "a whole number of at least 1"),
+        ("policy", 3, "text"),
+        ("chat", "maybe", "one of 'auto', 'true', 'false'"),
+        ("prompt_texts", {"a": 1}, "`name: value` lines or unset"),
     ],
 )
 def test_an_error_names_option_value_and_fix(tmp_path, option, value, fix):
     with pytest.raises(ValueError, match=f"^{option}={re.escape(repr(value))} ") as error:
         config(tmp_path, **{option: value})
     assert fix in str(error.value)
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    args = config(tmp_path, num_selected=np.int64(3), kl_coef=np.float32(0.5), train_generator=np.bool_(True))
+    assert (args.num_selected, args.kl_coef) == (3, 0.5)
+    with pytest.raises(ValueError, match="^kl_coef=.*nan.* must be a finite number"):
+        config(tmp_path, kl_coef=np.float32("nan"))
 
 
 def test_something_must_be_trained(tmp_path):

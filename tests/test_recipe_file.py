@@ -1,6 +1,8 @@
 """Recipes by their names: those that come with the package are found from any folder, behind one's own files."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from typer.testing import CliRunner
 from dro_trl.cli import app
 from dro_trl.estimate_recipe import read_backend
 from dro_trl.recipe import parse_recipe
-from dro_trl.recipe_file import _COMMANDS, find_recipe, packaged_recipes
+from dro_trl.recipe_file import _COMMANDS, dump_recipe, find_recipe, packaged_recipes, read_recipe, read_yaml
 from dro_trl.stages.plan import plan_run
 from dro_trl.study.parsing import parse_study
 from dro_trl.warmup.training import parse_warmup
@@ -164,3 +166,131 @@ def test_the_path_of_a_recipe_is_a_command_away():
     assert path.is_absolute()
     assert path.samefile(RECIPES / "accelerate" / "multi_gpu.yaml")
     assert json.dumps(yaml.safe_load(path.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("010", 10),
+        ("-007", -7),
+        ("0x1F", 31),
+        ("0o17", 15),
+        ("1e-5", 1e-5),
+        ("1E3", 1000.0),
+        (".5", 0.5),
+        ("1:30", "1:30"),
+        ("1_000", "1_000"),
+        ("2024-01-01", "2024-01-01"),
+        ("no", "no"),
+        ("True", True),
+        ("~", None),
+        ("{<<: {x: 1, y: 2}, x: 3}", {"x": 3, "y": 2}),
+    ],
+)
+def test_scalars_are_those_of_yaml_1_2(text, value):
+    assert read_yaml(text, "f") == value
+    assert type(read_yaml(text, "f")) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\nb: 2\na: 3", "f, line 3: not valid YAML: the key 'a' is there twice, first in line 1; take"),
+        ("a:\n  b: {c: 1, c: 2}", "f, line 2: .*the key 'c' is there twice"),
+        ("a: .nan", "f: a: nan is not a finite number"),
+        ("a: [{b: -.inf}]", r"f: a\[0\]: b: -inf is not a finite number"),
+        ("a: 1e999", "f: a: inf is not a finite number"),
+        ("a: 1" + "0" * 30, "f: a: a number of more than 64 bits"),
+        ("a: 1" + "0" * 5000, "f: not valid YAML: Exceeds the limit"),
+        ('a: "\\uD800"', "f: a: .* holds a NUL, or half of a surrogate pair"),
+        ('a: "\\0"', "f: a: .* holds a NUL"),
+        ("a: &x [*x]", r"f: a\[0\]: a list or mapping holds itself"),
+        ("a: " + "[" * 3000, "f: .*nested too deeply"),
+        ("a: !!timestamp x", "f: not valid YAML"),
+        ("a: !!python/object:os.system x", "f: not valid YAML: could not determine a constructor"),
+        ("a: !!set {x}", "f: a: .* is a set"),
+        ("{true: 1}", "f: the key True must be text"),
+        ("a: 1\n---\nb: 2", "f, line 2: not valid YAML: but found another document"),
+        ("a: 'x'\x07", "f: not valid YAML: unacceptable character"),
+    ],
+)
+def test_yaml_that_is_none(text, message):
+    with pytest.raises(ValueError, match=f"^{message}") as error:
+        read_yaml(text, "f")
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_written_is_read_as_it_was(elsewhere):
+    texts = [
+        "010",
+        "1e-5",
+        "yes",
+        "no",
+        "1:30",
+        "true",
+        "~",
+        "",
+        "2024-01-01",
+        "0o7",
+        "0x1",
+        ".5",
+        "<<",
+        "=",
+        "1_0",
+        ".nan",
+    ]
+    recipe = {"a": texts, "b": [1e-5, 1e22, 10, True, None], "c": {"é": "x\ny"}}
+    (elsewhere / "r.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+    assert read_recipe(elsewhere / "r.yaml") == recipe
+
+
+def test_aliases_of_aliases_take_no_time():
+    lines = ["a: &a [x,x,x,x,x,x,x,x,x,x]"]
+    lines += [f"{chr(98 + i)}: &{chr(98 + i)} [{','.join([f'*{chr(97 + i)}'] * 10)}]" for i in range(12)]
+    assert len(read_yaml("\n".join(lines), "f")) == 13
+
+
+def test_a_file_that_is_no_text(elsewhere):
+    (elsewhere / "r.yaml").write_bytes(b"a: \xff\n")
+    with pytest.raises(ValueError, match=r"^r.yaml is not text in UTF-8 \(byte 3: .*\); save it as UTF-8"):
+        read_recipe(Path("r.yaml"))
+    (elsewhere / "r.yaml").write_bytes(b"\xef\xbb\xbfa: 1\r\n")
+    assert read_recipe(Path("r.yaml")) == {"a": 1}
+    (elsewhere / "r.yaml").write_text("# nothing\n")
+    with pytest.raises(ValueError, match=r"^r.yaml must hold `name: value` lines, found nothing"):
+        read_recipe(Path("r.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--config", "wrong"], "error: wrong.yaml: kl_coef='x' must be a number of at least 0"),
+        (["warmup", "selector", "--config", "wrong"], "error: wrong.yaml: unknown key 'kl_coef'"),
+        (["estimate", "--config", "wrong"], "error: wrong.yaml: kl_coef='x' must be"),
+        (["train", "--config", "nowhere"], "error: nowhere: No such file"),
+        (["train", "--config", "quickstart"], "error: model_name_or_path is not set"),
+        (
+            ["train", "--config", "quickstart", "--chat_template_kwargs", "{a: 1"],
+            "error: the command line: chat_template",
+        ),
+        (["train", "--config", "quickstart", "--epsilon", "nan"], "error: the command line: epsilon='nan' must be"),
+        (["train", "--config", "quickstart", *WITH_MODEL, "--eval_strategy", "epoch"], "has nothing to evaluate on"),
+        (["compare", "--config", "study"], "error: study.yaml, method 'a': kl_coef='x' must be"),
+        (["run", "run.yaml"], "error: run.yaml: train: kl_coef='x' must be"),
+    ],
+)
+def test_a_mistake_is_found_before_torch_is_imported(elsewhere, arguments, message):
+    (elsewhere / "wrong.yaml").write_text("kl_coef: x\nmodel_name_or_path: m\ndataset_name: d\n")
+    study = "model_name_or_path: m\ndataset_name: d\neval_dataset_name: d\noutput_dir: o\nmethods: {a: {kl_coef: x}}\n"
+    (elsewhere / "study.yaml").write_text(study)
+    run = "output_dir: o\ntrain: {model_name_or_path: m, dataset_name: d, kl_coef: x}\n"
+    (elsewhere / "run.yaml").write_text(run)
+    program = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom dro_trl.cli import app\n"
+        f"result = CliRunner().invoke(app, {arguments!r})\n"
+        "print(result.exit_code, 'torch' in sys.modules, result.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.startswith("2 False error: "), done.stdout + done.stderr
+    assert message in done.stdout
+    assert len(done.stdout.strip().splitlines()) == 1

@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 from trl import ModelConfig, ScriptArguments
 
 from dro_trl import DROConfig
-from dro_trl.recipe import UNUSED
+from dro_trl.recipe_options import UNUSED
 from dro_trl.refused_options import ACCELERATOR, ADAPTERS, REFUSED, check_adapter
 from dro_trl.warmup.training import parse_warmup, run_warmup
 from tests.tiny_models import tiny_model, tiny_tokenizer

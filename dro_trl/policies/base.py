@@ -11,8 +11,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from dro_trl.option_values import check_values, options_of_call
 from dro_trl.prompts import DEFAULT, PromptTexts, Tokenizer
 from dro_trl.types import Question
+
+METHODS = ("sample", "logps", "best")
+"""What a policy must have."""
 
 
 @dataclass
@@ -125,10 +129,17 @@ def load_policy(
         raise ValueError(
             f"policy={path!r} is not the dotted path of a class ({error}); for example dro_trl.PlackettLucePolicy"
         ) from error
+    if missing := [method for method in METHODS if not callable(getattr(policy_class, method, None))]:
+        raise ValueError(
+            f"policy={path!r} is no policy: it has no {missing[0]}; for example dro_trl.PlackettLucePolicy"
+        )
+    if "num_selected" in (kwargs or {}):
+        raise ValueError("policy_kwargs: num_selected is an option of its own; take it out, and set that")
     given = {"num_selected": num_selected, **({} if texts == DEFAULT else {"texts": texts}), **(kwargs or {})}
     try:
         inspect.signature(policy_class).bind(tokenizer, **given)
     except TypeError as error:
         raise ValueError(f"policy_kwargs={kwargs!r} is not what {path} takes: {error}") from error
+    given |= check_values(kwargs or {}, options_of_call(policy_class, kwargs or {}), "policy_kwargs")
     policy: SelectionPolicy = policy_class(tokenizer, **given)
     return policy

@@ -19,10 +19,12 @@ def main(
     from dro_trl.masking import masked_words
     from dro_trl.scripts.index import cleaning_up_when_terminated
     from dro_trl.study.parsing import parse_study
+
+    study = parse_study(context.args)  # Before torch is imported, as far as that goes.
+
     from dro_trl.study.report import load_questions, write_report
     from dro_trl.study.running import finished_rows, run_study
 
-    study = parse_study(context.args)
     check_unwritten(Path(study.output_dir), ("report.md", "report.html", "plots"), ("report.json",))
     questions = load_questions(study)  # Before training, so that a mistake in them costs no time.
     with cleaning_up_when_terminated():

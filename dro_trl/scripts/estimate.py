@@ -44,6 +44,10 @@ def main(
     output: Output = None,
 ) -> None:
     """Estimate memory and time: --config recipe.yaml, and --NAME VALUE for any field of it, as for `train`."""
+    from dro_trl.recipe_options import TRAIN, read_given
+
+    given = read_given(context.args, TRAIN)  # Before torch is imported, which takes seconds.
+
     from dataclasses import replace
 
     from rich.console import Console
@@ -61,7 +65,7 @@ def main(
     from dro_trl.reading_lengths import StatedLengths
     from dro_trl.scripts.outputs import claim
 
-    (script, args, model), gpu = parse_for_any_machine(context.args, accelerate_config is not None)
+    (script, args, model), gpu = parse_for_any_machine(given, accelerate_config is not None)
     chosen, mixed_precision = read_backend(accelerate_config, gpu, backend, num_processes)
     path = output or Path(str(args.output_dir)) / "estimate.json"
     read = {"--accelerate_config": accelerate_config, "--model_config": Path(model_config) if model_config else None}

@@ -7,8 +7,13 @@ HELP = "Every option is a field of the recipe: --config FILE, and --NAME VALUE t
 
 def main(context: typer.Context) -> None:
     """Train a selector and a generator: --config recipe.yaml, and --NAME VALUE for any field of it."""
-    from dro_trl.recipe import parse_recipe, run_recipe
+    from dro_trl.recipe_options import TRAIN, read_given
 
-    trainer = run_recipe(*parse_recipe(context.args))
+    given = read_given(context.args, TRAIN)  # Before torch is imported, which takes seconds.
+
+    from dro_trl.dro_config import DROConfig
+    from dro_trl.recipe import make_parts, run_recipe
+
+    trainer = run_recipe(*make_parts(given, DROConfig))
     trainer.accelerator.wait_for_everyone()  # Process 0 draws the curves; the others must not take its store along.
     trainer.accelerator.end_training()

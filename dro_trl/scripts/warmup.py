@@ -15,8 +15,14 @@ def main(
             f"{part!r} is not one of 'selector', 'generator'; say first which model to warm up, as in "
             "dro-trl warmup selector --config recipe.yaml"
         )
-    from dro_trl.warmup.training import parse_warmup, run_warmup
+    from dro_trl.recipe_options import WARMUP, read_given
+
+    given = read_given(context.args, WARMUP)  # Before torch is imported, which takes seconds.
+
+    from dro_trl.recipe import make_parts
+    from dro_trl.warmup.config import WarmupConfig
+    from dro_trl.warmup.training import run_warmup
 
     chosen: Any = part
-    trainer = run_warmup(chosen, *parse_warmup(context.args))
+    trainer = run_warmup(chosen, *make_parts(given, WarmupConfig))
     trainer.accelerator.end_training()

@@ -8,7 +8,9 @@ from typing import Any
 
 from typer.exceptions import TyperException
 
+from dro_trl.option_values import check_values
 from dro_trl.recipe_file import find_recipe, names_code, read_recipe, refuse_unknown
+from dro_trl.recipe_options import KINDS
 from dro_trl.stages.stage import Stage
 
 SECTIONS = ("prepare", "index", "retrieve", "warmup", "train", "evaluate")
@@ -210,7 +212,11 @@ class _Plan:
                 raise ValueError(f"{label}: {key} is set by the run, which resumes what was interrupted; take it out")
         launch, named = section.pop("launch", None), section.pop("recipe", None)
         file = None if named is None else find_recipe(str(named), "warmup" if command[0] == "warmup" else "")
+        options = KINDS[command[0]].options
         base = {} if file is None else read_recipe(file)
+        for lines, where in ((section, label), (base, str(file))):
+            refuse_unknown(lines, options, where)
+            lines.update(check_values(lines, options, where))
         common = {key: self.lines[key] for key in ("model_name_or_path",) if key in self.lines}
         made = {**warmed, **({"dataset_name": self.questions["train"]} if "train" in self.questions else {})}
         recipe = {**starts, **common, **base, **made, **section}

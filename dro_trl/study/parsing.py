@@ -3,17 +3,14 @@
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from dro_trl.dro_config import DROConfig
-from dro_trl.lm.devices import choose_device, choose_dtype, name_of
 from dro_trl.masking import write_recipe
-from dro_trl.recipe import DROScriptArguments, RecipeModel, check_inputs, known_keys, parse_recipe
-from dro_trl.recipe_file import RecipeLoader, find_recipe, read_recipe, refuse_unknown
+from dro_trl.option_values import Option, check_values, options_of
+from dro_trl.recipe_file import find_recipe, read_recipe, refuse_unknown
+from dro_trl.recipe_options import TRAIN, split_arguments, typed_values
 from dro_trl.study.plan import OWN_ORDER, START_SYSTEMS, Row, Study, plan_rows, slug
 
 SAMPLE_FIELDS = (
@@ -38,37 +35,38 @@ PER_ROW = {
     "eval_strategy": "the held-out questions are evaluated after training",
 }
 
-KEYS = {f.name for f in fields(Study)} - {"recipe"}
+OWN = {name: option for name, option in options_of(Study).items() if name != "recipe"}
+OWN["methods"] = Option(dict[str | int, dict[str, Any] | None])  # As written; one that sets nothing is the recipe's.
+"""Keys of a study's own."""
 
 
 def parse_study(arguments: Sequence[str]) -> Study:
     """Parse `--config study.yaml --name value …`.
 
     Args:
-        arguments: Of the command line; values are read as YAML.
+        arguments: Of the command line.
 
     Raises:
         ValueError: If a key is unknown (the nearest known one is named), missing or of the wrong kind; if a method's
             recipe is faulty; or if methods differ in their samples and `equal_samples` is not false.
         FileNotFoundError: If the file does not exist.
     """
-    given = _options(arguments)
-    source = given.pop("config", None)
-    if not isinstance(source, str):
+    file, words = split_arguments(arguments)
+    if file is None:
         raise ValueError("--config names no file; write --config study.yaml")
-    path = find_recipe(source, "studies")
+    options = {**TRAIN.options, **OWN}
+    typed = typed_values(words, options)
+    path = find_recipe(file, "studies")
     lines, source = read_recipe(path), str(path)
-    for names, where in ((lines, source), (given, "the command line")):
-        refuse_unknown(names, known_keys() | KEYS, where)
-    lines |= given
+    refuse_unknown(lines, options, source)
+    lines = check_values(lines, options, source) | typed
     for name in ("methods", "eval_dataset_name", "output_dir"):
         if not lines.get(name):
             raise ValueError(f"{source}: {name} is not set; add it to the study's recipe")
-    own = {name: lines.pop(name) for name in sorted(KEYS & lines.keys())}
+    own = {name: lines.pop(name) for name in sorted(OWN.keys() & lines.keys())}
     own["methods"] = _check_methods(own["methods"], source)
     _refuse_per_row(lines, source)
     own["seeds"] = _check_seeds(own.get("seeds", [0]), source)
-    _check_numbers(own, source)
     study = decide_place(Study(recipe=lines, **own), source)
     check_recipes(study)
     return study
@@ -80,6 +78,8 @@ def decide_place(study: Study, source: str) -> Study:
     Raises:
         ValueError: If there is no such device or format.
     """
+    from dro_trl.lm.devices import choose_device, choose_dtype, name_of  # With torch, which takes seconds to import.
+
     try:
         device = choose_device(study.eval_device)
         dtype = choose_dtype(study.eval_dtype, device)
@@ -88,12 +88,14 @@ def decide_place(study: Study, source: str) -> Study:
     return replace(study, eval_device=str(device), eval_dtype=name_of(dtype))
 
 
-def parse_row(row: Row) -> tuple[DROScriptArguments, DROConfig, RecipeModel]:
-    """Parse a row's training recipe.
+def parse_row(row: Row) -> tuple[Any, Any, Any]:
+    """Parse a row's training recipe; returns its script arguments, its `DROConfig` and its `RecipeModel`.
 
     Raises:
         ValueError: If it is faulty; names the method.
     """
+    from dro_trl.recipe import parse_recipe  # With torch, which takes seconds to import.
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recipe.yaml"
         os.environ.update(write_recipe(row.recipe, path))
@@ -110,6 +112,8 @@ def check_inputs_of(rows: Iterable[Row]) -> None:
         ValueError: As `dro_trl.recipe.check_inputs`.
         OSError: As `dro_trl.recipe.check_inputs`.
     """
+    from dro_trl.recipe import check_inputs
+
     seen = set()
     for row in rows:
         script, args, model = parse_row(row)
@@ -143,32 +147,13 @@ def check_recipes(study: Study) -> None:
             )
 
 
-def _options(arguments: Sequence[str]) -> dict[str, Any]:
-    """Read `--name value`, `--name=value` and, for true, `--name`."""
-    options: dict[str, Any] = {}
-    rest = list(arguments)
-    while rest:
-        option = rest.pop(0)
-        name, equals, text = option.removeprefix("--").partition("=")
-        if not option.startswith("--"):
-            raise ValueError(f"the command line: {option!r} belongs to no option; name a recipe with --config")
-        if not equals:
-            text = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
-        name = name.replace("-", "_")
-        try:
-            options[name] = yaml.load(text, RecipeLoader)
-        except yaml.YAMLError as error:
-            raise ValueError(f"the command line: --{name} {text!r} is not valid YAML: {error}") from error
-    return options
-
-
-def _check_methods(methods: Any, source: str) -> dict[str, dict[str, Any]]:
-    if not isinstance(methods, dict) or not all(isinstance(value or {}, dict) for value in methods.values()):
-        raise ValueError(f"{source}: methods must be `name: {{field: value}}` lines, found {methods!r}")
+def _check_methods(methods: dict[Any, dict[str, Any] | None], source: str) -> dict[str, dict[str, Any]]:
     folders: dict[str, str] = {}
     for method, overrides in methods.items():
-        refuse_unknown(overrides or {}, known_keys() - KEYS - {"env"}, f"{source}, method {method!r}")
-        _refuse_per_row(overrides or {}, f"{source}, method {method!r}")
+        where = f"{source}, method {method!r}"
+        refuse_unknown(overrides or {}, TRAIN.options.keys() - OWN.keys() - {"env"}, where)
+        check_values(overrides or {}, TRAIN.options, where)
+        _refuse_per_row(overrides or {}, where)
         name = str(method)
         if name in START_SYSTEMS or name.endswith(OWN_ORDER):
             raise ValueError(f"{source}: {name!r} is the name of a baseline; give the method another one")
@@ -185,20 +170,9 @@ def _refuse_per_row(lines: dict[str, Any], source: str) -> None:
             raise ValueError(f"{source}: {name} is not for a study; {PER_ROW[name]}")
 
 
-def _check_seeds(seeds: Any, source: str) -> tuple[int, ...]:
-    whole = isinstance(seeds, list) and seeds and all(type(seed) is int and seed >= 0 for seed in seeds)
-    if not whole or len(set(seeds)) < len(seeds):
+def _check_seeds(seeds: list[int], source: str) -> tuple[int, ...]:
+    if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(
             f"{source}: seeds must be a list of different whole numbers such as [0, 1, 2], found {seeds!r}"
         )
     return tuple(seeds)
-
-
-def _check_numbers(own: dict[str, Any], source: str) -> None:
-    least = {"max_eval_samples": 1, "max_new_tokens": 1, "eval_batch_size": 1, "num_examples": 0}
-    for name, low in least.items():
-        value = own.get(name, low)
-        if not (type(value) is int and value >= low) and not (name == "max_eval_samples" and value is None):
-            raise ValueError(f"{source}: {name}={value!r} must be a whole number of at least {low}")
-    if not isinstance(own.get("equal_samples", True), bool):
-        raise ValueError(f"{source}: equal_samples={own['equal_samples']!r} must be true or false")

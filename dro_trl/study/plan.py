@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import NonNegativeInt, PositiveInt
+
+from dro_trl.option_values import Seed
+
 START_SYSTEMS = ("start, retriever order", "start")
 """The untrained pair of the first method, reading the retriever's first K passages or its own selection."""
 OWN_ORDER = ", retriever order"
@@ -24,14 +28,14 @@ class Study:
     eval_dataset_name: str
     """File or hub name of the held-out questions."""
     output_dir: str
-    seeds: tuple[int, ...] = (0,)
+    seeds: list[Seed] | tuple[Seed, ...] = (0,)
     dataset_test_split: str = "test"
     """Split of a hub dataset that holds them."""
-    max_eval_samples: int | None = None
+    max_eval_samples: PositiveInt | None = None
     """Evaluate on the first so many of them only."""
-    max_new_tokens: int = 32
+    max_new_tokens: PositiveInt = 32
     """Longest answer, in tokens."""
-    eval_batch_size: int = 8
+    eval_batch_size: PositiveInt = 8
     eval_device: str = "auto"
     eval_dtype: str = "auto"
     """As `--device` and `--dtype` of `dro-trl evaluate`."""
@@ -39,7 +43,7 @@ class Study:
     """Whether methods must draw equally many samples and make equally many optimizer steps; false for ablations."""
     title: str = "Methods compared"
     """Of the report."""
-    num_examples: int = 3
+    num_examples: NonNegativeInt = 3
     """Held-out questions that the report shows side by side."""
 
     @property

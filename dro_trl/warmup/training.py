@@ -32,7 +32,6 @@ from dro_trl.models.replacing import replacing_model
 from dro_trl.policies.base import SelectionPolicy, load_policy
 from dro_trl.prompts import Tokenizer
 from dro_trl.recipe import (
-    UNUSED,
     DROScriptArguments,
     RecipeModel,
     check_starts,
@@ -40,16 +39,16 @@ from dro_trl.recipe import (
     decide_loading,
     load_datasets,
     loading_options,
+    make_parts,
     own_output,
-    parse_parts,
     peft_config_of,
 )
+from dro_trl.recipe_options import WARMUP, read_given
 from dro_trl.refused_options import check_adapter
 from dro_trl.resumable_trainer import ResumableTrainer
 from dro_trl.resuming import RUN_NAME, begin_checkpoint, read_run_facts
 from dro_trl.starts import adapter_config, merged_where_needed, start_names, turns_of_pair
 from dro_trl.training_data import naming_sources
-from dro_trl.warmup.config import UNUSED as UNUSED_IN_WARMUP
 from dro_trl.warmup.config import WarmupConfig
 from dro_trl.warmup.teachers import RETRIEVED, TaughtRows, teach
 
@@ -57,8 +56,6 @@ logger = logging.getLogger(__name__)
 
 Part = Literal["selector", "generator"]
 RESULTS_NAME = "warmup_results.json"
-PARTS = (DROScriptArguments, WarmupConfig, RecipeModel)
-UNUSED_KEYS = UNUSED | UNUSED_IN_WARMUP | {"reward_funcs"}
 
 
 class WarmupTrainer(ResumableTrainer, SFTTrainer):
@@ -197,8 +194,8 @@ def answer_dataset(taught: TaughtRows, scorer: AnswerScorer, num_selected: int) 
 
 
 def parse_warmup(arguments: Sequence[str]) -> tuple[DROScriptArguments, WarmupConfig, RecipeModel]:
-    """Parse the recipe of a warm-up; see `dro_trl.recipe.parse_parts`."""
-    script, args, model = parse_parts(arguments, PARTS, UNUSED_KEYS, "warmup")
+    """Parse the recipe of a warm-up; see `read_given` and `make_parts`."""
+    script, args, model = make_parts(read_given(arguments, WARMUP), WarmupConfig)
     return script, args, model
 
 
