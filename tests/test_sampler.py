@@ -7,7 +7,7 @@ import torch
 from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader
 
-from dro_trl.sampler import EstimationSampler, random_generator
+from dro_trl.sampler import EstimationSampler, random_generator, rows_of_estimation
 
 
 def test_order_without_shuffle_worked_by_hand():
@@ -16,6 +16,19 @@ def test_order_without_shuffle_worked_by_hand():
     assert list(sampler) == [0, 1, 2, 0, 1, 2, 3, 4, 5, 3, 4, 5, 6, 0, 1, 6, 0, 1]
     assert len(sampler) == 18
     assert sampler.num_repeated == 2
+
+
+def test_an_estimation_step_is_of_a_pass_at_most():
+    assert [rows_of_estimation(7, 2, steps) for steps in (1, 3, 4)] == [2, 6, 8]
+    assert rows_of_estimation(4, 64, 1) == 64  # Filled up with the same four.
+    with pytest.raises(
+        ValueError, match=r"^steps_per_estimation=5 is more than the 4 optimizer steps, of 2 questions "
+    ):
+        rows_of_estimation(7, 2, 5)
+    with pytest.raises(
+        ValueError, match=r"^an optimizer step of 10000 questions would visit each of the 4 .* 2500 times"
+    ):
+        rows_of_estimation(4, 10_000, 1)
 
 
 @pytest.mark.parametrize(("rows", "chunk", "repeats"), [(12, 4, 1), (13, 4, 3), (2, 5, 2), (1, 1, 1), (5, 5, 2)])
