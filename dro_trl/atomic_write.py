@@ -36,9 +36,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     if (descriptor := stream_descriptor(path)) is not None:
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder) / "stream"
-            sys.stdout.flush()
-            with (Path(folder) / "stream").open("rb") as file, os.fdopen(os.dup(descriptor), "wb") as stream:
-                shutil.copyfileobj(file, stream)
+            put_in_place(Path(folder) / "stream", path)
         return
     target = output_file(path)
     temporary = target
@@ -47,11 +45,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
             descriptor, temporary = _claim_beside(target)
             try:
                 yield temporary
-                if target.exists():
-                    os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
                 os.fsync(descriptor)  # Else a loss of power could leave the new name with nothing in it.
-                os.replace(temporary, target)
-                sync_folder(target.parent)
+                put_in_place(temporary, path)
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
@@ -60,6 +55,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         if error.filename in (str(temporary), str(target)) or (error.filename is None and error.errno in _DISK_ERRORS):
             error.filename, error.filename2 = str(path), None
+            if error.errno in _DISK_ERRORS:
+                error.strerror = f"{error.strerror}; nothing is left of it" + (", the old one stays" * target.exists())
         raise
 
 
@@ -82,6 +79,25 @@ def made_folder(folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # Of the first that holds something, or is gone.
             for path in missing:
                 path.rmdir()
+
+
+def put_in_place(written: Path, path: Path) -> None:
+    """Let a file that is whole, and on the disk, take the place of `path`, or go to the stream that it names.
+
+    Args:
+        written: The file, in the folder of `path`, unless that is a stream.
+        path: As `atomic_path` takes it.
+    """
+    if (descriptor := stream_descriptor(path)) is not None:
+        sys.stdout.flush()
+        with written.open("rb") as file, os.fdopen(os.dup(descriptor), "wb") as stream:
+            shutil.copyfileobj(file, stream)
+        return
+    target = output_file(path)
+    if target.exists():
+        os.chmod(written, stat.S_IMODE(target.stat().st_mode))
+    os.replace(written, target)
+    sync_folder(target.parent)
 
 
 def _claim_beside(target: Path) -> tuple[int, Path]:

@@ -39,7 +39,7 @@ def whole_folder(target: Path, is_own: Callable[[Path], bool]) -> Iterator[Path]
     """
     target = target.resolve()
     check_replaceable(target, is_own)
-    with _locked(_beside(target, "lock", unique=False), target):
+    with locked_beside(target):
         _remove(target, "partial")
         partial = _beside(target, "partial")
         partial.mkdir()
@@ -144,6 +144,17 @@ def locked(folder: Path) -> Iterator[int]:
 
 
 @contextlib.contextmanager
+def locked_beside(target: Path) -> Iterator[None]:
+    """Hold the lock of a file or folder that takes its place as a whole, and need not exist yet.
+
+    Raises:
+        BlockingIOError: If another process holds it; says which.
+    """
+    with _locked(_beside(target, "lock", unique=False), target):
+        yield
+
+
+@contextlib.contextmanager
 def _locked(file: Path, folder: Path) -> Iterator[int]:
     with made_folder(file.parent):
         descriptor = _acquire(file, folder)
@@ -177,11 +188,11 @@ def _acquire(file: Path, folder: Path) -> int:
             if attempt < _TRIES - 1:
                 time.sleep(_PAUSE)  # It may only just be ending.
                 continue
-            raise BlockingIOError(f"{folder} is in use{holder}; wait, end it, or give another folder") from error
+            raise BlockingIOError(f"{folder} is in use{holder}; wait, end it, or give another path") from error
         if _is_still(descriptor, file):
             return descriptor
         os.close(descriptor)  # Removed by the process that held it; a new file is the lock now.
-    raise BlockingIOError(f"{folder} is in use by processes that take turns; wait, or give another folder")
+    raise BlockingIOError(f"{folder} is in use by processes that take turns; wait, or give another path")
 
 
 def _describe(content: bytes) -> str:

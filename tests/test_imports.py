@@ -41,6 +41,7 @@ PLAIN = {
     "shared_prompt",
     "text_rows",
     "token_budget",
+    "unfinished",
 }
 """The files at the bottom, which anything above may import."""
 TRAINER_PARTS = {
@@ -126,6 +127,7 @@ ALLOWED = {
     },
     "starter_model": {"folders"},
     "text_rows": {"compressed"},
+    "unfinished": {"atomic_write", "folders"},
     **dict.fromkeys(
         TRAINER_PARTS, PLAIN | {"modeling", "models", "dro_config", "objectives", "policies.base", "value_head"}
     ),

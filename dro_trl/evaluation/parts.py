@@ -145,9 +145,8 @@ def go_on(folder: Path, run: dict[str, Any]) -> None:
         saved = load_object(path, _REMEDY)
         differing = [name for name in sorted({*saved, *run}) if saved.get(name) != run.get(name)]
         if not differing:
-            logger.warning(
-                f"going on from {counted(len(list(folder.glob('*' + PART_SUFFIX))), 'part')} that {folder} holds"
-            )
+            if parts := len(list(folder.glob("*" + PART_SUFFIX))):
+                logger.warning(f"going on from {counted(parts, 'part')} that {folder} holds")
             return
         said = "; ".join(f"{name} was {saved.get(name)!r} and is now {run.get(name)!r}" for name in differing)
         logger.warning(f"{folder} holds parts of another evaluation; beginning anew, since {said}")

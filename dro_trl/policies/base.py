@@ -80,6 +80,11 @@ class SelectionPolicy(Protocol):
 def check_candidates(rows: Sequence[Question], num_selected: int) -> None:
     """Raise a ValueError naming the first question that has fewer than K candidates."""
     for row in rows:
+        if not row["candidates"]:
+            raise ValueError(
+                f"question {row['question']!r} has no candidates: no passage has a word of it, stopwords aside, or it "
+                "was not retrieved for; reword it, or leave it out"
+            )
         if len(row["candidates"]) < num_selected:
             raise ValueError(
                 f"question {row['question']!r} has {len(row['candidates'])} candidates, fewer than "

@@ -15,6 +15,7 @@ _FIELDS = ("id", "title", "text")
 FORMATS = ("jsonl", "beir", "contents", "kilt", "tsv", "tsv_unquoted")
 """What `CorpusFile` reads, as its docstring says."""
 _IDS_AT_ONCE = 65_536
+_LONGEST_ID = 32_766  # bytes: Lucene's limit for a term
 _SUFFIXES = (".jsonl", ".json", ".tsv")
 
 Located = tuple[str, Mapping[str, Any]]
@@ -259,6 +260,10 @@ def _checked(row: Mapping[str, Any], where: str) -> dict[str, str]:
         "".join(passage.values()).encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"{where}: holds half of a surrogate pair, which is not valid Unicode ({error})") from error
+    if (length := len(passage["id"].encode())) > _LONGEST_ID:
+        raise ValueError(
+            f"{where}: field 'id': {passage['id']!r:.80}… has {length:,} bytes in UTF-8; Lucene takes {_LONGEST_ID:,}"
+        )
     return passage
 
 

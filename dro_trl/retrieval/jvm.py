@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import json
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -13,8 +14,10 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -22,6 +25,7 @@ from typing import Any, Self, TextIO
 MINIMUM_VERSION = 21
 _WORKER = Path(__file__).with_name("worker.py")
 _LOG_TAIL = 4_000  # characters
+_HEAP_IS_FULL = "java.lang.OutOfMemoryError"
 
 
 class JavaError(RuntimeError):
@@ -91,7 +95,7 @@ def _probe(executable: Path) -> Java | None:
 
 
 class JavaProcess:
-    """A child process that holds the JVM and answers one request at a time, so that this process never holds one.
+    """A child process that holds the JVM and answers requests one by one, so that this process never holds one.
 
     A process with a JVM in it must not fork, which data loaders do; and Java writes to the terminal as it pleases.
     The child ends when its standard input closes, hence also when this process dies.
@@ -120,9 +124,13 @@ class JavaProcess:
             stdout=subprocess.PIPE,
             stderr=self._log,
             env=environment,
-            encoding="utf-8",
             start_new_session=True,
         )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        self._num_sent = self._num_received = 0
+        self._replies: dict[int, dict[str, Any]] = {}
         self._stop = weakref.finalize(self, _stop, self._process, self._log)
 
     @property
@@ -135,35 +143,80 @@ class JavaProcess:
 
         Raises:
             JavaError: If the call failed; the process can still be used.
-            RuntimeError: If the process is closed, died, or belongs to the process that forked this one.
+            RuntimeError: If Java's heap is too small for it; or if the process is closed, died, or belongs to the
+                process that forked this one.
         """
+        return self.submit(command, **arguments)()
+
+    def submit(self, command: str, **arguments: Any) -> Callable[[], Any]:
+        """Send a call, and return a function that waits for what it returns; both raise what `request` does."""
         if os.getpid() != self._owner:
             raise RuntimeError(
                 f"this retriever was opened in process {self._owner} and cannot be used in its fork {os.getpid()}; "
                 "open another one there, or retrieve before forking"
             )
         with self._lock:
-            if not self._stop.alive:
-                raise RuntimeError("this retriever is closed; open another one")
-            line = self._exchange(json.dumps({"command": command, **arguments}))
-        if not line.endswith("\n"):
-            raise RuntimeError(self._post_mortem(command))
-        reply = json.loads(line)
-        if "error" in reply:
-            raise JavaError(reply["error"])
-        return reply["result"]
+            self._check_open()
+            with self._ended_by_interruption():
+                try:
+                    self._stdin.write(json.dumps({"command": command, **arguments}).encode() + b"\n")
+                    self._stdin.flush()
+                except BrokenPipeError:
+                    raise RuntimeError(self._post_mortem(command)) from None
+            self._num_sent += 1
+            return partial(self._receive, self._num_sent, command)
 
-    def _exchange(self, request: str) -> str:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
+    def each(self, command: str, arguments: Iterable[Mapping[str, Any]]) -> Iterator[Any]:
+        """Call a method again and again, and yield what it returns, while the worker is at the next call already.
+
+        Raises:
+            RuntimeError: As `request` does.
+        """
+        sent: deque[Callable[[], Any]] = deque()
         try:
-            self._process.stdin.write(request + "\n")
-            self._process.stdin.flush()
-            return self._process.stdout.readline()
-        except BrokenPipeError:
-            return ""
+            for one in arguments:
+                sent.append(self.submit(command, **one))
+                if len(sent) > 1:
+                    yield sent.popleft()()
+            while sent:
+                yield sent.popleft()()
+        finally:
+            for reply in sent:  # Left unread, they would be kept.
+                with contextlib.suppress(RuntimeError):
+                    reply()
+
+    def _receive(self, number: int, command: str) -> Any:
+        with self._lock:
+            while number not in self._replies:
+                self._check_open()
+                with self._ended_by_interruption():
+                    try:
+                        reply = pickle.load(self._stdout)  # The worker, a program of this package, wrote it.
+                    except (EOFError, pickle.UnpicklingError):
+                        raise RuntimeError(self._post_mortem(command)) from None
+                self._num_received += 1
+                self._replies[self._num_received] = reply
+            reply = self._replies.pop(number)
+        if "error" not in reply:
+            return reply["result"]
+        if _HEAP_IS_FULL in reply["error"] or _HEAP_IS_FULL in self._tail():
+            self._stop()
+            raise RuntimeError(
+                f"Java's heap ({reply['heap'] / 2**20:,.0f} MiB) is too small for '{command}'; give it more with the "
+                "environment variable JAVA_TOOL_OPTIONS, such as JAVA_TOOL_OPTIONS=-Xmx8g"
+            )
+        raise JavaError(reply["error"])
+
+    def _check_open(self) -> None:
+        if not self._stop.alive:
+            raise RuntimeError("this retriever is closed; open another one")
+
+    @contextlib.contextmanager
+    def _ended_by_interruption(self) -> Iterator[None]:
+        """End the process where an exchange does not end as it should: half a message would be read with the next."""
+        try:
+            yield
         except BaseException:
-            # An interrupted exchange would leave its reply to be read as the answer to the next request.
             self._stop()
             raise
 
@@ -194,7 +247,7 @@ class JavaProcess:
         self.close()
 
 
-def _stop(process: subprocess.Popen[str], log: TextIO | None) -> None:
+def _stop(process: subprocess.Popen[bytes], log: TextIO | None) -> None:
     assert process.stdin is not None
     assert process.stdout is not None
     with contextlib.suppress(BrokenPipeError):  # it is dead already, with a request half written

@@ -2,25 +2,25 @@
 
 import contextlib
 import difflib
+import errno
 import hashlib
 import json
 import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, ProgressColumn, TextColumn
+from rich.progress import MofNCompleteColumn, TextColumn
 
 from dro_trl.atomic_write import load_json, load_object, write_json
 from dro_trl.folders import check_replaceable, whole_folder
 from dro_trl.retrieval.corpus import CorpusFile, open_corpus, read_corpus
 from dro_trl.retrieval.jvm import JavaError, JavaProcess
-from dro_trl.retrieval.stored import split_document
+from dro_trl.retrieval.progress import batched, progress_bar
+from dro_trl.retrieval.stored import parse_stored
 from dro_trl.types import Passage
 
 _METADATA = "dro_trl_index.json"
@@ -30,8 +30,7 @@ _LUCENE_FILE = re.compile(
     r"|ti[mp]|tmd|tv[dmx]|ve[cmqx]\w?)"
 )
 _DOCUMENTS_PER_REQUEST = 1_000
-_QUESTIONS_PER_REQUEST = 256
-_Item = TypeVar("_Item")
+_QUESTIONS_PER_REQUEST, _PASSAGES_PER_REQUEST = 256, 10_000
 
 
 class PyseriniRetriever:
@@ -151,14 +150,20 @@ class PyseriniRetriever:
         Raises:
             FileExistsError: If the folder is not empty and `overwrite` is off, or it holds something else.
             FileNotFoundError: If there is no such corpus file.
+            OSError: If the disk is full.
             ValueError: If a passage is faulty; the message names its place and field.
-            RuntimeError: If there is no usable Java.
+            RuntimeError: If there is no usable Java, or its heap is too small.
         """
         _check_options(k1, b, threads)
         target = Path(index_dir).resolve()
         _check_target(target, overwrite)
         with whole_folder(target, _is_of_an_index) as partial:
-            _write_index(corpus, partial, threads or os.cpu_count() or 1, progress)
+            try:
+                _write_index(corpus, partial, threads or os.cpu_count() or 1, progress)
+            except JavaError as error:
+                if full := re.search("No space left on device|Disk quota exceeded|File too large", str(error)):
+                    raise OSError(errno.ENOSPC, f"{full[0]}; nothing is left of the new index", str(target)) from error
+                raise
         return cls(target, k1=k1, b=b, threads=threads)
 
     @property
@@ -181,26 +186,36 @@ class PyseriniRetriever:
             ValueError: If `k` is below 1, a question is empty, or the index does not store its documents as JSON.
             RuntimeError: If the Java process died.
         """
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
         if isinstance(questions, str):
             raise TypeError(f"questions must be a list, got the string {questions!r}; pass [{questions!r}]")
-        questions = list(questions)
-        for number, question in enumerate(questions):
-            if not isinstance(question, str) or not question.strip():
-                raise ValueError(f"question {number} is {question!r}; a non-empty string is needed")
-            try:
-                question.encode()
-            except UnicodeEncodeError as error:
-                raise ValueError(f"question {number} holds half of a surrogate pair: {error}") from error
-        passages: list[list[Passage]] = []
-        with _progress(MofNCompleteColumn(), enabled=len(questions) > _QUESTIONS_PER_REQUEST) as bar:
+        questions = list(_checked(questions, k))
+        found: list[list[Passage]] = []
+        with progress_bar(MofNCompleteColumn(), enabled=len(questions) > _QUESTIONS_PER_REQUEST) as bar:
             task = bar.add_task("retrieving", total=len(questions))
-            for batch in _batches(questions, _QUESTIONS_PER_REQUEST):
-                for hits in self._java.request("search", questions=batch, k=k, threads=self.threads):
-                    passages.append([self._passage(*hit) for hit in hits])
-                bar.advance(task, len(batch))
-        return passages
+            for batch in self.retrieve_batches(questions, k):
+                found += batch
+                bar.update(task, completed=len(found))
+        return found
+
+    def retrieve_batches(self, questions: Iterable[str], k: int) -> Iterator[list[list[Passage]]]:
+        """Find what `retrieve` finds, for any number of questions in little memory.
+
+        Args:
+            questions: As for `retrieve`; read up to two batches ahead, which Lucene searches for meanwhile.
+            k: As for `retrieve`.
+
+        Yields:
+            What `retrieve` returns, for the next questions, at most 256 and about 10,000 passages.
+
+        Raises:
+            ValueError: As `retrieve` does, once it comes to the question.
+            RuntimeError: If the Java process died, or its heap is too small.
+        """
+        size = max(1, min(_QUESTIONS_PER_REQUEST, _PASSAGES_PER_REQUEST // max(k, 1)))
+        batches = batched(_checked(questions, k), size)
+        calls = ({"questions": batch, "k": k, "threads": self.threads} for batch in batches)
+        for found in self._java.each("search", calls):
+            yield [[self._passage(*hit) for hit in hits] for hits in found]
 
     def passages(self, ids: Sequence[str]) -> list[Passage]:
         """Return the passages with these ids, in their order, with a score of 0.
@@ -210,9 +225,7 @@ class PyseriniRetriever:
             RuntimeError: If the Java process died.
         """
         stored = [
-            raw
-            for batch in _batches(ids, _DOCUMENTS_PER_REQUEST)
-            for raw in self._java.request("documents", ids=batch)
+            raw for batch in batched(ids, _DOCUMENTS_PER_REQUEST) for raw in self._java.request("documents", ids=batch)
         ]
         if absent := [id for id, raw in zip(ids, stored, strict=True) if raw is None]:
             raise ValueError(f"{self.index} holds no passage {absent[0]!r} ({len(absent)} of {len(ids)} are missing)")
@@ -228,7 +241,7 @@ class PyseriniRetriever:
     def analyze(self, texts: Sequence[str]) -> list[list[str]]:
         """Return the terms that Lucene sees in each text: lower case, stemmed, without stopwords."""
         terms: list[list[str]] = []
-        for batch in _batches(texts, _DOCUMENTS_PER_REQUEST):
+        for batch in batched(texts, _DOCUMENTS_PER_REQUEST):
             terms += self._java.request("analyze", texts=batch)
         return terms
 
@@ -243,33 +256,6 @@ class PyseriniRetriever:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def parse_stored(raw: str | None) -> tuple[str, str]:
-    r"""Split a stored document into title and text.
-
-    Args:
-        raw: JSON of one of the forms that `split_document` knows.
-
-    Returns:
-        The title, possibly empty, and the text.
-
-    Raises:
-        ValueError: If nothing is stored, or it is none of these.
-
-    Example:
-        >>> parse_stored('{"id": "1", "contents": "\\"Aaron\\"\\nAaron is a prophet."}')
-        ('Aaron', 'Aaron is a prophet.')
-    """
-    if raw is None:
-        raise ValueError("the index does not store its texts; use one that does ('wikipedia-dpr-100w', not '…-slim')")
-    try:
-        document = json.loads(raw)
-    except ValueError as error:
-        raise ValueError(f"the stored document is not JSON: {raw[:80]!r}") from error
-    if not isinstance(document, dict) or not {"text", "contents"} & document.keys():
-        raise ValueError(f"the stored document has no field 'contents' or 'text': {raw[:80]!r}")
-    return split_document(document)
 
 
 def _check_options(k1: float, b: float, threads: int | None) -> None:
@@ -301,9 +287,9 @@ def _check_target(target: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{target} is a file; give the path of a folder")
     if not target.exists() or not any(target.iterdir()):
         return
+    check_replaceable(target, _is_of_an_index)  # First: what holds other files is never replaced.
     if not overwrite:
-        raise FileExistsError(f"{target} is not empty; pass overwrite=True (--overwrite) or give another folder")
-    check_replaceable(target, _is_of_an_index)
+        raise FileExistsError(f"{target} holds an index; pass overwrite=True (--overwrite) or give another folder")
 
 
 def _is_of_an_index(path: Path) -> bool:
@@ -318,10 +304,13 @@ def _write_index(
     digest, count = hashlib.sha256(), 0
     if isinstance(corpus, str | Path):
         corpus = open_corpus(corpus)
-    with JavaProcess() as java, _progress(TextColumn("{task.fields[passages]:,} passages"), enabled=progress) as bar:
+    with (
+        JavaProcess() as java,
+        progress_bar(TextColumn("{task.fields[passages]:,} passages"), enabled=progress) as bar,
+    ):
         task = bar.add_task("indexing", total=_length(corpus), passages=0)
         java.request("create", index_dir=str(folder), threads=threads)
-        for batch in _batches(read_corpus(corpus), _DOCUMENTS_PER_REQUEST):
+        for batch in batched(read_corpus(corpus), _DOCUMENTS_PER_REQUEST):
             documents = [json.dumps(_stored(passage)) for passage in batch]
             digest.update("\n".join([*documents, ""]).encode())
             java.request("add", documents=documents)
@@ -339,15 +328,6 @@ def _write_index(
     write_json(folder / _METADATA, metadata)
 
 
-def _progress(count: ProgressColumn, enabled: bool) -> Progress:
-    console = Console(stderr=True)
-    console.quiet = not (
-        enabled and console.is_terminal
-    )  # A bar that is off ends with an empty line in older versions of rich.
-    columns = (*Progress.get_default_columns(), count)
-    return Progress(*columns, console=console, transient=True, disable=console.quiet)
-
-
 def _stored(passage: Mapping[str, str]) -> dict[str, str]:
     title = passage["title"]
     return {"id": passage["id"], "title": title, "contents": f"{title}\n{passage['text']}"}
@@ -360,7 +340,14 @@ def _length(corpus: Iterable[Mapping[str, str]]) -> int | None:
     return len(corpus) if isinstance(corpus, Sequence) else None
 
 
-def _batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
+def _checked(questions: Iterable[str], k: int) -> Iterator[str]:
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    for number, question in enumerate(questions):
+        if not isinstance(question, str) or not question.strip():
+            raise ValueError(f"question {number} is {question!r}; a non-empty string is needed")
+        try:
+            question.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"question {number} holds half of a surrogate pair: {error}") from error
+        yield question

@@ -1,7 +1,7 @@
 """TREC run files, in which rankings go from one retrieval tool to another."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +15,14 @@ Run = dict[str, list[tuple[str, float]]]
 """For each query id its ranking: pairs of passage id and score, best first."""
 
 
+class Ranked(Protocol):
+    """A run, wherever it is kept."""
+
+    def get(self, query_id: str, default: list[tuple[str, float]], /) -> list[tuple[str, float]]:
+        """Return the ranking of a query, and `default` where the run does not have it."""
+        ...
+
+
 class PassageSource(Protocol):
     """Where passages are found by their ids: an index, or a corpus."""
 
@@ -24,10 +32,7 @@ class PassageSource(Protocol):
 
 
 def write_run(path: Path, query_ids: Sequence[str], found: Iterable[Sequence[Passage]], tag: str) -> None:
-    """Write rankings as lines of query id, `Q0`, passage id, rank (from 1), score and tag.
-
-    trec_eval reads scores as 32-bit floats and orders equal ones by passage id, so that a score which would not be
-    lower there than the one before is written as the next lower 32-bit float. All others are written in full.
+    """Write rankings as a run file.
 
     Args:
         path: The file.
@@ -36,16 +41,36 @@ def write_run(path: Path, query_ids: Sequence[str], found: Iterable[Sequence[Pas
         tag: Name of the system, without white space.
 
     Raises:
-        ValueError: A query is there twice, an id holds white space, which separates the columns, or a score is not
-            finite as a 32-bit float.
+        ValueError: A query is there twice; or as `run_lines` raises.
     """
     check_query_ids(query_ids)
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for query_id, passages in zip(query_ids, found, strict=True):
-            scores = _strictly_decreasing([passage["score"] for passage in passages], query_id)
-            for rank, (passage, score) in enumerate(zip(passages, scores, strict=True), start=1):
-                _check_column(passage["id"], "passage")
-                file.write(f"{query_id} Q0 {passage['id']} {rank} {score!r} {tag}\n")
+            file.write(run_lines(query_id, passages, tag))
+
+
+def run_lines(query_id: str, passages: Sequence[Passage], tag: str) -> str:
+    """Return a ranking as lines of query id, `Q0`, passage id, rank (from 1), score and tag.
+
+    trec_eval reads scores as 32-bit floats and orders equal ones by passage id, so that a score which would not be
+    lower there than the one before is written as the next lower 32-bit float. All others are written in full.
+
+    Args:
+        query_id: Of the question.
+        passages: Best first.
+        tag: Name of the system, without white space.
+
+    Raises:
+        ValueError: An id is empty or holds white space, which separates the columns, or a score is not finite as a
+            32-bit float.
+    """
+    check_column(query_id, "query")
+    scores = _strictly_decreasing([passage["score"] for passage in passages], query_id)
+    lines = []
+    for rank, (passage, score) in enumerate(zip(passages, scores, strict=True), start=1):
+        check_column(passage["id"], "passage")
+        lines.append(f"{query_id} Q0 {passage['id']} {rank} {score!r} {tag}\n")
+    return "".join(lines)
 
 
 def _strictly_decreasing(scores: Sequence[float], query_id: str) -> list[float]:
@@ -75,30 +100,51 @@ def read_run(path: Path) -> Run:
         FileNotFoundError: There is no such file.
         ValueError: It is not a run file, ranks a passage twice for one query, or holds a score that is no number.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no run file {path}")
     scores: dict[str, dict[str, float]] = {}
-    for number, line in read_lines(path):
-        try:
-            query_id, _, passage_id, _, score, _ = line.split()
-            ranked = scores.setdefault(query_id, {})
-            if passage_id in ranked:
-                raise ValueError(f"query {query_id} has passage {passage_id} twice")
-            if not math.isfinite(float(score)):
-                raise ValueError(f"query {query_id}, passage {passage_id}: the score is {score}")
-            ranked[passage_id] = float(score)
-        except ValueError as error:
-            columns = "query id, Q0, passage id, rank, score, tag"
-            said = f"{path}:{number}: not a line of a TREC run file ({error}); expected {columns}"
-            raise ValueError(said) from error
+    for where, query_id, passage_id, score in read_run_lines(path):
+        ranked = scores.setdefault(query_id, {})
+        if passage_id in ranked:
+            raise twice(where, query_id, passage_id)
+        ranked[passage_id] = score
     return {query_id: sorted(ranked.items(), key=lambda item: -item[1]) for query_id, ranked in scores.items()}
 
 
-def candidates_of_run(run: Run, query_ids: Sequence[str], source: PassageSource, k: int) -> list[list[Passage]]:
+def read_run_lines(path: Path) -> Iterator[tuple[str, str, str, float]]:
+    """Yield the lines of a run file: their place (`"bm25.run.txt:12"`), query id, passage id and score.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not a run file, or holds a score that is no number.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no run file {path}")
+    for number, line in read_lines(path):
+        where = f"{path}:{number}"
+        try:
+            query_id, _, passage_id, _, text, _ = line.split()
+            score = float(text)
+            if not math.isfinite(score):
+                raise ValueError(f"query {query_id}, passage {passage_id}: the score is {text}")
+        except ValueError as error:
+            raise _no_line(where, str(error)) from error
+        yield where, query_id, passage_id, score
+
+
+def twice(where: str, query_id: str, passage_id: str) -> ValueError:
+    """Return the error that a run ranks a passage twice for one query."""
+    return _no_line(where, f"query {query_id} has passage {passage_id} twice")
+
+
+def _no_line(where: str, why: str) -> ValueError:
+    columns = "query id, Q0, passage id, rank, score, tag"
+    return ValueError(f"{where}: not a line of a TREC run file ({why}); expected {columns}")
+
+
+def candidates_of_run(run: Ranked, query_ids: Sequence[str], source: PassageSource, k: int) -> list[list[Passage]]:
     """Return the passages that a run ranks first, with their texts and the run's scores.
 
     Args:
-        run: What `read_run` returned.
+        run: What `read_run` returned, or a `StoredRun`.
         query_ids: The questions wanted, in order; of one that the run does not have nothing is found.
         source: Where the texts are.
         k: Passages wanted for each, at least 1.
@@ -113,34 +159,6 @@ def candidates_of_run(run: Run, query_ids: Sequence[str], source: PassageSource,
     return [[{**passages[passage_id], "score": score} for passage_id, score in ranking] for ranking in rankings]
 
 
-class CorpusPassages:
-    """The passages of a corpus by their ids, for a run of an index that is not at hand.
-
-    Args:
-        corpus: The passages; read through once for each call of `passages`.
-        name: What to call the corpus in errors.
-    """
-
-    def __init__(self, corpus: Iterable[Mapping[str, str]], name: str) -> None:
-        self._corpus = corpus
-        self._name = name
-
-    def passages(self, ids: Sequence[str]) -> list[Passage]:
-        """Return the passages with these ids, in their order, with a score of 0.
-
-        Raises:
-            ValueError: If the corpus holds no such passage.
-        """
-        wanted = set(ids)
-        found: dict[str, Passage] = {}
-        for row in self._corpus:
-            if row["id"] in wanted:
-                found[row["id"]] = Passage(id=row["id"], title=row["title"], text=row["text"], score=0.0)
-        if absent := [id for id in ids if id not in found]:
-            raise ValueError(f"{self._name} holds no passage {absent[0]!r} ({len(absent)} of {len(ids)} are missing)")
-        return [found[id] for id in ids]
-
-
 def check_query_ids(query_ids: Sequence[str]) -> None:
     """Check that ids can stand in a run file.
 
@@ -149,12 +167,17 @@ def check_query_ids(query_ids: Sequence[str]) -> None:
     """
     seen = set()
     for query_id in query_ids:
-        _check_column(query_id, "query")
+        check_column(query_id, "query")
         if query_id in seen:
             raise ValueError(f"two questions have the id {query_id!r}; in a run file each needs its own")
         seen.add(query_id)
 
 
-def _check_column(value: str, kind: str) -> None:
+def check_column(value: str, kind: str) -> None:
+    """Check that an id can stand in a run file.
+
+    Raises:
+        ValueError: It is empty or holds white space.
+    """
     if not value or value.split() != [value]:
         raise ValueError(f"{kind} id {value!r} is empty or holds white space, which a run file cannot hold; rename it")

@@ -1,5 +1,6 @@
 """The forms in which indexes and corpora keep the title and the text of a passage together."""
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -29,3 +30,30 @@ def split_document(document: Mapping[str, Any]) -> tuple[str, str]:
     if quoted := re.match(r'"(.*)"\n', contents):
         return quoted[1].replace('""', '"'), contents[quoted.end() :]
     return "", contents
+
+
+def parse_stored(raw: str | None) -> tuple[str, str]:
+    r"""Split a stored document into title and text.
+
+    Args:
+        raw: JSON of one of the forms that `split_document` knows.
+
+    Returns:
+        The title, possibly empty, and the text.
+
+    Raises:
+        ValueError: If nothing is stored, or it is none of these.
+
+    Example:
+        >>> parse_stored('{"id": "1", "contents": "\\"Aaron\\"\\nAaron is a prophet."}')
+        ('Aaron', 'Aaron is a prophet.')
+    """
+    if raw is None:
+        raise ValueError("the index does not store its texts; use one that does ('wikipedia-dpr-100w', not '…-slim')")
+    try:
+        document = json.loads(raw)
+    except ValueError as error:
+        raise ValueError(f"the stored document is not JSON: {raw[:80]!r}") from error
+    if not isinstance(document, dict) or not {"text", "contents"} & document.keys():
+        raise ValueError(f"the stored document has no field 'contents' or 'text': {raw[:80]!r}")
+    return split_document(document)

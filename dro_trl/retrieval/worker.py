@@ -1,4 +1,4 @@
-"""The program that holds the JVM: it reads one JSON request a line and writes one JSON reply a line.
+"""The program that holds the JVM: it reads one JSON request a line and writes one pickled reply to each.
 
 It is run by path, so it imports nothing of this package. It calls the Lucene classes that Pyserini wraps, not the
 wrappers: importing `pyserini.search.lucene` takes ten seconds, loads torch, and fails without an OPENAI_API_KEY.
@@ -6,11 +6,17 @@ wrappers: importing `pyserini.search.lucene` takes ten seconds, loads torch, and
 
 import json
 import os
+import pickle
 import queue
 import sys
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+_CAUSES = ("OutOfMemoryError", "No space left on device", "Disk quota exceeded", "File too large")
 
 
 class Worker:
@@ -42,18 +48,23 @@ class Worker:
             file.close()
         directory.close()
 
-    def search(self, questions: list[str], k: int, threads: int) -> list[list[tuple[str, float, str | None]]]:
-        """Return for each question its best passages: id, score, stored JSON (`None` where none was stored)."""
+    def search(self, questions: list[str], k: int, threads: int) -> Any:
+        """Return what Lucene finds for each question, which `read_hits` reads."""
         java_list = self._class("java.util.ArrayList")
         texts, keys = java_list(), java_list()
         for number, question in enumerate(questions):
             texts.add(question)
             keys.add(str(number))
-        hits = self._searcher.batch_search(texts, keys, k, threads)
-        return [
-            [(hit.docid, hit.score, hit.lucene_document.get("raw")) for hit in hits.get(str(number))]
-            for number in range(len(questions))
-        ]
+        try:
+            found = self._searcher.batch_search(texts, keys, k, threads)
+            return [found.get(str(number)) for number in range(len(questions))]
+        except Exception:
+            # A thread failed, and Anserini only counts those that did not. What it was is told without threads.
+            return [self._searcher.search(question, k) for question in questions]
+
+    def read_hits(self, ranked: Any) -> list[list[tuple[str, float, str | None]]]:
+        """Return for each question its best passages: id, score, stored JSON (`None` where none was stored)."""
+        return [[(hit.docid, hit.score, hit.lucene_document.get("raw")) for hit in hits] for hits in ranked]
 
     def documents(self, ids: list[str]) -> list[str | None]:
         """Return the stored JSON of the passages with these ids, `None` where there is no such passage."""
@@ -69,7 +80,10 @@ class Worker:
     def create(self, index_dir: str, threads: int) -> None:
         """Begin a new index."""
         options = ["-index", index_dir, "-input", "", "-collection", "JsonCollection", "-storeRaw"]
-        self._indexer = self._class("io.anserini.index.SimpleIndexer")([*options, "-threads", str(threads)])
+        # Anserini's 4 GiB would fill a smaller heap before anything is written out of it.
+        buffer = min(4096, max(1, self.heap() // 2**20 // 4))
+        options += ["-threads", str(threads), "-memoryBuffer", str(buffer)]
+        self._indexer = self._class("io.anserini.index.SimpleIndexer")(options)
 
     def add(self, documents: list[str]) -> None:
         """Add JSON documents with `id` and `contents` to the new index."""
@@ -79,6 +93,10 @@ class Worker:
         """Finish the new index and return the number of passages that can be read back from it."""
         self._indexer.close()
         return self.open(index_dir, 0.9, 0.4)
+
+    def heap(self) -> int:
+        """Return the bytes that Java's heap may grow to."""
+        return int(self._class("java.lang.Runtime").getRuntime().maxMemory())
 
     def prebuilt_names(self) -> list[str]:
         """Return the names of the BM25 indexes that Pyserini offers for download."""
@@ -108,34 +126,44 @@ def _start_jvm(vector_module: bool) -> Any:
     return autoclass
 
 
-def _read_requests(requests: "queue.SimpleQueue[str]") -> None:
+def _read_requests(worker: Worker, calls: "queue.SimpleQueue[Callable[[], Any]]") -> None:
+    lucene = ThreadPoolExecutor(1)
     for line in sys.stdin:
-        requests.put(line)
+        request = json.loads(line)
+        call = partial(getattr(worker, request.pop("command")), **request)
+        if call.func == worker.search:
+            # It begins at once, so that Lucene searches while the hits of the questions before are read.
+            calls.put(partial(lambda found: worker.read_hits(found.result()), lucene.submit(call)))
+        else:
+            calls.put(call)
     # The parent closed the pipe or died: whatever is running has nobody to answer to.
     os._exit(0)
 
 
 def _describe(error: Exception) -> str:
     if class_name := getattr(error, "classname", None):  # jnius.JavaException
-        return f"{class_name}: {getattr(error, 'innermessage', '')}"
+        said = f"{class_name}: {getattr(error, 'innermessage', '')}"
+        # Lucene's writer closes when a thread of it fails, and then says no more than that.
+        lines = (line.strip() for line in getattr(error, "stacktrace", None) or [])
+        cause = next((line for line in lines if any(sign in line for sign in _CAUSES)), "")
+        return f"{said} ({cause})" if cause else said
     return f"{type(error).__name__}: {error}"
 
 
 def main() -> None:
     """Answer requests until standard input closes."""
     # Java and Pyserini print to standard output; replies get a descriptor that neither knows.
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    requests: queue.SimpleQueue[str] = queue.SimpleQueue()
-    threading.Thread(target=_read_requests, args=(requests,), daemon=True).start()
     worker = Worker(vector_module=sys.argv[1] == "vector")
+    calls: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
+    threading.Thread(target=_read_requests, args=(worker, calls), daemon=True).start()
     while True:
-        request = json.loads(requests.get())
         try:
-            reply = {"result": getattr(worker, request.pop("command"))(**request)}
+            reply = {"result": calls.get()()}
         except Exception as error:
-            reply = {"error": _describe(error)}
-        replies.write(json.dumps(reply) + "\n")
+            reply = {"error": _describe(error), "heap": worker.heap()}
+        pickle.dump(reply, replies, pickle.HIGHEST_PROTOCOL)
         replies.flush()
 
 

@@ -76,7 +76,7 @@ def test_another_evaluation_begins_anew_and_says_why(tmp_path, pair, caplog, cha
     Parts(2, 1, folder).map("a", Squares())
     shutil.copytree(pair, tmp_path / "moved")
     go_on(folder, describe_evaluation(tmp_path / "moved", given[0], **given[1]))
-    assert caplog.messages == [f"going on from 1 parts that {folder} holds"]
+    assert caplog.messages == [f"going on from 1 part that {folder} holds"]
     rows, options = CHANGES[changed](pair) or given
     go_on(folder, describe_evaluation(pair, rows, **options))
     assert f"{folder} holds parts of another evaluation; beginning anew, since {changed} was " in caplog.messages[1]

@@ -12,7 +12,8 @@ import pytest
 
 from dro_trl.retrieval.base import Retriever
 from dro_trl.retrieval.jvm import JavaError, JavaProcess
-from dro_trl.retrieval.pyserini import PyseriniRetriever, parse_stored
+from dro_trl.retrieval.pyserini import PyseriniRetriever
+from dro_trl.retrieval.stored import parse_stored
 
 PASSAGE = {"id": "1", "title": "One", "text": "first passage"}
 
@@ -126,7 +127,7 @@ class TestBuild:
         folder = tmp_path / "index"
         folder.mkdir()
         PyseriniRetriever.build([PASSAGE], folder).close()  # an empty folder is no loss
-        with pytest.raises(FileExistsError, match=re.escape(f"{folder} is not empty; pass overwrite=True")):
+        with pytest.raises(FileExistsError, match=re.escape(f"{folder} holds an index; pass overwrite=True")):
             PyseriniRetriever.build([PASSAGE], folder)
         with PyseriniRetriever.build([{**PASSAGE, "id": "new"}], folder, overwrite=True) as rebuilt:
             assert list(scores(rebuilt, "first")) == ["new"]
@@ -134,8 +135,9 @@ class TestBuild:
 
     def test_never_overwrites_what_is_no_index(self, tmp_path):
         (tmp_path / "thesis.tex").write_text("years of work")
-        with pytest.raises(FileExistsError, match=r"holds thesis\.tex, which this command does not write"):
-            PyseriniRetriever.build([PASSAGE], tmp_path, overwrite=True)
+        for overwrite in (False, True):  # It is not advised to overwrite what is refused then.
+            with pytest.raises(FileExistsError, match=r"holds thesis\.tex, which this command does not write"):
+                PyseriniRetriever.build([PASSAGE], tmp_path, overwrite=overwrite)
         with pytest.raises(FileExistsError, match=r"thesis\.tex is a file"):
             PyseriniRetriever.build([PASSAGE], tmp_path / "thesis.tex", overwrite=True)
 

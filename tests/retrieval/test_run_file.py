@@ -13,7 +13,8 @@ import pytrec_eval
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dro_trl.retrieval.run_file import CorpusPassages, candidates_of_run, read_run, write_run
+from dro_trl.retrieval.run_file import candidates_of_run, read_run, write_run
+from dro_trl.retrieval.stored_run import StoredRun
 
 CORPUS = [{"id": id, "title": id.upper(), "text": f"text {id}"} for id in "abc"]
 ANSERINI = """\
@@ -102,15 +103,28 @@ def test_any_scores_keep_their_order(scores):
 def test_a_run_of_anserini_becomes_candidates(tmp_path, compress):
     path = tmp_path / ("run.txt.gz" if compress else "run.txt")
     path.write_bytes(gzip.compress(ANSERINI.encode()) if compress else ANSERINI.encode())
-    source = CorpusPassages(CORPUS, "corpus")
-    found = candidates_of_run(read_run(path), ["q2", "q9", "q1"], source, k=5)
-    assert found == [[passage("c", 0.5)], [], [passage("b", 12.3456), passage("a", 12.345599)]]
-    assert candidates_of_run(read_run(path), ["q1"], source, k=1) == [[passage("b", 12.3456)]]
+    stored = StoredRun(path)
+    source = stored.passages_of(CORPUS, "corpus", [])
+    for run in (stored, read_run(path)):
+        found = candidates_of_run(run, ["q2", "q9", "q1"], source, k=5)
+        assert found == [[passage("c", 0.5)], [], [passage("b", 12.3456), passage("a", 12.345599)]]
+        assert candidates_of_run(run, ["q1"], source, k=1) == [[passage("b", 12.3456)]]
 
 
 def test_scores_decide_the_order_and_ties_keep_the_files(tmp_path):
     (tmp_path / "run").write_text("q Q0 a 1 1 t\nq Q0 b 2 3 t\nq Q0 c 3 1.0 t\n")
-    assert read_run(tmp_path / "run") == {"q": [("b", 3.0), ("a", 1.0), ("c", 1.0)]}
+    ranking = [("b", 3.0), ("a", 1.0), ("c", 1.0)]
+    assert read_run(tmp_path / "run") == {"q": ranking}
+    assert StoredRun(tmp_path / "run").get("q", []) == ranking
+    assert StoredRun(tmp_path / "run").get("other", [("default", 1.0)]) == [("default", 1.0)]
+
+
+def test_of_a_corpus_what_a_run_ranks_and_what_is_asked_for_is_kept(tmp_path):
+    (tmp_path / "run").write_text("q Q0 a 1 1 t\nq Q0 z 1 1 t\n")
+    source = StoredRun(tmp_path / "run").passages_of(CORPUS, "corpus", ["a", "c", "y"])
+    assert source.passages(["c", "a", "c"]) == [passage(id, 0.0) for id in "cac"]
+    with pytest.raises(ValueError, match=r"corpus holds no passage 'b' \(3 of 4 are missing\)"):
+        source.passages(["b", "a", "y", "z"])
 
 
 @pytest.mark.parametrize(
@@ -127,20 +141,19 @@ def test_scores_decide_the_order_and_ties_keep_the_files(tmp_path):
 )
 def test_faults_of_a_file(tmp_path, content, complaint):
     (tmp_path / "run").write_text(content)
-    with pytest.raises(ValueError, match=re.escape(complaint)):
-        read_run(tmp_path / "run")
+    for read in (read_run, StoredRun):
+        with pytest.raises(ValueError, match=re.escape(complaint)):
+            read(tmp_path / "run")
 
 
 def test_faults_of_ids(tmp_path):
     with pytest.raises(ValueError, match="two questions have the id 'q'"):
         write_run(tmp_path / "run", ["q", "q"], [[], []], tag="t")
     with pytest.raises(ValueError, match="query id 'q 1' is empty or holds white space"):
-        candidates_of_run({}, ["q 1"], CorpusPassages(CORPUS, "corpus"), k=1)
+        candidates_of_run({}, ["q 1"], None, k=1)
     with pytest.raises(ValueError, match="passage id 'a b' is empty or holds white space"):
         write_run(tmp_path / "run", ["q"], [[passage("a b", 1.0)]], tag="t")
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(ValueError, match=r"corpus holds no passage 'z' \(1 of 2 are missing\)"):
-        candidates_of_run({"q": [("a", 1.0), ("z", 0.5)]}, ["q"], CorpusPassages(CORPUS, "corpus"), k=2)
     with pytest.raises(FileNotFoundError, match="no run file"):
         read_run(tmp_path / "run")
 

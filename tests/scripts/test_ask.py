@@ -65,3 +65,9 @@ def test_a_missing_index_is_named(trained_pair, tmp_path):
     result = CliRunner().invoke(app, ["ask", "Who?", "--model", str(trained_pair), "--index_dir", missing])
     assert result.exit_code == 2
     assert missing in result.stderr
+
+
+def test_a_question_of_stopwords_is_told(trained_pair, index):
+    result = CliRunner().invoke(app, ["ask", "the of", "--model", str(trained_pair), "--index_dir", str(index)])
+    assert result.exit_code == 2
+    assert "question 'the of' has no candidates: no passage has a word of it, stopwords aside" in result.stderr

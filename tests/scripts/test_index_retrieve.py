@@ -12,8 +12,8 @@ import pytrec_eval
 import typer
 from typer.testing import CliRunner
 
+from dro_trl.retrieval.gold import AnswerMatch, mark_answers
 from dro_trl.scripts import index, prepare, retrieve
-from dro_trl.scripts.retrieve import AnswerMatch, mark_answers
 
 CORPUS = [
     {"id": "a", "title": "Radium", "text": "Marie found radium"},
@@ -63,7 +63,7 @@ def test_index_overwrites_only_when_told(tmp_path, index_dir):
     assert sorted(path.name for path in index_dir.iterdir()) == before
     assert run("index", "--corpus", corpus, "--index_dir", tmp_path / "i").exit_code == 0
     result = run("index", "--corpus", corpus, "--index_dir", tmp_path / "i", "--overwrite", "--threads", "1")
-    assert "indexed 1 passages" in result.output
+    assert "indexed 1 passage " in result.output
 
 
 def test_retrieve_adds_candidates_and_measures_recall(tmp_path, index_dir):
@@ -221,7 +221,7 @@ def test_index_says_the_format_and_what_it_left_out(tmp_path, option):
     assert f"reading {corpus} as beir" + ("\n" if option else ", by its first line") in result.output
     assert "documents of a title alone, which is read as their text: 1" in result.output
     assert "empty documents left out: 1" in result.output
-    assert "indexed 1 passages" in result.output
+    assert "indexed 1 passage " in result.output
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
@@ -382,3 +382,70 @@ def test_null_and_numbers_as_ids(tmp_path, index_dir):
     options = ["--input", write_jsonl(tmp_path / "q.jsonl", rows), "--index_dir", index_dir, "--run", tmp_path / "run"]
     assert run("retrieve", *options, "--output", tmp_path / "out.jsonl").exit_code == 0
     assert {line.split()[0] for line in (tmp_path / "run").read_text().splitlines()} == {"1", "7"}
+
+
+def test_an_id_that_is_too_long_for_lucene_is_told_with_its_row(tmp_path):
+    longest = "é" * 16_383
+    corpus = [*CORPUS[:1], {**CORPUS[1], "id": longest}]
+    rows = write_jsonl(tmp_path / "c.jsonl", corpus)
+    assert run("index", "--corpus", rows, "--index_dir", tmp_path / "index").exit_code == 0
+    write_jsonl(rows, [*corpus, {**CORPUS[2], "id": longest + "a"}])
+    result = run("index", "--corpus", rows, "--index_dir", tmp_path / "other")
+    assert re.search(
+        rf"{rows}:3: field 'id': 'é+… has 32,767 bytes in UTF-8; Lucene takes 32,766", str(result.exception)
+    )
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("size", [2_000, 200_000])
+def test_a_file_that_cannot_grow_is_named_and_nothing_is_left(tmp_path, index_dir, size):
+    """As on a full disk; the limit of a file's size stands in for one."""
+    rows = [{"question": f"Marie radium {number}"} for number in range(3_000)]
+    command = ["retrieve", "--input", str(write_jsonl(tmp_path / "q.jsonl", rows)), "--index_dir", str(index_dir)]
+    command += ["--output", str(tmp_path / "out" / "o.jsonl")]
+    source = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "import dro_trl.retrieval.adding as a; a._SECONDS_BETWEEN_RECORDS = 0; from dro_trl.cli import app; "
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size})); app(sys.argv[1:])"
+    )
+    done = subprocess.run([sys.executable, "-c", source, *command], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    kept = r"the first [\d,]+ are kept beside it, and the same command goes on from there"
+    what = "nothing is left of it" if size == 2_000 else kept
+    assert re.fullmatch(rf"error: {tmp_path}/out/o\.jsonl: File too large; {what}\n", done.stderr)
+    left = sorted(path.name for path in tmp_path.glob("out/*"))
+    assert left == ([] if size == 2_000 else [".o.jsonl.unfinished", ".o.jsonl.unfinished.json"])
+    result = run(*command)
+    assert ("going on after " in result.output) == (size != 2_000)
+    assert len(read_jsonl(tmp_path / "out" / "o.jsonl")) == 3_000
+
+
+def test_an_index_that_does_not_fit_the_disk_is_told_in_one_line(tmp_path):
+    rows = ({"id": str(n), "title": "", "text": f"word{n} other{n} third{n} " * 40} for n in range(15_000))
+    command = ["index", "--corpus", str(write_jsonl(tmp_path / "c.jsonl", rows)), "--index_dir", str(tmp_path / "i")]
+    source = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); from dro_trl.cli import app; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)); app(sys.argv[1:])"
+    )
+    done = subprocess.run([sys.executable, "-c", source, *command], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == f"error: {tmp_path / 'i'}: File too large; nothing is left of the new index\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["c.jsonl"]
+
+
+def test_a_heap_that_is_too_small_is_told_in_one_line(tmp_path, monkeypatch):
+    """Java holds all hits of a question with their texts, 18 MB."""
+    rows = ({"id": str(n), "title": "", "text": f"word {n} " + "filler " * 850} for n in range(3_000))
+    corpus = write_jsonl(tmp_path / "c.jsonl", rows)
+    assert run("index", "--corpus", corpus, "--index_dir", tmp_path / "i").exit_code == 0
+    questions = write_jsonl(tmp_path / "q.jsonl", [{"question": "word"}])
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Xmx16m")
+    result = run(
+        "retrieve", "--input", questions, "--index_dir", tmp_path / "i", "--output", tmp_path / "o", "-k", 3_000
+    )
+    assert re.fullmatch(
+        r"Java's heap \(\d+ MiB\) is too small for 'search'; give it more with the environment variable "
+        "JAVA_TOOL_OPTIONS, such as JAVA_TOOL_OPTIONS=-Xmx8g",
+        str(result.exception),
+    )
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith((".o", "o"))]
