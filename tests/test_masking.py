@@ -10,9 +10,9 @@ import yaml
 
 from dro_trl import DROConfig
 from dro_trl.masking import HIDDEN, VARIABLE, guarded, is_secret, masked, masked_words, revealed, write_recipe
-from dro_trl.recipe import PARTS, known_keys, parse_recipe
-from dro_trl.study.parsing import KEYS
-from dro_trl.warmup.training import PARTS as WARMUP_PARTS
+from dro_trl.recipe import parse_recipe
+from dro_trl.recipe_options import KINDS
+from dro_trl.study.parsing import OWN
 from tests.training import write_recipe as write_training_recipe
 
 
@@ -39,9 +39,8 @@ def test_names_of_other_things(name):
 
 
 def test_of_all_options_only_the_hubs_token_is_one():
-    names = known_keys() | known_keys(WARMUP_PARTS) | KEYS
+    names = {name for kind in KINDS.values() for name in kind.options} | set(OWN)
     assert {name for name in names if is_secret(name)} == {"hub_token"}
-    assert len(PARTS) == 3
 
 
 def test_what_is_hidden_of_a_recipe():
