@@ -22,6 +22,7 @@ from pydantic import (
     ValidationError,
 )
 
+from dro_trl.masking import masked
 from dro_trl.recipe_file import NotYaml, read_yaml, shorten
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -184,7 +185,9 @@ def _fitted(name: str, value: Any, option: Option, source: str) -> Any:
     except NotYaml as error:
         unread = f" ({str(error).partition(': ')[2]})"
     quotes = "" if not option.has(str) or isinstance(value, str | list | dict) else "; if it is text, put it in quotes"
-    raise ValueError(f"{source}: {name}={shorten(value)} must be {_wanted(option, value)}{quotes}{unread}")
+    raise ValueError(
+        f"{source}: {name}={shorten(masked(value, name))} must be {_wanted(option, value)}{quotes}{unread}"
+    )
 
 
 def _readings(value: Any, option: Option) -> Iterator[Any]:

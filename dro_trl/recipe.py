@@ -25,6 +25,7 @@ from dro_trl.dro_trainer import DROTrainer
 from dro_trl.evaluation.plots import plot_training
 from dro_trl.folders import check_unwritten, owned
 from dro_trl.lm.devices import AUTO, describe_training, with_trained_dtype
+from dro_trl.masking import masked
 from dro_trl.models.causal_lm import check_causal
 from dro_trl.models.names import check_there
 from dro_trl.models.reading import OF_THE_HUB, is_adapter_source
@@ -130,7 +131,7 @@ def _culprits(values: Mapping[str, Any], options: type[Any], here: bool) -> str:
     for name, value in values.items():
         with contextlib.suppress(Exception):
             _make_parts({other: v for other, v in values.items() if other != name}, options, here)
-            found.append(f"{name}={shorten(value)}")
+            found.append(f"{name}={shorten(masked(value, name))}")
     return f"{', '.join(found)}: " if found else ""
 
 

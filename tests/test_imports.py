@@ -83,7 +83,7 @@ ALLOWED = {
         "recipe_file",
         "recipe_options",
     },  # what `dro-trl run` does, without torch
-    "option_values": {"recipe_file"},
+    "option_values": {"masking", "recipe_file"},
     "option_fields": {"option_values"},
     "recipe_options": {"masking", "option_fields", "option_values", "recipe_file"},
     "rehearsal": {"lm", "refused_options"},

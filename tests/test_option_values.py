@@ -76,6 +76,7 @@ def test_every_field_takes_a_value_or_says_why_not(name):
         ("num_selected", None, "num_selected=None must be a whole number of at least 1"),
         ("deepspeed", True, "deepspeed=True must be `name: value` lines or text or unset"),
         ("deepspeed", "no.json", "deepspeed='no.json' is no file, and no `name: value` lines"),
+        ("hub_token", 1234567, "hub_token='<hidden>' must be text or unset"),
         ("run_name", 10, "run_name=10 must be text or unset; if it is text, put it in quotes"),
         (
             "policy_kwargs",
