@@ -8,6 +8,7 @@ import csv
 import gzip
 import io
 import json
+import math
 import re
 import sys
 import zlib
@@ -21,6 +22,8 @@ from dro_trl.compressed import decompressed
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _HALF_A_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 _MOST_LINES_OF_A_CELL = 100_000
+_WORD = re.compile(r"[^ \t\n\v\f\r]+")
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 UNQUOTED = "if quotes are plain text there, say so with --format tsv_unquoted"
 
 Numbered = tuple[int, object]
@@ -159,6 +162,22 @@ def parse_json(text: str) -> Any:
 def text_id(value: object) -> object:
     """Return an id that is written as a number as text, and anything else as it is."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def split_words(line: str) -> list[str]:
+    """Split a line at white space as trec_eval does: at that of ASCII alone, so that an id may hold any other."""
+    return _WORD.findall(line)
+
+
+def parse_number(text: str) -> float:
+    """Return the number that a text is to every program: ASCII digits, without `_` between them, and finite.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not _NUMBER.fullmatch(text) or not math.isfinite(number := float(text)):
+        raise ValueError(f"{text!r:.40} is no finite number")
+    return number
 
 
 def read_cells(

@@ -59,7 +59,7 @@ def attach_candidates(
     file = _cache_folder(cache_dir) / f"{_key(dataset, fingerprint, k)}.arrow"
     if not file.exists():
         _write(_retrieve(dataset, retriever, k), file)
-    return _joined(dataset, _read(file))
+    return _joined(dataset, _read(file, len(dataset)))
 
 
 def _batches(dataset: Dataset) -> Iterator[list[str]]:
@@ -132,11 +132,16 @@ def _write(column: Dataset, file: Path) -> None:
         stream.write_table(table)
 
 
-def _read(file: Path) -> Dataset:
+def _read(file: Path, num_rows: int) -> Dataset:
     try:
-        return Dataset.from_file(str(file))
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"the cached candidates {file} are damaged ({error}); delete the file") from error
+        column = Dataset.from_file(str(file))
+    except Exception as error:  # Where it is cut off decides of what kind it is.
+        said = " ".join(str(error).split())
+        raise ValueError(f"the cached candidates {file} are damaged ({said}); delete the file") from error
+    if len(column) != num_rows:
+        said = f"{len(column)} of {num_rows} rows"
+        raise ValueError(f"the cached candidates {file} are damaged ({said}); delete the file")
+    return column
 
 
 def _joined(dataset: Dataset, column: Dataset) -> Dataset:

@@ -1,13 +1,12 @@
 """BEIR: a folder with `queries.jsonl` and `qrels/*.tsv`, which has gold passages and no answers."""
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from dro_trl.data.preparing import SourceFormat, SourceQuestion, text_id
 from dro_trl.data.schema import check_text
-from dro_trl.text_rows import read_cells, read_json
+from dro_trl.text_rows import parse_number, read_cells, read_json, split_words
 
 
 def read(path: Path) -> Iterator[tuple[int, object]]:
@@ -89,24 +88,26 @@ def _queries_file(folder: Path) -> Path:
 
 def _read_qrels(path: Path) -> dict[str, list[str]]:
     """Read the relevant documents of each judged query, from BEIR's three columns or from trec_eval's four."""
-    relevant: dict[str, list[str]] = {}
+    judged: dict[str, dict[str, bool]] = {}
     for number, cells in read_cells(path, "\t", quoted=False):
         if len(cells) == 1:
-            cells = cells[0].split()
+            cells = split_words(cells[0])
         if number == 1 and cells[:1] == ["query-id"]:
             continue
         try:
             query_id, document_id, score = cells if len(cells) != 4 else (cells[0], *cells[2:])
-            grade = float(score)
-            if not query_id or not document_id or not math.isfinite(grade):
-                raise ValueError("empty, or no number")
+            relevant = parse_number(score.strip(" ")) > 0
+            if not query_id or not document_id:
+                raise ValueError("an id is empty")
         except ValueError as error:
             expected = "query-id, corpus-id and a number, with tabs between"
             raise ValueError(f"{path}:{number}: found {cells!r:.80}; expected {expected}") from error
-        documents = relevant.setdefault(query_id, [])
-        if grade > 0:
-            documents.append(document_id)
-    return relevant
+        if judged.setdefault(query_id, {}).setdefault(document_id, relevant) != relevant:
+            raise ValueError(
+                f"{path}:{number}: document {document_id!r} is judged for query {query_id!r} a second time, and once "
+                "as relevant and once as not; keep one"
+            )
+    return {query: [document for document in found if found[document]] for query, found in judged.items()}
 
 
 FORMAT = SourceFormat(read, convert)

@@ -16,6 +16,8 @@ _ROW = {"question": pa.string(), "answers": pa.list_(pa.string()), "gold_ids": p
 _PASSAGE = {"id": pa.string(), "title": pa.string(), "text": pa.string(), "score": pa.float64()}
 _PASSAGES = "candidates"
 _MOST_FIELDS = 256
+_MOST_LEVELS = 32
+"""Of lists and objects in each other: Arrow itself passes on no more than 64, around which `datasets` puts its own."""
 
 
 class RowStore:
@@ -23,7 +25,7 @@ class RowStore:
 
     Their further columns, and further fields of their passages, may hold anything that JSON can. Those whose values no
     type of Arrow holds together (numbers and text, whole numbers beyond 64 bits, objects of more than 256 fields in
-    all) are JSON text in every row.
+    all, lists and objects of more than 32 levels) are JSON text in every row.
     """
 
     def __init__(self) -> None:
@@ -122,6 +124,7 @@ class _Types:
             try:
                 _check_fields({key for value in values if isinstance(value, dict) for key in value})
                 array = pa.array(values, self._fixed.get(name))
+                _check_levels(array.type)
                 kind = _common_type(self._found.get(name, array.type), array.type)
                 array = _cast(array, kind)
                 self._found[name] = kind
@@ -175,6 +178,13 @@ def _check_fields(names: Collection[str]) -> None:
     # Arrow gives every object all fields: where names are ids, that is rows x rows.
     if len(names) > _MOST_FIELDS:
         raise pa.ArrowInvalid(f"{len(names)} fields")
+
+
+def _check_levels(kind: pa.DataType, left: int = _MOST_LEVELS) -> None:
+    if not left:
+        raise pa.ArrowInvalid(f"more than {_MOST_LEVELS} levels")
+    for number in range(kind.num_fields):
+        _check_levels(kind.field(number).type, left - 1)
 
 
 def texts_of(values: Iterable[Any]) -> pa.Array:

@@ -139,7 +139,7 @@ def _open_dataset(path: Path, source: str, split: str) -> tuple[Dataset, list[st
         try:
             return _open_parquet(path, source)
         except pa.ArrowException as error:
-            raise ValueError(f"{source}: not a readable Parquet file: {error}") from error
+            raise ValueError(f"{source}: not a readable Parquet file: {' '.join(str(error).split())}") from error
     if path.is_file():
         raise ValueError(f"{source}: files of this kind are not read; expected one of {', '.join(_SUFFIXES)}")
     if path.is_dir():
@@ -158,6 +158,8 @@ def _open_parquet(path: Path, source: str) -> tuple[Dataset, list[str]]:
     """Read a Parquet file; columns of a type that `datasets` does not have (maps, UUIDs) become JSON text."""
     with pq.ParquetFile(path) as file:
         schema, rewritten = file.schema_arrow, []
+        if len(set(schema.names)) < len(schema.names):
+            raise ValueError(f"{source}: two columns have one name; the columns are {', '.join(schema.names)}")
         for number, column in enumerate(schema):
             try:
                 Features.from_arrow_schema(pa.schema([column]))
@@ -169,7 +171,7 @@ def _open_parquet(path: Path, source: str) -> tuple[Dataset, list[str]]:
         tables = (
             pa.table(
                 [
-                    texts_of(array.to_pylist()) if name in rewritten else array
+                    texts_of(array.to_pylist()) if name in rewritten else _valid(array, name)
                     for name, array in zip(schema.names, batch.columns, strict=True)
                 ],
                 schema=schema,
@@ -179,12 +181,22 @@ def _open_parquet(path: Path, source: str) -> tuple[Dataset, list[str]]:
         return dataset_of(tables, schema), rewritten
 
 
+def _valid(array: pa.Array, name: str) -> pa.Array:
+    """Return values whose texts are UTF-8, which a file may claim of any bytes."""
+    try:
+        array.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise pa.ArrowInvalid(f"column '{name}': {error}") from error
+    return array
+
+
 def _open_folder(path: Path, split: str) -> Dataset:
     try:
         dataset = load_from_disk(path)
-    except OSError as error:
+    except Exception as error:  # A damaged one fails in as many ways as there are fields in its files.
+        said = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(
-            f"{path}: not a folder written by `save_to_disk` ({error}); name a file in it ({', '.join(_SUFFIXES)})"
+            f"{path}: not a folder written by `save_to_disk` ({said:.300}); name a file in it ({', '.join(_SUFFIXES)})"
         ) from error
     if not isinstance(dataset, DatasetDict):
         return dataset
@@ -219,8 +231,11 @@ def _csv_row(cells: list[str], header: list[str]) -> dict[str, Any] | ValueError
 
 def _with_schema_types(dataset: Dataset) -> Dataset:
     """Give the schema's columns its types, whatever the source stored them as; the other columns stay as they are."""
-    features = dict(dataset.features)
     text = Value("string")
+    for name in {"candidates", "gold_ids"} & set(dataset.column_names):
+        if isinstance(dataset.features[name], Value):  # No list, and yet no row was refused: all are null.
+            dataset = dataset.remove_columns(name).add_column(name, [None] * len(dataset))
+    features = dict(dataset.features)
     features["question"] = text
     features["answers"] = List(text)
     if "gold_ids" in features:

@@ -93,7 +93,10 @@ class CorpusFile:
     def _contents(self, row: Mapping[str, Any], where: str) -> Iterator[Located]:
         if not isinstance(row.get("contents"), str):
             raise ValueError(f"{where}: field 'contents': found {row.get('contents')!r:.80}, need a string")
-        title, text = split_document(row)
+        try:
+            title, text = split_document(row)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
         yield where, {"id": text_id(row.get("id")), "title": title, "text": text}
 
     def _kilt(self, row: Mapping[str, Any], where: str) -> Iterator[Located]:

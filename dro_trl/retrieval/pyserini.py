@@ -65,7 +65,7 @@ class PyseriniRetriever:
         self.index = Path(index).resolve()
         self.k1, self.b = float(k1), float(b)
         self.threads = threads or os.cpu_count() or 1
-        self._identity = _index_identity(self.index)
+        self._identity, recorded = _index_identity(self.index)
         self._java = JavaProcess()
         try:
             self.seconds_of_checksums = self._verify()
@@ -76,6 +76,12 @@ class PyseriniRetriever:
                 f"{self.index} holds a Lucene index that is corrupt or of another Lucene version ({error}); "
                 "build it again with `dro-trl index --overwrite`"
             ) from error
+        if recorded not in (None, self.num_passages):
+            self.close()
+            raise ValueError(
+                f"{self.index / _METADATA} speaks of {recorded} passages and the index holds {self.num_passages}; "
+                "build it again with `dro-trl index --overwrite`"
+            )
 
     def _verify(self) -> float | None:
         """Hold the files against Lucene's checksums, unless done since they changed; return the seconds it took."""
@@ -267,7 +273,8 @@ def _check_options(k1: float, b: float, threads: int | None) -> None:
         raise ValueError(f"threads must be at least 1, got {threads}")
 
 
-def _index_identity(folder: Path) -> str:
+def _index_identity(folder: Path) -> tuple[str, int | None]:
+    """Return what the passages of an index are known by, and how many its record says there are, if it has one."""
     if not folder.is_dir():
         raise FileNotFoundError(
             f"no index folder {folder}; build one with `dro-trl index --corpus corpus.jsonl --index_dir {folder}`"
@@ -275,11 +282,15 @@ def _index_identity(folder: Path) -> str:
     segments = sorted(folder.glob("segments_*"))
     if not segments:
         raise ValueError(f"{folder} holds no Lucene index (no file segments_*); give the folder that the index is in")
-    metadata, name = folder / _METADATA, "corpus_sha256"
+    metadata, remedy = folder / _METADATA, "build the index again with `dro-trl index --overwrite`"
     if metadata.is_file():
-        return str(load_object(metadata, "build the index again with `dro-trl index --overwrite`", name)[name])
+        record = load_object(metadata, remedy, "corpus_sha256", "passages")
+        digest, passages = str(record["corpus_sha256"]), record["passages"]
+        if not re.fullmatch("[0-9a-f]{64}", digest) or type(passages) is not int:
+            raise ValueError(f"{metadata} is damaged: corpus_sha256 or passages cannot be what it is; {remedy}")
+        return digest, passages
     # Lucene writes a random id into this file at every commit.
-    return hashlib.sha256(segments[-1].read_bytes()).hexdigest()
+    return hashlib.sha256(segments[-1].read_bytes()).hexdigest(), None
 
 
 def _check_target(target: Path, overwrite: bool) -> None:

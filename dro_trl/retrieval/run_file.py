@@ -1,6 +1,5 @@
 """TREC run files, in which rankings go from one retrieval tool to another."""
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -8,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from dro_trl.atomic_write import atomic_path
-from dro_trl.text_rows import read_lines
+from dro_trl.text_rows import parse_number, read_lines, split_words
 from dro_trl.types import Passage
 
 Run = dict[str, list[tuple[str, float]]]
@@ -120,11 +119,11 @@ def read_run_lines(path: Path) -> Iterator[tuple[str, str, str, float]]:
         raise FileNotFoundError(f"no run file {path}")
     for number, line in read_lines(path):
         where = f"{path}:{number}"
+        if not (columns := split_words(line)):
+            continue
         try:
-            query_id, _, passage_id, _, text, _ = line.split()
-            score = float(text)
-            if not math.isfinite(score):
-                raise ValueError(f"query {query_id}, passage {passage_id}: the score is {text}")
+            query_id, _, passage_id, _, text, _ = columns
+            score = parse_number(text)
         except ValueError as error:
             raise _no_line(where, str(error)) from error
         yield where, query_id, passage_id, score

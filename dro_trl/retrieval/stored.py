@@ -1,9 +1,10 @@
 """The forms in which indexes and corpora keep the title and the text of a passage together."""
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
+
+from dro_trl.text_rows import parse_json
 
 
 def split_document(document: Mapping[str, Any]) -> tuple[str, str]:
@@ -12,20 +13,28 @@ def split_document(document: Mapping[str, Any]) -> tuple[str, str]:
     Args:
         document: With `title`, and `contents` that begin with it (indexes of this package), or with the title in
             quotes on the first line of `contents` (Pyserini's `wikipedia-dpr-100w`, FlashRAG's corpora), or with a
-            field `text` (Pyserini's BEIR indexes), or with `contents` alone.
+            field `text` (Pyserini's BEIR indexes), or with `contents` alone. A field that is null is one that is not
+            there.
 
     Returns:
         The title, possibly empty, and the text.
+
+    Raises:
+        ValueError: A field is no text, or there is neither `text` nor `contents`.
 
     Example:
         >>> split_document({"id": "1", "contents": "\"Aaron\"\nAaron is a prophet."})
         ('Aaron', 'Aaron is a prophet.')
     """
-    title = document.get("title", "")
-    if "text" in document:
-        return title, document["text"]
-    contents = document["contents"]
-    if "title" in document:
+    title, text, contents = (document.get(field) for field in ("title", "text", "contents"))
+    for field, value in (("title", title), ("text", text), ("contents", contents)):
+        if value is not None and not isinstance(value, str):
+            raise ValueError(f"field '{field}': found {value!r:.80}, need a string")
+    if text is not None:
+        return title or "", text
+    if contents is None:
+        raise ValueError("there is no field 'contents' or 'text'")
+    if title is not None:
         return title, contents.removeprefix(title + "\n")
     if quoted := re.match(r'"(.*)"\n', contents):
         return quoted[1].replace('""', '"'), contents[quoted.end() :]
@@ -51,9 +60,9 @@ def parse_stored(raw: str | None) -> tuple[str, str]:
     if raw is None:
         raise ValueError("the index does not store its texts; use one that does ('wikipedia-dpr-100w', not '…-slim')")
     try:
-        document = json.loads(raw)
+        document = parse_json(raw)
+        if not isinstance(document, dict):
+            raise ValueError(f"found {type(document).__name__}, need an object")
+        return split_document(document)
     except ValueError as error:
-        raise ValueError(f"the stored document is not JSON: {raw[:80]!r}") from error
-    if not isinstance(document, dict) or not {"text", "contents"} & document.keys():
-        raise ValueError(f"the stored document has no field 'contents' or 'text': {raw[:80]!r}")
-    return split_document(document)
+        raise ValueError(f"the stored document cannot be read ({error}): {raw[:80]!r}") from error

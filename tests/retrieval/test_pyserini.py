@@ -302,9 +302,9 @@ class TestParseStored:
         ("raw", "complaint"),
         [
             (None, "the index does not store its texts"),
-            ("<DOC>", "the stored document is not JSON: '<DOC>'"),
-            ('{"id": "1"}', "the stored document has no field 'contents' or 'text'"),
-            ("[1]", "the stored document has no field"),
+            ("<DOC>", "the stored document cannot be read .malformed JSON.*: '<DOC>'"),
+            ('{"id": "1"}', "there is no field 'contents' or 'text'"),
+            ("[1]", "found list, need an object"),
         ],
     )
     def test_errors(self, raw, complaint):

@@ -134,8 +134,8 @@ def test_of_a_corpus_what_a_run_ranks_and_what_is_asked_for_is_kept(tmp_path):
             "q1 Q0 a 1 1.5\n",
             "run:1: not a line of a TREC run file (not enough values to unpack (expected 6, got 5)); expected",
         ),
-        ("q1 Q0 a 1 high t\n", "could not convert string to float: 'high'"),
-        ("q1 Q0 a 1 nan t\n", "query q1, passage a: the score is nan"),
+        ("q1 Q0 a 1 high t\n", "'high' is no finite number"),
+        ("q1 Q0 a 1 nan t\n", "'nan' is no finite number"),
         ("q1 Q0 a 1 2 t\nq1 Q0 a 2 1 t\n", "query q1 has passage a twice"),
     ],
 )
