@@ -242,13 +242,13 @@ def _read_tokenizer(source: str, trust_remote_code: bool) -> Tokenizer:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
 
 
-def check_vocabulary(model: Any, tokenizer: Tokenizer, source: str) -> None:
-    """Refuse a tokenizer that writes texts with tokens that a model has no embeddings for.
+def check_loaded(model: Any, tokenizer: Tokenizer, source: str) -> None:
+    """Refuse a model that does not run, and a tokenizer that writes texts with tokens it has no embeddings for.
 
     Special tokens may be beyond them, since none is written: that of Gemma 3 for images is, in its models of text.
 
     Raises:
-        ValueError: If there are others.
+        ValueError: If there are others, or the model's config says what fails only once it runs.
     """
     rows = embedding_rows(model)
     added = [str(token) for at, token in tokenizer.added_tokens_decoder.items() if at >= rows and not token.special]
@@ -257,6 +257,8 @@ def check_vocabulary(model: Any, tokenizer: Tokenizer, source: str) -> None:
             f"{source}: the tokenizer has {len(tokenizer)} tokens and the model embeddings for {rows} alone; it is "
             "another model's: save or copy it again"
         )
+    with torch.no_grad(), one_line(source, "a causal LM", "run as"):
+        model(input_ids=torch.zeros((1, 2), dtype=torch.long, device=model.device))
 
 
 def _check_policy(policy: SelectionPolicy, args: DROConfig) -> None:

@@ -16,7 +16,7 @@ from dro_trl.checkpointing import CONFIG_NAME, MODELS, copy_pair, read_config, s
 from dro_trl.generation import generate_answers
 from dro_trl.lm.devices import AUTO, choose_device, choose_dtype, describe
 from dro_trl.lm.fitting import check_fit, check_window, cut_passages, warn_of_special_tokens
-from dro_trl.loading import check_vocabulary, load_model, load_shared, saved_tokenizers
+from dro_trl.loading import check_loaded, load_model, load_shared, saved_tokenizers
 from dro_trl.modeling import AnswerScorer
 from dro_trl.models.files import check_model_files, check_tokenizer_files, one_line
 from dro_trl.models.names import pair_folder, upload
@@ -199,7 +199,7 @@ class RAGPipeline:
         # Of a start as well: it reads what training read.
         tokenizers = saved_tokenizers(folder, config["turns"], trusted)
         for name, tokenizer in tokenizers.items():
-            check_vocabulary(models[name], tokenizer, str(folder / name))
+            check_loaded(models[name], tokenizer, str(folder / name))
         texts = prompts.prompt_texts(config["prompt_texts"])
         if policy is None:
             kwargs = {**(config["policy_kwargs"] or {}), **(config["learnt_policy_kwargs"] or {})}

@@ -194,7 +194,7 @@ def open_corpus(path: str | Path, format: str | None = None) -> CorpusFile:
     path = Path(path)
     if path.is_dir():
         return _Folder(path, format)
-    return _Document(path, format) if _is_document(path) else CorpusFile(path, format)
+    return _Document(path, format) if _is_document(path, format) else CorpusFile(path, format)
 
 
 def read_corpus(corpus: str | Path | CorpusFile | Iterable[Mapping[str, str]]) -> Iterator[dict[str, str]]:
@@ -274,9 +274,11 @@ def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _is_document(path: Path) -> bool:
+def _is_document(path: Path, format: str | None) -> bool:
     """Whether a file is one JSON value over several lines, and not one a line."""
     _check_file(path)
+    if format in ("tsv", "tsv_unquoted"):
+        return False
     line = next((line.strip() for _, line in read_lines(path) if line.strip()), "")
     return line.startswith("[") or line == "{"
 
@@ -306,7 +308,7 @@ def _format_of(row: object) -> str:
 
 def _tsv_rows(path: Path, file: io.BufferedReader, quoted: bool) -> Iterator[tuple[str, dict[str, str]]]:
     with path.open("rb") as again:
-        _, first = next(read_lines(path, again), (0, ""))
+        first = next((line for _, line in read_lines(path, again) if line.strip() or "\t" in line), "")
     names = first.split("\t")
     if not {"id", "text"} <= set(names):
         if len(names) != 2:

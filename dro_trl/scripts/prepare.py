@@ -75,6 +75,8 @@ def main(
         if not prepared.rows:
             raise ValueError(f"{description}\nnothing was written: no row is left")
         typer.echo(f"skipped: {description}", err=True)
+    if figures is not None:
+        figures.unlink(missing_ok=True)  # Those of an earlier output, if this command is killed after the next line.
     write_jsonl(output, prepared.rows)
     report(prepared, dataset, output, figures)
 

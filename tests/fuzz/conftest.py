@@ -12,7 +12,7 @@ TIMES = int(os.environ.get("DRO_TRL_FUZZ", "10"))
 """With `-m slow`, so many times the inputs of the quick tests, and others each time."""
 
 
-@pytest.fixture(params=["quick", pytest.param("long", marks=pytest.mark.slow)])
+@pytest.fixture(params=["quick", pytest.param("long", marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
 def explore(request):
     """Return what calls a check with a number of inputs; it returns `RIGHT` or `REFUSED`, or raises."""
     is_long = request.param == "long"

@@ -13,7 +13,7 @@ from dro_trl.retrieval.jvm import JavaProcess
 from dro_trl.retrieval.pyserini import PyseriniRetriever
 from tests.fuzz.mutations import file_of, json_text, mutated
 from tests.fuzz.oracles import json_of
-from tests.fuzz.outcomes import REFUSED, RIGHT, attempt
+from tests.fuzz.outcomes import REFUSED, RIGHT, attempt, holding
 
 CORPUS = [{"id": f"d{number}", "title": "Oslo", "text": f"town number {number}"} for number in range(3)]
 RECORDS = ("dro_trl_index.json", ".dro_trl_verified.json")
@@ -59,10 +59,8 @@ def is_record(content):
 
 
 def check_record(folder, name, content):
-    before = (folder / name).read_bytes()
-    (folder / name).write_bytes(content)
-    found, _ = attempt(lambda: PyseriniRetriever(folder).retrieve(["number 2"], 1), folder / name)
-    (folder / name).write_bytes(before)
+    with holding(folder / name, content):
+        found, _ = attempt(lambda: PyseriniRetriever(folder).retrieve(["number 2"], 1), folder / name)
     assert (found is None) == (name == RECORDS[0] and not is_record(content))
     if found is None:
         return REFUSED
@@ -95,10 +93,8 @@ def check_cached(folder, content_of):
     questions = Dataset.from_dict({"question": [f"question {number}" for number in range(5)]})
     expected = attach_candidates(questions, Retriever(), 2, cache_dir=folder).to_list()
     [file] = folder.glob("*.arrow")
-    before = file.read_bytes()
-    file.write_bytes(content_of(before))
-    again = attempt(lambda: attach_candidates(questions, Retriever(), 2, cache_dir=folder).to_list(), file)[0]
-    file.write_bytes(before)
+    with holding(file, content_of(file.read_bytes())):
+        again = attempt(lambda: attach_candidates(questions, Retriever(), 2, cache_dir=folder).to_list(), file)[0]
     assert again in (None, expected)
     return REFUSED if again is None else RIGHT
 
