@@ -39,12 +39,11 @@ def rows_of(names, columns):
     if len({*names}) < len(names) or any("map<" in str(kind) or "list_view" in str(kind) for kind in kinds):
         return []
     try:
-        [column.to_pylist() for column in columns if not pa.types.is_string(column.type)]
-        known = {name: column for name, column in zip(names, columns, strict=True) if name in COLUMNS}
-        values = [column.to_pylist() for column in known.values()]
+        values = [column.to_pylist() for column in columns]
     except UnicodeDecodeError:
         return []
-    return [dict(zip(known, row, strict=True)) for row in zip(*values, strict=True)]
+    rows = [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
+    return [{name: value for name, value in row.items() if name in COLUMNS} for row in rows]
 
 
 def check(path, expected):
