@@ -72,7 +72,7 @@ def relevant_of(content):
         if isinstance(line, ValueError):
             raise line
         cells = line.split("\t") if "\t" in line else columns(line)
-        if not cells or (number == 1 and cells[0] == "query-id"):
+        if not "".join(cells).strip() and "\t" not in line or (number == 1 and cells[0] == "query-id"):
             continue
         query, document, grade = cells if len(cells) != 4 else [cells[0], *cells[2:]]
         if not query or not document or not is_number(grade.strip(" ")):

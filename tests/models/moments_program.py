@@ -8,7 +8,10 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+
+from tqdm import tqdm
 
 from tests.models.test_killed_moments import OPERATIONS
 
@@ -34,23 +37,29 @@ def finished(run: Callable[[Path], object], folder: Path) -> float:
     return time.monotonic() - start
 
 
-def main(start: Path, root: Path, kills: int) -> None:
-    """Leave `root/…/old`, `new`, and for each kill `0`, `1`, … as it was left and `0_again` after the next run."""
+def killed_again_and_again(what: str, start: Path, home: Path, kills: int) -> None:
+    """Leave `home/old`, `new`, and for each kill `0`, `1`, … as it was left and `0_again` after the next run."""
     draw = random.Random(kills)
-    for what, make in OPERATIONS.items():
-        home = root / what
-        (home / "old").mkdir(parents=True)
-        run = make(start, home / "old" / "target", home)
-        shutil.copytree(home / "old", home / "new")
-        seconds = finished(run, home / "new" / "target")
-        for number in range(kills):
-            shutil.copytree(home / "old", home / str(number))
-            child = started(run, home / str(number) / "target")
-            time.sleep(draw.uniform(0, seconds))
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            shutil.copytree(home / str(number), home / f"{number}_again")
-            finished(run, home / f"{number}_again" / "target")
+    (home / "old").mkdir(parents=True)
+    run = OPERATIONS[what](start, home / "old" / "target", home)
+    shutil.copytree(home / "old", home / "new")
+    seconds = finished(run, home / "new" / "target")
+    for number in range(kills):
+        shutil.copytree(home / "old", home / str(number))
+        child = started(run, home / str(number) / "target")
+        time.sleep(draw.uniform(0, seconds))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        shutil.copytree(home / str(number), home / f"{number}_again")
+        finished(run, home / f"{number}_again" / "target")
+
+
+def main(start: Path, root: Path, kills: int) -> None:
+    """Do so for each operation in a process of its own: one that was forked off among threads may wait for ever."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    tqdm.monitor_interval = 0
+    for what in OPERATIONS:
+        finished(partial(killed_again_and_again, what, start, kills=kills), root / what)
 
 
 if __name__ == "__main__":
