@@ -56,12 +56,14 @@ def check_command(line, complete):
         return
     command = program.commands[words[0]]
     try:
-        rest = command.make_context(words[0], words[1:], parent=program.context_class(program)).args
+        context = command.make_context(words[0], words[1:], parent=program.context_class(program))
     except Exception as error:
         kind = type(error).__name__
         if kind in ("MissingParameter", "BadOptionUsage") and not complete or kind == "BadParameter" and optional:
             return
         raise AssertionError(f"dro-trl {line}: {kind}: {getattr(error, 'message', error)}") from error
+    part, rest = context.params.get("part", "selector"), context.args
+    assert part in ("selector", "generator", "selector|generator"), f"dro-trl {line}: BadParameter: {part!r}"
     given = {word[2:].partition("=")[0].replace("-", "_") for word in rest if word.startswith("--")}
     keys = WARMUP_KEYS if words[0] == "warmup" else RECIPE_KEYS
     unknown = given - keys - {f"no_{key}" for key in keys} - {"config"}

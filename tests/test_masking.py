@@ -6,11 +6,11 @@ import pickle
 from pathlib import Path
 
 import pytest
-import yaml
 
 from dro_trl import DROConfig
 from dro_trl.masking import HIDDEN, VARIABLE, guarded, is_secret, masked, masked_words, revealed, write_recipe
 from dro_trl.recipe import parse_recipe
+from dro_trl.recipe_file import read_recipe
 from dro_trl.recipe_options import KINDS
 from dro_trl.study.parsing import OWN
 from tests.training import write_recipe as write_training_recipe
@@ -93,19 +93,19 @@ def test_words_of_a_command():
 
 
 def test_what_a_recipes_file_hides_is_given_to_the_process_that_reads_it(tmp_path, monkeypatch):
-    recipe = yaml.safe_load(Path(write_training_recipe(tmp_path)).read_text())
+    recipe = read_recipe(Path(write_training_recipe(tmp_path)))
     recipe |= {"hub_token": "hf_x", "model_init_kwargs": {"token": "hf_y"}, "env": {"DRO_TRL_TEST_SECRET": "hf_z"}}
     path = tmp_path / "written.yaml"
     environment = write_recipe(recipe, path)
     assert "hf_" not in path.read_text()
-    assert yaml.safe_load(path.read_text()) == masked(recipe)
+    assert read_recipe(path) == masked(recipe)
     with pytest.raises(ValueError, match=r"written.yaml: hub_token is '<hidden>': it was hidden when"):
         parse_recipe(["--config", str(path)])
     monkeypatch.setenv(VARIABLE, environment[VARIABLE])
     monkeypatch.setenv("DRO_TRL_TEST_SECRET", "")
     _, args, _ = parse_recipe(["--config", str(path)])
     assert (args.hub_token, args.model_init_kwargs["token"]) == ("hf_x", "hf_y")
-    assert revealed(yaml.safe_load(path.read_text()), "") == recipe
+    assert revealed(read_recipe(path), "") == recipe
     assert revealed({"learning_rate": 1}, "") == {"learning_rate": 1}  # Of another recipe.
 
 

@@ -320,7 +320,7 @@ def test_models_are_warmed_up_before_they_train_each_other(retrieved, tmp_path, 
     lines["warmup"] = {"generator": common, "selector": {**common, "teacher": "likelihoood"}}
     path.write_text(yaml.safe_dump(lines))
     result = CliRunner().invoke(app, ["run", "recipes/run.yaml"])
-    assert "error: recipes/run.yaml: warmup.selector: teacher='likelihoood' is unknown" in result.stderr
+    assert "error: recipes/run.yaml: warmup.selector: teacher='likelihoood' must be one of 'gold'" in result.stderr
     assert commands == []
     lines["warmup"]["selector"]["teacher"] = "likelihood"
     path.write_text(yaml.safe_dump(lines))
@@ -336,7 +336,7 @@ def test_models_are_warmed_up_before_they_train_each_other(retrieved, tmp_path, 
 def test_mistakes_in_a_training_recipe_are_found_before_anything_runs(here, commands):
     edit(here, "retrieve", k=3)
     for lines, message in (
-        ({"num_selected": 0}, "error: recipes/run.yaml: train: num_selected=0 must be at least 1"),
+        ({"num_selected": 0}, "error: recipes/run.yaml: train: num_selected=0 must be a whole number of at least 1"),
         (
             {"num_selectd": 2},
             "error: recipes/run.yaml: train: unknown key 'num_selectd'; did you mean 'num_selected'?",

@@ -300,7 +300,7 @@ def test_questions_without_a_gold_passage_are_left_out_and_counted(tmp_path):
         ({"num_selections": 4}, r"unknown key 'num_selections'; did you mean 'num_selected'\?"),
         ({"max_length": 4}, "unknown key 'max_length'"),
         ({"packing": True}, "unknown key 'packing'"),
-        ({"num_selected": 0}, "num_selected=0 must be at least 1"),
+        ({"num_selected": 0}, "num_selected=0 must be a whole number of at least 1"),
         ({"remove_unused_columns": True}, "leave it False"),
         ({"prompt_texts": {"anser": "A:"}}, "did you mean 'answer'"),
     ],
