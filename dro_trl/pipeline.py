@@ -11,19 +11,20 @@ from typing import Any, Literal, TypeVar
 import torch
 from tqdm.auto import tqdm
 
-from dro_trl import checkpointing, prompts
-from dro_trl.checkpointing import CONFIG_NAME, MODELS, copy_pair, read_config, start_paths
-from dro_trl.generation import generate_answers
+from dro_trl.lm import prompts
 from dro_trl.lm.devices import AUTO, choose_device, choose_dtype, describe
 from dro_trl.lm.fitting import check_fit, check_window, cut_passages, warn_of_special_tokens
-from dro_trl.loading import check_loaded, load_model, load_shared, saved_tokenizers
-from dro_trl.modeling import AnswerScorer
+from dro_trl.lm.generation import generate_answers
+from dro_trl.lm.prompts import DEFAULT, PromptTexts, Tokenizer
+from dro_trl.models import saving as checkpointing
 from dro_trl.models.files import check_model_files, check_tokenizer_files, one_line
+from dro_trl.models.loading import check_loaded, load_model, load_shared, saved_tokenizers
 from dro_trl.models.names import pair_folder, upload
+from dro_trl.models.saving import CONFIG_NAME, MODELS, copy_pair, read_config, start_paths
+from dro_trl.models.selector_generator import AnswerScorer
 from dro_trl.policies.base import SelectionPolicy, check_candidates, check_own, load_policy
 from dro_trl.policies.plackett_luce import PlackettLucePolicy
 from dro_trl.policies.sliding_windows import Scored, SlidingWindows, select_by_scores, select_by_windows
-from dro_trl.prompts import DEFAULT, PromptTexts, Tokenizer
 from dro_trl.retrieval.base import Retriever
 from dro_trl.types import Passage, Question, Selection
 

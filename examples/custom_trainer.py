@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from dro_trl import DROConfig, DROTrainer, Question, load_rag_dataset
-from dro_trl.modeling import SelectorGeneratorOutput
-from dro_trl.objectives import ScoredSelections
+from dro_trl.losses.loss_types import ScoredSelections
+from dro_trl.models.selector_generator import SelectorGeneratorOutput
 
 
 class Annealed(DROTrainer):

@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from dro_trl.atomic_write import write_json
-from dro_trl.losses import dro_loss
+from dro_trl.files.writing import write_json
+from dro_trl.losses.dro import control_variate, importance_weights, log_importance
+from dro_trl.losses.terms import dro_loss
 from dro_trl.policies.plackett_luce import gumbel_top_k, plackett_luce_logps
-from dro_trl.weights import control_variate, importance_weights, log_importance
 
 SELECTIONS = torch.tensor(list(itertools.permutations(range(4), 2)))
 SPREADS = (0.25, 1.0, 3.0)

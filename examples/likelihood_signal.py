@@ -21,11 +21,11 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dro_trl import PlackettLucePolicy
-from dro_trl.atomic_write import write_json
 from dro_trl.data.load import load_rag_dataset
+from dro_trl.files.writing import write_json
 from dro_trl.lm.fitting import cut_passages
-from dro_trl.modeling import AnswerScorer
-from dro_trl.training_data import is_answerable
+from dro_trl.models.selector_generator import AnswerScorer
+from dro_trl.trainer.dataset import is_answerable
 
 
 def standardised(scores: Tensor) -> Tensor:

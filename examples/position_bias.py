@@ -19,8 +19,8 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dro_trl import PlackettLucePolicy
-from dro_trl.atomic_write import write_json
 from dro_trl.data.load import load_rag_dataset
+from dro_trl.files.writing import write_json
 from dro_trl.lm.fitting import cut_passages
 
 ITEM_SCORES = ("pointwise", "query_likelihood", "passage_end")

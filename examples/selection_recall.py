@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.table import Table
 
 from dro_trl import PlackettLucePolicy, RAGPipeline
-from dro_trl.atomic_write import write_json
 from dro_trl.data.load import load_rag_dataset
 from dro_trl.evaluation.comparison import mean_interval
-from dro_trl.evaluation.metrics import Prediction, Scores, score_predictions
-from dro_trl.loading import load_tokenizer
+from dro_trl.evaluation.scores import Prediction, Scores, score_predictions
+from dro_trl.files.writing import write_json
+from dro_trl.models.loading import load_tokenizer
 from dro_trl.types import Question, Selection
 
 

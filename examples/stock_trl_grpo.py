@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from dro_trl import AnswerLogLikelihood, DROConfig, load_rag_dataset
-from dro_trl.trl_adapter import SelectionReward, trl_dataset
+from dro_trl.trainer.trl_adapter import SelectionReward, trl_dataset
 
 TRAINERS = {"grpo": (GRPOTrainer, GRPOConfig), "rloo": (RLOOTrainer, RLOOConfig)}
 K = 2

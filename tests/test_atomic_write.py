@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dro_trl.atomic_write import atomic_path, check_outputs, load_json, load_object, write_json, write_jsonl
+from dro_trl.files.writing import atomic_path, check_outputs, load_json, load_object, write_json, write_jsonl
 
 
 def write_half(path):
@@ -81,7 +81,7 @@ def test_devices_pipes_and_folders_are_left_alone(tmp_path):
         write_json(tmp_path, 1)
 
 
-WRITE = "import pathlib, sys, dro_trl.atomic_write as a; a.write_json(pathlib.Path(sys.argv[1]), ['ü'] * 20_000)"
+WRITE = "import pathlib, sys, dro_trl.files.writing as a; a.write_json(pathlib.Path(sys.argv[1]), ['ü'] * 20_000)"
 
 
 @pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
@@ -97,7 +97,7 @@ def test_a_stream_gets_the_content(tmp_path, name):
 
 
 def test_what_a_killed_process_left_is_removed_and_what_is_being_written_is_not(tmp_path):
-    stop = "import os, pathlib, dro_trl.atomic_write as a, sys\n"
+    stop = "import os, pathlib, dro_trl.files.writing as a, sys\n"
     stop += "with a.atomic_path(pathlib.Path(sys.argv[1])): os.kill(0, 9)"
     path = tmp_path / "a.json"
     subprocess.run([sys.executable, "-c", stop, path], start_new_session=True, check=False)

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from dro_trl import block_attention
-from dro_trl.block_attention import NAME, blocks_of
-from dro_trl.older_versions import checkpoint_activations
-from dro_trl.shared_prompt import pack, token_logps
+from dro_trl.lm import attention as block_attention
+from dro_trl.lm.attention import NAME, blocks_of
+from dro_trl.lm.older_versions import checkpoint_activations
+from dro_trl.lm.packing import pack, token_logps
 from tests.test_shared_prompt import assert_equal_to_separate_passes, random_batch
 from tests.tiny_models import (
     MODEL_TYPES,

@@ -11,14 +11,9 @@ import torch
 from typer.testing import CliRunner
 
 from dro_trl import RAGPipeline
-from dro_trl.checkpointing import (
-    CONFIG_NAME,
-    load_models,
-    merge_adapters,
-    read_config,
-)
-from dro_trl.cli import app
-from dro_trl.loading import load_tokenizer
+from dro_trl.cli.app import app
+from dro_trl.models.loading import load_tokenizer
+from dro_trl.models.saving import CONFIG_NAME, load_models, merge_adapters, read_config
 from tests.tiny_models import tiny_model, tiny_tokenizer
 from tests.training import LORA, changed, make_trainer, questions, save_start, weights_of
 
@@ -78,7 +73,7 @@ def test_a_pair_trained_from_a_relative_folder_is_found_from_anywhere(tmp_path, 
 
 def test_an_adapter_without_a_base_to_load_is_told(tmp_path, caplog):
     start = save_start(tmp_path / "start")
-    with caplog.at_level(logging.WARNING, "dro_trl.resuming"):
+    with caplog.at_level(logging.WARNING, "dro_trl.trainer.resuming"):
         make_trainer(tmp_path / "a", model=start, peft_config=LORA)
         make_trainer(tmp_path / "b")
         assert "the adapter of a model" not in caplog.text

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from dro_trl import chosen_logps as module
-from dro_trl.chosen_logps import chosen_logps
+from dro_trl.lm import logps as module
+from dro_trl.lm.logps import chosen_logps
 
 POSITIONS = torch.tensor([2, 0, 2, 5, 5, 2])
 """Row 2 is chosen from three times, row 5 twice with the same token, rows 1, 3 and 4 never."""

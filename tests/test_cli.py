@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import dro_trl
-from dro_trl.cli import is_expected, message_of
+from dro_trl.cli.app import is_expected, message_of
 from dro_trl.metrics import token_f1
 
 

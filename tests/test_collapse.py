@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from dro_trl.collapse import COLLAPSED, MEMORISED, CollapseMonitor
+from dro_trl.trainer.collapse import COLLAPSED, MEMORISED, CollapseMonitor
 
 COLLAPSING = {"ess": 15.9, "entropy": 0.01, "frac_unique_selections": 1 / 16}
 MEMORISING = {"ess": 15.8, "entropy": 9.0, "frac_unique_selections": 0.9}

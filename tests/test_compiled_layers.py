@@ -8,7 +8,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from dro_trl import evidence_recall_reward
-from dro_trl.compiled_layers import compile_layers
+from dro_trl.lm.compiling import compile_layers
 from tests.tiny_models import tiny_model, tiny_tokenizer
 from tests.training import LORA, logged, make_trainer, weights_of
 

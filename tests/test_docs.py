@@ -15,10 +15,10 @@ import typer
 import yaml
 
 import dro_trl
-from dro_trl.cli import app
-from dro_trl.recipe_options import TRAIN, WARMUP
-from dro_trl.stages.plan import KEYS as RUN_KEYS
-from dro_trl.study.plan import Study
+from dro_trl.cli.app import app
+from dro_trl.recipes.options import TRAIN, WARMUP
+from dro_trl.recipes.runs.plan import KEYS as RUN_KEYS
+from dro_trl.recipes.studies.plan import Study
 from tests.docs.pages import PAGES, ROOT, code_of, tokens
 
 STUDY_KEYS = {field.name for field in fields(Study)} - {"recipe"}

@@ -10,11 +10,13 @@ from peft import LoraConfig
 from torch import nn
 from transformers import TrainerCallback
 
-from dro_trl import AnswerLogLikelihood, PlackettLucePolicy, evidence_recall_reward, losses, prompts
-from dro_trl.checkpointing import read_config
-from dro_trl.collapse import MEMORISED
-from dro_trl.generation import generate_answers
-from dro_trl.objectives import ScoredSelections
+from dro_trl import AnswerLogLikelihood, PlackettLucePolicy, evidence_recall_reward
+from dro_trl.lm import prompts
+from dro_trl.lm.generation import generate_answers
+from dro_trl.losses import terms as losses
+from dro_trl.losses.loss_types import ScoredSelections
+from dro_trl.models.saving import read_config
+from dro_trl.trainer.collapse import MEMORISED
 from tests.tiny_models import tiny_model, tiny_questions, tiny_tokenizer
 from tests.training import (
     LORA,

@@ -8,8 +8,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from dro_trl import PlackettLucePolicy
-from dro_trl.block_attention import use_blocks
-from dro_trl.estimate import (
+from dro_trl.lm.attention import use_blocks
+from dro_trl.lm.older_versions import checkpoint_activations
+from dro_trl.lm.packing import kept_logits
+from dro_trl.recipes.estimates.flops import forward_flops, training_flops
+from dro_trl.recipes.estimates.lengths import attention_sizes
+from dro_trl.recipes.estimates.memory import (
     Backend,
     Compared,
     ModelShape,
@@ -25,11 +29,7 @@ from dro_trl.estimate import (
     phases,
     state_memory,
 )
-from dro_trl.estimate_flops import forward_flops, training_flops
-from dro_trl.model_shapes import describe_model
-from dro_trl.older_versions import checkpoint_activations
-from dro_trl.reading_lengths import attention_sizes
-from dro_trl.shared_prompt import kept_logits
+from dro_trl.recipes.estimates.model_shapes import describe_model
 from tests.tiny_models import tiny_model, tiny_questions, tiny_tokenizer
 
 SIZES = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "head_dim": 8}

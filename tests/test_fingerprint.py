@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from dro_trl import fingerprint
-from dro_trl.fingerprint import Digests, file_digest
+from dro_trl.recipes.runs import digests as fingerprint
+from dro_trl.recipes.runs.digests import Digests, file_digest
 
 
 @pytest.fixture

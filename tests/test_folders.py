@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from dro_trl.folders import locked, owned, whole_folder
+from dro_trl.files.folders import locked, owned, whole_folder
 
 HOLD = """
 import pathlib, subprocess, sys, time
@@ -148,7 +148,7 @@ def test_a_folder_that_was_made_for_a_lock_stays_if_something_is_in_it(tmp_path,
 def test_many_take_turns_in_a_folder_that_comes_and_goes(tmp_path):
     """The lock of a folder that another process has just taken away is not lost."""
     program = (
-        "import sys; from pathlib import Path; from dro_trl.folders import locked\n"
+        "import sys; from pathlib import Path; from dro_trl.files.folders import locked\n"
         "for _ in range(200):\n"
         "    try:\n"
         "        with locked(Path(sys.argv[1])): pass\n"

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from dro_trl import prompts
-from dro_trl.generation import generate_answers
+from dro_trl.lm import prompts
+from dro_trl.lm.generation import generate_answers
 from tests.tiny_models import record_forwards, tiny_model, tiny_questions, tiny_tokenizer
 
 ROWS = tiny_questions(1, 3, 2, 4, 1, 2)

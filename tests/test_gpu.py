@@ -7,7 +7,7 @@ import torch
 
 from dro_trl import RAGPipeline
 from dro_trl.evaluation.evaluator import evaluate_pair
-from dro_trl.recipe import parse_recipe, run_recipe
+from dro_trl.recipes.training import parse_recipe, run_recipe
 from tests.tiny_models import MODEL_TYPES, tiny_model, tiny_questions, tiny_tokenizer
 from tests.training import LORA, gradients, logged, make_trainer, save_start, weights_of, write_recipe
 

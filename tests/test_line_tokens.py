@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from dro_trl import line_tokens as module
-from dro_trl import prompts
-from dro_trl.line_tokens import LineTokens, line_tokens
+from dro_trl.lm import prompts
+from dro_trl.lm import tokens as module
+from dro_trl.lm.tokens import LineTokens, line_tokens
 from tests.tiny_models import tiny_questions, tiny_tokenizer
 
 SPLIT = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

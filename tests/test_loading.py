@@ -2,7 +2,7 @@
 
 import pytest
 
-from dro_trl.loading import loading_whole
+from dro_trl.models.loading import loading_whole
 
 deepspeed = pytest.importorskip("transformers.integrations.deepspeed")
 pytest.importorskip("deepspeed", reason="needs the extra: pip install 'dro-trl[deepspeed]'")

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dro_trl.losses import dro_loss, entropy_loss, kl_loss
+from dro_trl.losses.dro import control_variate, importance_weighted_bound, importance_weights, log_importance
+from dro_trl.losses.terms import dro_loss, entropy_loss, kl_loss
 from dro_trl.policies.plackett_luce import gumbel_top_k, plackett_luce_logps
-from dro_trl.weights import control_variate, importance_weighted_bound, importance_weights, log_importance
 from tests.tiny_models import all_selections, random_generators
 
 PAIRS = all_selections(4, 2)

@@ -5,7 +5,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from dro_trl import markdown
+from dro_trl.files import markdown
 
 PARSER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 TEXTS = st.text(st.sampled_from("ab1 \n\t|\\`*_~[]()<>&#+-=.:!\"'/é"), max_size=25)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from dro_trl import DROConfig
-from dro_trl.masking import HIDDEN, VARIABLE, guarded, is_secret, masked, masked_words, revealed, write_recipe
-from dro_trl.recipe import parse_recipe
-from dro_trl.recipe_file import read_recipe
-from dro_trl.recipe_options import KINDS
-from dro_trl.study.parsing import OWN
+from dro_trl.options.masking import HIDDEN, VARIABLE, guarded, is_secret, masked, masked_words, revealed, write_recipe
+from dro_trl.recipes.file import read_recipe
+from dro_trl.recipes.options import KINDS
+from dro_trl.recipes.studies.parsing import OWN
+from dro_trl.recipes.training import parse_recipe
 from tests.training import write_recipe as write_training_recipe
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard
 
-from dro_trl.model_card import WARMUP_OPTIONS, write_model_card, write_warmup_card
-from dro_trl.recipe import parse_recipe, run_recipe
+from dro_trl.models.model_card import WARMUP_OPTIONS, write_model_card, write_warmup_card
+from dro_trl.recipes.training import parse_recipe, run_recipe
 from tests.training import LORA, make_trainer, save_start, write_recipe
 
 TRAINING = {

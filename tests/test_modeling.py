@@ -7,8 +7,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
-from dro_trl import prompts, token_budget
-from dro_trl.modeling import AnswerScorer, SelectorGenerator, parameter_groups
+from dro_trl.lm import answer_passes as token_budget
+from dro_trl.lm import prompts
+from dro_trl.models.selector_generator import AnswerScorer, SelectorGenerator, parameter_groups
 from dro_trl.policies.autoregressive import AutoregressivePolicy
 from dro_trl.policies.plackett_luce import PlackettLucePolicy
 from tests.tiny_models import (

@@ -11,9 +11,9 @@ from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from dro_trl import DROConfig
-from dro_trl.losses import clipped_loss, kl_k3_loss, reinforce_loss, value_loss
-from dro_trl.objectives import ScoredSelections, selection_weights, selector_loss
-from dro_trl.weights import group_advantages, leave_one_out_advantages, one_step_advantages
+from dro_trl.losses.dro import group_advantages, leave_one_out_advantages, one_step_advantages
+from dro_trl.losses.loss_types import ScoredSelections, selection_weights, selector_loss
+from dro_trl.losses.terms import clipped_loss, kl_k3_loss, reinforce_loss, value_loss
 from tests.test_losses import (
     ANSWER_LOGPS,
     PROPOSAL,

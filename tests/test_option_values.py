@@ -7,10 +7,10 @@ from typing import Literal
 import pytest
 from pydantic import PositiveInt
 
-from dro_trl.option_fields import declared_options
-from dro_trl.option_values import Option, check_values, options_of
-from dro_trl.recipe_file import read_yaml
-from dro_trl.recipe_options import KINDS, TRAIN, WARMUP
+from dro_trl.options.values import Option, check_values, options_of
+from dro_trl.recipes.file import read_yaml
+from dro_trl.recipes.option_fields import declared_options
+from dro_trl.recipes.options import KINDS, TRAIN, WARMUP
 
 ODD = [
     *("[]", "{}", "[[1]]", "{a: 1}", "'{a: 1'", '""', "~", "-1", "0", "1", "1.5", "1e300", "99999999999999", "010"),
@@ -29,9 +29,9 @@ def outcome(option: Option, text: str) -> str:
 @pytest.mark.parametrize("name", KINDS)
 def test_the_source_says_what_the_classes_say(name):
     """Under every version of the libraries, since what is found in their source alone is checked before torch."""
-    from dro_trl.dro_config import DROConfig
-    from dro_trl.recipe import DROScriptArguments, RecipeModel
-    from dro_trl.warmup.config import WarmupConfig
+    from dro_trl.recipes.training import DROScriptArguments, RecipeModel
+    from dro_trl.trainer.dro_config import DROConfig
+    from dro_trl.trainer.warmup_config import WarmupConfig
 
     options = {"train": DROConfig, "warmup": WarmupConfig}[name]
     imported = {n: o for part in (DROScriptArguments, options, RecipeModel) for n, o in options_of(part).items()}

@@ -44,7 +44,7 @@ def test_version_is_the_distributions():
 
 
 @pytest.mark.parametrize(
-    "code", ["import dro_trl", "import dro_trl.cli; sys.argv = ['dro-trl', '--help']; dro_trl.cli.main()"]
+    "code", ["import dro_trl", "import dro_trl.cli.app; sys.argv = ['dro-trl', '--help']; dro_trl.cli.app.main()"]
 )
 def test_import_and_help_load_nothing_heavy(code):
     loaded = modules_after(code)

@@ -9,10 +9,10 @@ import torch
 from rich.console import Console
 
 from dro_trl import PlackettLucePolicy, RAGPipeline
-from dro_trl.generation import generate_answers
+from dro_trl.cli.ask import print_output
 from dro_trl.lm.fitting import cut_passages
+from dro_trl.lm.generation import generate_answers
 from dro_trl.pipeline import RAGOutput
-from dro_trl.scripts.ask import print_output
 from tests.tiny_models import tiny_model, tiny_questions, tiny_tokenizer
 from tests.training import LORA, make_trainer, save_start
 

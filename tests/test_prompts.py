@@ -2,7 +2,7 @@
 
 import pytest
 
-from dro_trl import prompts
+from dro_trl.lm import prompts
 from dro_trl.types import Passage
 from tests.tiny_models import tiny_tokenizer
 

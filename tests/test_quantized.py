@@ -5,12 +5,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import BitsAndBytesConfig
 
-from dro_trl import RAGPipeline, recipe
-from dro_trl.checkpointing import load_models, merge_adapters
-from dro_trl.generation import generate_answers
-from dro_trl.loading import load_model
+from dro_trl import RAGPipeline
+from dro_trl.lm.generation import generate_answers
+from dro_trl.models.loading import load_model
 from dro_trl.models.quantised import keep_gradients
-from dro_trl.warmup.training import parse_warmup, run_warmup
+from dro_trl.models.saving import load_models, merge_adapters
+from dro_trl.recipes import training as recipe
+from dro_trl.trainer.warmup_trainer import parse_warmup, run_warmup
 from tests.tiny_models import tiny_tokenizer
 from tests.training import LORA, changed, gradients, make_trainer, questions, save_start, weights_of, write_recipe
 

@@ -7,7 +7,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from dro_trl import AutoregressivePolicy, PlackettLucePolicy
-from dro_trl.read_ahead import Collator
+from dro_trl.trainer.read_ahead import Collator
 from tests.tiny_models import tiny_questions, tiny_tokenizer
 from tests.training import logged, make_trainer, weights_of
 

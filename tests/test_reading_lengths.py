@@ -3,8 +3,8 @@
 import pytest
 
 from dro_trl import DROConfig, PlackettLucePolicy
-from dro_trl.estimate import Compared
-from dro_trl.reading_lengths import measured_lengths
+from dro_trl.recipes.estimates.lengths import measured_lengths
+from dro_trl.recipes.estimates.memory import Compared
 from tests.tiny_models import tiny_questions, tiny_tokenizer
 
 

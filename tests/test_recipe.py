@@ -13,9 +13,9 @@ from trl import get_peft_config
 from typer.testing import CliRunner
 
 from dro_trl import AnswerLogLikelihood, DROConfig
-from dro_trl.cli import app
-from dro_trl.recipe import load_reward, parse_recipe, run_recipe
-from dro_trl.scripts import quickstart
+from dro_trl.cli import quickstart
+from dro_trl.cli.app import app
+from dro_trl.recipes.training import load_reward, parse_recipe, run_recipe
 from tests.tiny_models import tiny_questions
 from tests.training import save_start, write_recipe
 
@@ -231,7 +231,7 @@ def test_a_reward_in_a_file_of_ones_own(tmp_path, place):
     (tmp_path / place / "rewards_of_mine.py").write_text(REWARD)
     path = write_recipe(tmp_path / "recipe", reward_funcs=["rewards_of_mine.prefer_late"])
     program = (
-        "from dro_trl.recipe import load_reward, parse_recipe\n"
+        "from dro_trl.recipes.training import load_reward, parse_recipe\n"
         f"script, args, _ = parse_recipe(['--config', {path!r}])\n"
         "print(load_reward(script.reward_funcs[0], args)([[2, 1]]))\n"
     )

@@ -9,13 +9,13 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from dro_trl.cli import app
-from dro_trl.estimate_recipe import read_backend
-from dro_trl.recipe import parse_recipe
-from dro_trl.recipe_file import _COMMANDS, dump_recipe, find_recipe, packaged_recipes, read_recipe, read_yaml
-from dro_trl.stages.plan import plan_run
-from dro_trl.study.parsing import parse_study
-from dro_trl.warmup.training import parse_warmup
+from dro_trl.cli.app import app
+from dro_trl.recipes.estimates.estimate import read_backend
+from dro_trl.recipes.file import _COMMANDS, dump_recipe, find_recipe, packaged_recipes, read_recipe, read_yaml
+from dro_trl.recipes.runs.plan import plan_run
+from dro_trl.recipes.studies.parsing import parse_study
+from dro_trl.recipes.training import parse_recipe
+from dro_trl.trainer.warmup_trainer import parse_warmup
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 WITH_MODEL = ["--model_name_or_path", "models/mine"]
@@ -113,7 +113,7 @@ def test_each_command_looks_among_its_own_recipes(elsewhere):
 
 
 def test_a_run_by_its_name_reads_the_training_recipe_and_the_accelerate_config_that_it_names(elsewhere):
-    from dro_trl.scripts.run import typer
+    from dro_trl.cli.run import typer
 
     commands = typer.main.get_command(app).commands
     for name in (
@@ -286,7 +286,7 @@ def test_a_mistake_is_found_before_torch_is_imported(elsewhere, arguments, messa
     run = "output_dir: o\ntrain: {model_name_or_path: m, dataset_name: d, kl_coef: x}\n"
     (elsewhere / "run.yaml").write_text(run)
     program = (
-        "import sys\nfrom typer.testing import CliRunner\nfrom dro_trl.cli import app\n"
+        "import sys\nfrom typer.testing import CliRunner\nfrom dro_trl.cli.app import app\n"
         f"result = CliRunner().invoke(app, {arguments!r})\n"
         "print(result.exit_code, 'torch' in sys.modules, result.stderr)"
     )

@@ -12,9 +12,9 @@ from transformers import TrainingArguments
 from trl import ModelConfig, ScriptArguments
 
 from dro_trl import DROConfig
-from dro_trl.recipe_options import UNUSED
-from dro_trl.refused_options import ACCELERATOR, ADAPTERS, REFUSED, check_adapter
-from dro_trl.warmup.training import parse_warmup, run_warmup
+from dro_trl.recipes.options import UNUSED
+from dro_trl.trainer.refused_options import ACCELERATOR, ADAPTERS, REFUSED, check_adapter
+from dro_trl.trainer.warmup_trainer import parse_warmup, run_warmup
 from tests.tiny_models import tiny_model, tiny_tokenizer
 from tests.training import make_trainer, save_start, write_recipe
 

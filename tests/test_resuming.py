@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from dro_trl import DROTrainer
-from dro_trl.resuming import check_same_run, describe_run, last_checkpoint, save_run
+from dro_trl.trainer.resuming import check_same_run, describe_run, last_checkpoint, save_run
 from tests.training import LORA, changed, logged, make_trainer, questions, weights_of
 
 WINDOW = {"steps_per_estimation": 2, "num_iterations": 2}
@@ -164,7 +164,7 @@ def test_another_number_of_processes_or_backend_is_not_resumed(tmp_path):
 def test_what_may_change_is_said(tmp_path, caplog):
     kwargs = {"save_strategy": "steps", "save_steps": 1}
     make_trainer(tmp_path, max_steps=1, **kwargs).train()
-    with caplog.at_level(logging.WARNING, "dro_trl.resuming"):
+    with caplog.at_level(logging.WARNING, "dro_trl.trainer.resuming"):
         make_trainer(tmp_path, max_steps=2, **kwargs).train(resume_from_checkpoint=True)
     (message,) = [record.getMessage() for record in caplog.records if "resuming from" in record.getMessage()]
     assert message.endswith("checkpoint-1: max_steps was 1 and is now 2 (allowed)")
@@ -178,7 +178,7 @@ def test_a_checkpoint_that_is_written_again_is_torn_meanwhile(tmp_path, monkeypa
     def fail(*args, **kwargs):
         raise RuntimeError("killed here")
 
-    monkeypatch.setattr("dro_trl.resumable_trainer.save_pending", fail)
+    monkeypatch.setattr("dro_trl.trainer.resumable_trainer.save_pending", fail)
     with pytest.raises(RuntimeError, match="killed here"):
         make_trainer(tmp_path, **kwargs).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-1"

@@ -9,8 +9,8 @@ import pytest
 import torch
 from trl.rewards import get_soft_overlong_punishment
 
-from dro_trl.reward_calls import RewardSum, call_reward, call_rewards, names_parameter, reward_columns, reward_name
 from dro_trl.rewards.answer import exact_match_reward
+from dro_trl.rewards.calls import RewardSum, call_reward, call_rewards, names_parameter, reward_columns, reward_name
 from dro_trl.rewards.evidence import evidence_recall_reward
 from dro_trl.rewards.likelihood import AnswerLogLikelihood
 from tests.tiny_models import tiny_questions

@@ -7,7 +7,7 @@ import torch
 from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader
 
-from dro_trl.sampler import EstimationSampler, random_generator, rows_of_estimation
+from dro_trl.trainer.sampler import EstimationSampler, random_generator, rows_of_estimation
 
 
 def test_order_without_shuffle_worked_by_hand():

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from dro_trl.shared_prefixes import answer_rows, group_by_prefix
+from dro_trl.lm.shared_prefixes import answer_rows, group_by_prefix
 
 
 def cost(group: list[int], prompts: list[list[int]], token_cost: float) -> float:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dro_trl.shared_prompt import PADDING, attention_mask, kept_logits, pack, token_logps
+from dro_trl.lm.packing import PADDING, attention_mask, kept_logits, pack, token_logps
 from tests.tiny_models import (
     MODEL_TYPES,
     WINDOW,

@@ -8,8 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from dro_trl.cli import app
-from dro_trl.starter_model import default_folder, gemma_3_270m
+from dro_trl.cli.app import app
+from dro_trl.models.gemma import default_folder, gemma_3_270m
 
 
 def test_the_folder_is_in_the_cache(tmp_path, monkeypatch):

@@ -11,13 +11,13 @@ from peft import IA3Config, LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM
 
 from dro_trl import RAGPipeline
-from dro_trl.checkpointing import read_config
-from dro_trl.estimate import Backend
-from dro_trl.estimate_recipe import describe_run
-from dro_trl.loading import load_model
-from dro_trl.recipe import parse_recipe, run_recipe
-from dro_trl.starts import learnt_start
-from dro_trl.warmup.training import parse_warmup, run_warmup
+from dro_trl.models.loading import load_model
+from dro_trl.models.saving import read_config
+from dro_trl.recipes.estimates.estimate import describe_run
+from dro_trl.recipes.estimates.memory import Backend
+from dro_trl.recipes.training import parse_recipe, run_recipe
+from dro_trl.trainer.starts import learnt_start
+from dro_trl.trainer.warmup_trainer import parse_warmup, run_warmup
 from tests.tiny_models import tiny_model, tiny_questions, tiny_tokenizer
 from tests.training import LORA, logged, make_trainer, save_start, weights_of, write_recipe
 
@@ -110,9 +110,9 @@ def test_every_kind_of_adapter_goes_on(tmp_path, config, caplog):
     """What is trained is what a new adapter of this config would train, and nothing is put over it."""
     lora = LoraConfig(r=2, task_type="CAUSAL_LM", **config)
     first = finished(tmp_path / "first", peft_config=lora)
-    with caplog.at_level(logging.WARNING, "dro_trl.starts"):
+    with caplog.at_level(logging.WARNING, "dro_trl.trainer.starts"):
         again = make_trainer(tmp_path / "second", model=first, peft_config=lora)
-    assert [r.getMessage() for r in caplog.records if r.name == "dro_trl.starts"] == [
+    assert [r.getMessage() for r in caplog.records if r.name == "dro_trl.trainer.starts"] == [
         f"the {role} goes on with the adapter of {first}/{role}" for role in ROLES
     ]
     fresh = make_trainer(tmp_path / "third", model=str(tmp_path / "base"), peft_config=lora)
@@ -125,7 +125,7 @@ def test_every_kind_of_adapter_goes_on(tmp_path, config, caplog):
 
 
 def test_a_new_adapter_is_said_and_saved_against_what_it_was_put_on(tmp_path, firsts, caplog):
-    with caplog.at_level(logging.WARNING, "dro_trl.starts"):
+    with caplog.at_level(logging.WARNING, "dro_trl.trainer.starts"):
         trainer = make_trainer(tmp_path / "second", model=firsts["lora"], peft_config=OTHER)
     said = caplog.records[0].getMessage()
     assert said.startswith(f"the selector's adapter of {firsts['lora']}/selector is merged into its base, in ")
@@ -189,7 +189,7 @@ def test_what_the_policy_has_learnt_goes_on(tmp_path, caplog):
     assert fixed.model.policy.score_weights.weight.tolist() == pytest.approx(start)
     fixed.save_model()
     assert read_config(tmp_path / "third")["learnt_policy_kwargs"] == pytest.approx(learnt)
-    with caplog.at_level(logging.WARNING, "dro_trl.starts"):
+    with caplog.at_level(logging.WARNING, "dro_trl.trainer.starts"):
         other = make_trainer(
             tmp_path / "fourth", model=first, peft_config=LORA, policy_kwargs={"retriever_prior": 2.0}
         )

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dro_trl import AutoregressivePolicy, PlackettLucePolicy
-from dro_trl.modeling import AnswerScorer
+from dro_trl.models.selector_generator import AnswerScorer
 from tests.tiny_models import random_generators, record_forwards, tiny_model, tiny_questions, tiny_tokenizer
 
 VOCABULARY, HIDDEN, CANDIDATES, SELECTED, SELECTIONS = 4_000, 64, 12, 3, 16

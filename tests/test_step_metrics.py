@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from dro_trl.modeling import SelectorGeneratorOutput
-from dro_trl.objectives import ScoredSelections
-from dro_trl.step_metrics import Means, step_metrics
+from dro_trl.losses.loss_types import ScoredSelections
+from dro_trl.models.selector_generator import SelectorGeneratorOutput
+from dro_trl.trainer.monitoring import Means, step_metrics
 
 
 def test_means_are_over_values_not_over_steps():

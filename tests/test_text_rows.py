@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from dro_trl.text_rows import read_cells, read_json, read_lines, read_objects
+from dro_trl.files.text_rows import read_cells, read_json, read_lines, read_objects
 
 ROWS = [{"id": "é", "text": "one two"}, {"id": 2, "text": "\u2028three\x85"}, {"id": "c", "text": "\U0001f600"}]
 MARK = "\ufeff".encode()

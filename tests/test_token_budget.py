@@ -6,11 +6,11 @@ import logging
 import pytest
 import torch
 
-from dro_trl import token_budget
-from dro_trl.block_attention import use_blocks
-from dro_trl.older_versions import checkpoint_activations
-from dro_trl.shared_prefixes import answer_rows
-from dro_trl.token_budget import TokenBudget, divide
+from dro_trl.lm import answer_passes as token_budget
+from dro_trl.lm.answer_passes import TokenBudget, divide
+from dro_trl.lm.attention import use_blocks
+from dro_trl.lm.older_versions import checkpoint_activations
+from dro_trl.lm.shared_prefixes import answer_rows
 from tests.test_shared_prompt import naive_logps
 from tests.tiny_models import (
     MODEL_TYPES,

@@ -8,12 +8,13 @@ from tokenizers.processors import TemplateProcessing
 from trl import GRPOConfig, GRPOTrainer
 from trl.rewards import think_format_reward
 
-from dro_trl import AnswerLogLikelihood, AutoregressivePolicy, evidence_recall_reward, exact_match_reward, prompts
-from dro_trl.dro_config import DROConfig
-from dro_trl.generation import generate_answers
+from dro_trl import AnswerLogLikelihood, AutoregressivePolicy, evidence_recall_reward, exact_match_reward
+from dro_trl.lm import prompts
+from dro_trl.lm.generation import generate_answers
 from dro_trl.lm.turns import turns_of
-from dro_trl.reward_calls import call_reward, reward_columns
-from dro_trl.trl_adapter import SelectionReward, conversational, trl_dataset
+from dro_trl.rewards.calls import call_reward, reward_columns
+from dro_trl.trainer.dro_config import DROConfig
+from dro_trl.trainer.trl_adapter import SelectionReward, conversational, trl_dataset
 from tests.lm.templates import template_of, with_template
 from tests.tiny_models import tiny_model, tiny_questions, tiny_tokenizer
 from tests.training import logged, make_trainer, options, questions

@@ -9,11 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from dro_trl import RAGPipeline
-from dro_trl.checkpointing import merge_adapters, read_config
-from dro_trl.cli import app
+from dro_trl.cli.app import app
+from dro_trl.models.saving import merge_adapters, read_config
 from dro_trl.policies.base import check_own
-from dro_trl.recipe import parse_recipe, run_recipe
-from dro_trl.recipe_file import names_code
+from dro_trl.recipes.file import names_code
+from dro_trl.recipes.training import parse_recipe, run_recipe
 from tests.tiny_models import tiny_questions
 from tests.training import save_start, write_recipe
 
@@ -97,7 +97,7 @@ def test_our_own_policies_need_no_word(path, tmp_path):
         "dro_trl.DROTrainer",  # A class, and no policy.
         "dro_trl.policies.base.load_policy",  # A function.
         "dro_trl.policies.base.Path",  # Another's class, by a module of ours.
-        "dro_trl.stages.stage.start",
+        "dro_trl.recipes.runs.stage.start",
         "dro_trl_of_others.Policy",
         "os.system",
     ],

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dro_trl import atomic_write, folders, unfinished
-from dro_trl.unfinished import unfinished as growing
+from dro_trl.files import folders, unfinished
+from dro_trl.files import writing as atomic_write
+from dro_trl.files.unfinished import unfinished as growing
 
 LINES = [f"line {number} ä\n" for number in range(5)]
 WANTED = {"rows": "".join(LINES), "run": "".join(LINES).upper()}

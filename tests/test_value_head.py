@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dro_trl.checkpointing import VALUE_HEAD_NAME
-from dro_trl.value_head import ValueHead
+from dro_trl.models.saving import VALUE_HEAD_NAME
+from dro_trl.models.value_head import ValueHead
 from tests.training import LORA, changed, gradients, logged, make_trainer, weights_of
 
 POLICIES = ["dro_trl.PlackettLucePolicy", "dro_trl.AutoregressivePolicy"]

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from dro_trl.policies.plackett_luce import plackett_luce_logps
-from dro_trl.weights import (
+from dro_trl.losses.dro import (
     control_variate,
     effective_sample_size,
     importance_weighted_bound,
@@ -15,6 +14,7 @@ from dro_trl.weights import (
     unique_fraction,
     worth_training,
 )
+from dro_trl.policies.plackett_luce import plackett_luce_logps
 from tests.tiny_models import all_selections
 
 LOG = math.log

@@ -5,8 +5,8 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from dro_trl.cli import app
-from dro_trl.wording import counted
+from dro_trl.cli.app import app
+from dro_trl.files.wording import counted
 
 
 @pytest.mark.parametrize(

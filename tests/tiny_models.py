@@ -22,7 +22,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from dro_trl import prompts
+from dro_trl.lm import prompts
 from dro_trl.types import Question
 
 torch.set_num_threads(1)  # Models of this size wait for their threads longer than they compute.

@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 
-from dro_trl.atomic_write import atomic_path
 from dro_trl.data.row_files import cache_root, dataset_of
+from dro_trl.files.writing import atomic_path
 from dro_trl.retrieval.base import Retriever
 from dro_trl.types import Passage
 

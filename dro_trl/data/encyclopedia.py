@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import cycle, islice, product
 from pathlib import Path
 
-from dro_trl.atomic_write import write_jsonl
-from dro_trl.data.relations import ATTRIBUTES, LINKS, MENTIONS, THINGS, Relation
+from dro_trl.data.encyclopedia_facts import ATTRIBUTES, LINKS, MENTIONS, THINGS, Relation
+from dro_trl.files.writing import write_jsonl
 
 QUESTIONS_PER_HOUSE = 2
 RELATIVES_PER_PERSON = 3

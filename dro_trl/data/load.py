@@ -17,7 +17,7 @@ from dro_trl.data.row_checks import find_faults
 from dro_trl.data.row_files import dataset_of
 from dro_trl.data.schema import COLUMNS, RowFault, check_columns, describe_faults
 from dro_trl.data.text_row_reader import TextRowReader
-from dro_trl.text_rows import is_json_lines, parse_json, read_cells, read_json
+from dro_trl.files.text_rows import is_json_lines, parse_json, read_cells, read_json
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ import pyarrow.json as paj
 from dro_trl.data.columns import RowStore
 from dro_trl.data.row_checks import doubtful_rows
 from dro_trl.data.schema import COLUMNS, RowFault, check_row
-from dro_trl.text_rows import Numbered, is_blank, parse_json_line, read_json_blocks
+from dro_trl.files.text_rows import Numbered, is_blank, parse_json_line, read_json_blocks
 
 ROWS_PER_BATCH = 1_000
 BLOCK_BYTES = 8 * 2**20

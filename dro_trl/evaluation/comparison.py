@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import DegenerateDataWarning, bootstrap
 
-from dro_trl.evaluation.metrics import Prediction, Scores, score_predictions
+from dro_trl.evaluation.scores import Prediction, Scores, score_predictions
 
 # Bounds the memory of one block of resamples (and of BCa's jackknife) to about 32 MB of float64.
 _BLOCK_ELEMENTS = 4_000_000

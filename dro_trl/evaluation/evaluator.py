@@ -6,14 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dro_trl.checkpointing import MODELS, read_config, start_paths
 from dro_trl.evaluation.comparison import EvaluationReport, compare
-from dro_trl.evaluation.metrics import Prediction, check_extra
 from dro_trl.evaluation.parts import Parts, choose_place, describe_evaluation, launched_processes
+from dro_trl.evaluation.scores import Prediction, check_extra
 from dro_trl.evaluation.systems import System, Task, find_systems, shuffled
 from dro_trl.lm.devices import AUTO, name_of
 from dro_trl.models.files import check_model_files
 from dro_trl.models.names import pair_folder
+from dro_trl.models.saving import MODELS, read_config, start_paths
 from dro_trl.pipeline import RAGPipeline
 from dro_trl.types import Question, Selection
 

@@ -19,12 +19,12 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 
-from dro_trl.atomic_write import load_json, load_object, write_json
-from dro_trl.checkpointing import CONFIG_NAME, MODELS, read_config
+from dro_trl.files.wording import counted
+from dro_trl.files.writing import load_json, load_object, write_json
 from dro_trl.lm.devices import AUTO, choose_device, choose_dtype
-from dro_trl.masking import masked
+from dro_trl.models.saving import CONFIG_NAME, MODELS, read_config
+from dro_trl.options.masking import masked
 from dro_trl.types import Question
-from dro_trl.wording import counted
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dro_trl.atomic_write import write_json
 from dro_trl.evaluation.comparison import Comparison, EvaluationReport
-from dro_trl.wording import counted
+from dro_trl.files.wording import counted
+from dro_trl.files.writing import write_json
 
 
 def print_report(report: EvaluationReport, console: Console, reading_answers: Collection[str] = ()) -> None:

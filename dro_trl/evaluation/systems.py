@@ -9,12 +9,12 @@ from typing import Any, Literal
 import torch
 from tqdm.auto import tqdm
 
-from dro_trl.modeling import AnswerScorer
+from dro_trl.models.selector_generator import AnswerScorer
 from dro_trl.pipeline import RAGPipeline
 from dro_trl.policies.autoregressive import AutoregressivePolicy
 from dro_trl.policies.plackett_luce import PlackettLucePolicy
 from dro_trl.rewards.likelihood import reduce_answer_logps
-from dro_trl.sampler import random_generator
+from dro_trl.trainer.sampler import random_generator
 from dro_trl.types import Question, Selection
 
 _ORACLE, _RANDOM, _SHUFFLE = range(3)  # Streams of random numbers.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers.utils.import_utils import is_torch_bf16_gpu_available
 
-from dro_trl.older_versions import multiplies_bfloat16
+from dro_trl.lm.older_versions import multiplies_bfloat16
 
 AUTO = "auto"
 DTYPES = ("float32", "bfloat16", "float16")

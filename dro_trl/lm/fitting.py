@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from dro_trl import prompts
-from dro_trl.line_tokens import line_tokens
-from dro_trl.prompts import Tokenizer
+from dro_trl.lm import prompts
+from dro_trl.lm.prompts import Tokenizer
+from dro_trl.lm.tokens import line_tokens
 from dro_trl.types import Question
 
 logger = logging.getLogger(__name__)

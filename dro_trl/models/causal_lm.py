@@ -9,7 +9,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto as auto
 from transformers.utils import CONFIG_NAME
 
-from dro_trl.atomic_write import load_object
+from dro_trl.files.writing import load_object
 from dro_trl.models.files import COPY_AGAIN
 from dro_trl.models.names import located
 

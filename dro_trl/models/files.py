@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from dro_trl.atomic_write import load_object
+from dro_trl.files.writing import load_object
 
 ADAPTER_CONFIG = "adapter_config.json"
 CONFIG = "config.json"

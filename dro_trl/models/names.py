@@ -10,7 +10,7 @@ from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 from transformers.utils.hub import cached_file
 
-from dro_trl.atomic_write import load_object, write_json
+from dro_trl.files.writing import load_object, write_json
 from dro_trl.models.files import ADAPTER_CONFIG, COPY_AGAIN
 
 BASE = "base_model_name_or_path"

@@ -5,8 +5,8 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from dro_trl.lm.prompts import prompt_texts
 from dro_trl.models.files import named
-from dro_trl.prompts import prompt_texts
 
 REQUIRED = ("policy", "policy_kwargs", "prompt_texts", "num_selected", "num_candidates", "max_passage_tokens", "start")
 """What every version wrote."""

@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from dro_trl.atomic_write import load_object
+from dro_trl.files.writing import load_object
+from dro_trl.models.adapters import ADAPTERS, AdapterView
 from dro_trl.models.files import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -28,7 +29,6 @@ from dro_trl.models.files import (
 )
 from dro_trl.models.names import located
 from dro_trl.models.quantised import keep_gradients
-from dro_trl.shared_base import ADAPTERS, AdapterView
 
 OF_THE_HUB = ("revision", "token", "cache_dir", "local_files_only")
 """Arguments of `from_pretrained` that say where a model is, not how its base is to be loaded."""

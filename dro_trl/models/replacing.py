@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from dro_trl.atomic_write import made_folder
+from dro_trl.files.writing import made_folder
 from dro_trl.models.files import ADAPTER_CONFIG, CONFIG
 
 STAGING = ".saving"

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
-from dro_trl import prompts
-from dro_trl.lockstep import most_forwards
-from dro_trl.older_versions import forward_keeping
+from dro_trl.lm import prompts
+from dro_trl.lm.older_versions import forward_keeping
+from dro_trl.lm.packing import PADDING, attention_mask, kept_logits, pack
+from dro_trl.lm.prompts import DEFAULT, PromptTexts, Tokenizer
+from dro_trl.lm.sharding import most_forwards
 from dro_trl.policies.base import SelectionLogps, SelectionSample, check_candidates
-from dro_trl.prompts import DEFAULT, PromptTexts, Tokenizer
-from dro_trl.shared_prompt import PADDING, attention_mask, kept_logits, pack
 from dro_trl.types import Question, Selection
 
 Choice = Callable[[int, int, list[int], Tensor], int]

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from dro_trl.option_values import check_values, options_of_call
-from dro_trl.prompts import DEFAULT, PromptTexts, Tokenizer
+from dro_trl.lm.prompts import DEFAULT, PromptTexts, Tokenizer
+from dro_trl.options.values import check_values, options_of_call
 from dro_trl.types import Question
 
 METHODS = ("sample", "logps", "best")

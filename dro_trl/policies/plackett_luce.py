@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from dro_trl import prompts
-from dro_trl.chosen_logps import chosen_logps
+from dro_trl.lm import prompts
+from dro_trl.lm.logps import chosen_logps
+from dro_trl.lm.packing import SharedPromptBatch, kept_logits, pack
+from dro_trl.lm.prompts import DEFAULT, PromptTexts, Tokenizer
 from dro_trl.policies.base import SelectionLogps, SelectionSample, check_candidates
 from dro_trl.policies.score_weights import ScoreWeights
-from dro_trl.prompts import DEFAULT, PromptTexts, Tokenizer
-from dro_trl.shared_prompt import SharedPromptBatch, kept_logits, pack
 from dro_trl.types import Question
 
 IDENTIFIERS = string.ascii_uppercase + string.ascii_lowercase

@@ -10,14 +10,14 @@ from typing import Any, Protocol
 
 from rich.progress import MofNCompleteColumn
 
+from dro_trl.files.unfinished import Unfinished
 from dro_trl.retrieval.gold import AnswerMatch, mark_answers, missed_gold, recall, with_gold, without
 from dro_trl.retrieval.progress import batched, progress_bar
 from dro_trl.retrieval.pyserini import PyseriniRetriever
 from dro_trl.retrieval.questions import QuestionRows, query_id
-from dro_trl.retrieval.run_file import PassageSource, candidates_of_run, run_lines
 from dro_trl.retrieval.stored_run import StoredRun
+from dro_trl.retrieval.trec_run import PassageSource, candidates_of_run, run_lines
 from dro_trl.types import Passage
-from dro_trl.unfinished import Unfinished
 
 CUTOFFS = (1, 5, 20)
 _SECONDS_BETWEEN_RECORDS = 1.0

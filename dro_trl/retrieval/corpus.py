@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from dro_trl.files.text_rows import UNQUOTED, parse_json, read_cells, read_lines, read_objects, text_id
 from dro_trl.retrieval.seen_ids import SeenIds
 from dro_trl.retrieval.stored import split_document
-from dro_trl.text_rows import UNQUOTED, parse_json, read_cells, read_lines, read_objects, text_id
 
 _FIELDS = ("id", "title", "text")
 FORMATS = ("jsonl", "beir", "contents", "kilt", "tsv", "tsv_unquoted")

@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 MINIMUM_VERSION = 21
-_WORKER = Path(__file__).with_name("worker.py")
+_WORKER = Path(__file__).with_name("jvm_worker.py")
 _LOG_TAIL = 4_000  # characters
 _HEAP_IS_FULL = "java.lang.OutOfMemoryError"
 

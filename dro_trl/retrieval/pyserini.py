@@ -15,8 +15,8 @@ from typing import Self
 
 from rich.progress import MofNCompleteColumn, TextColumn
 
-from dro_trl.atomic_write import load_json, load_object, write_json
-from dro_trl.folders import check_replaceable, whole_folder
+from dro_trl.files.folders import check_replaceable, whole_folder
+from dro_trl.files.writing import load_json, load_object, write_json
 from dro_trl.retrieval.corpus import CorpusFile, open_corpus, read_corpus
 from dro_trl.retrieval.jvm import JavaError, JavaProcess
 from dro_trl.retrieval.progress import batched, progress_bar

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self, cast
 
+from dro_trl.files.text_rows import read_objects, text_id
 from dro_trl.retrieval.progress import batched
-from dro_trl.retrieval.run_file import check_column
 from dro_trl.retrieval.seen_ids import SeenIds
-from dro_trl.text_rows import read_objects, text_id
+from dro_trl.retrieval.trec_run import check_column
 
 _IDS_AT_ONCE = 65_536
 

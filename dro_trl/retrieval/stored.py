@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from dro_trl.text_rows import parse_json
+from dro_trl.files.text_rows import parse_json
 
 
 def split_document(document: Mapping[str, Any]) -> tuple[str, str]:

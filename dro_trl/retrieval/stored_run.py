@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from dro_trl.retrieval.progress import batched
-from dro_trl.retrieval.run_file import read_run_lines, twice
+from dro_trl.retrieval.trec_run import read_run_lines, twice
 from dro_trl.types import Passage
 
 _ROWS_AT_ONCE = 10_000

@@ -23,9 +23,9 @@ from small_models import PeakMemory, add_model_options, in_fresh_process, questi
 from small_runs import work_clock
 from transformers import PreTrainedModel
 
-from dro_trl import prompts
-from dro_trl.atomic_write import write_json
-from dro_trl.modeling import AnswerScorer
+from dro_trl.files.writing import write_json
+from dro_trl.lm import prompts
+from dro_trl.models.selector_generator import AnswerScorer
 from dro_trl.policies.plackett_luce import gumbel_top_k
 from dro_trl.types import Question, Selection
 

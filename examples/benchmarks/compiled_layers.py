@@ -22,7 +22,7 @@ from small_models import SIZES, add_model_options, questions
 from small_runs import make_trainer, now
 
 from dro_trl import DROTrainer
-from dro_trl.atomic_write import write_json
+from dro_trl.files.writing import write_json
 
 
 def step(trainer: DROTrainer, row: Any) -> tuple[float, float]:

@@ -35,8 +35,8 @@ from rich.table import Table
 from small_models import QWEN2_25M, PeakMemory, in_fresh_process, questions
 from small_runs import StepTimes, make_trainer
 
-from dro_trl.atomic_write import write_json
 from dro_trl.evaluation.plots import COLOURS, STYLE, save_figure
+from dro_trl.files.writing import write_json
 
 BASE = {"num_candidates": 20, "num_selections": 4, "passage_tokens": 100, "num_processes": 1}
 VALUES = {

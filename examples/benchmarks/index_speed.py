@@ -28,7 +28,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dro_trl.atomic_write import write_json
+from dro_trl.files.writing import write_json
 from dro_trl.retrieval.jvm import find_java
 from dro_trl.retrieval.pyserini import PyseriniRetriever
 

@@ -24,8 +24,8 @@ from rich.table import Table
 from scipy import stats
 
 from dro_trl import DROConfig, DROTrainer
-from dro_trl.atomic_write import write_json
 from dro_trl.data.load import load_rag_dataset
+from dro_trl.files.writing import write_json
 
 
 def generator_gradient(trainer: DROTrainer, row: Any, threshold: float) -> tuple[torch.Tensor, float, float]:

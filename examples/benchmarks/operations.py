@@ -9,9 +9,10 @@ import torch
 from torch._ops import OpOverloadPacket
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from dro_trl import AutoregressivePolicy, prompts
-from dro_trl.estimate import ModelShape
+from dro_trl import AutoregressivePolicy
+from dro_trl.lm import prompts
 from dro_trl.policies.autoregressive import Path
+from dro_trl.recipes.estimates.memory import ModelShape
 from dro_trl.types import Question, Selection
 
 aten = torch.ops.aten

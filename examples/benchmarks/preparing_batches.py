@@ -23,12 +23,12 @@ from rich.console import Console
 from rich.table import Table
 from selector_memory import POLICIES
 
-from dro_trl import prompts
-from dro_trl.atomic_write import write_json
 from dro_trl.data.load import load_rag_dataset
-from dro_trl.line_tokens import line_tokens
-from dro_trl.loading import load_tokenizer
-from dro_trl.modeling import AnswerScorer
+from dro_trl.files.writing import write_json
+from dro_trl.lm import prompts
+from dro_trl.lm.tokens import line_tokens
+from dro_trl.models.loading import load_tokenizer
+from dro_trl.models.selector_generator import AnswerScorer
 from dro_trl.policies.base import load_policy
 
 

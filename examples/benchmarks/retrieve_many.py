@@ -24,12 +24,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from dro_trl.atomic_write import write_json, write_jsonl
+from dro_trl.files.unfinished import unfinished
+from dro_trl.files.writing import write_json, write_jsonl
 from dro_trl.retrieval.adding import Adding, add_candidates, by_bm25, check_rows
 from dro_trl.retrieval.jvm import find_java
 from dro_trl.retrieval.pyserini import PyseriniRetriever
 from dro_trl.retrieval.questions import QuestionRows
-from dro_trl.unfinished import unfinished
 
 WARM_UP, BATCH = 1_000, 256
 

@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 from small_models import PeakMemory, add_model_options, in_fresh_process, questions, sized_model, word_tokenizer
 
-from dro_trl.atomic_write import write_json
-from dro_trl.losses import dro_loss
+from dro_trl.files.writing import write_json
+from dro_trl.losses.terms import dro_loss
 from dro_trl.policies.base import load_policy
 from dro_trl.types import Question
 

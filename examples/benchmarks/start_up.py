@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from dro_trl.atomic_write import write_json
+from dro_trl.files.writing import write_json
 
 PROGRAMS = {
     "python -c pass": ["-c", "pass"],

@@ -31,10 +31,10 @@ from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedM
 from trl import GRPOConfig, GRPOTrainer
 
 from dro_trl import AnswerLogLikelihood, DROConfig
-from dro_trl.atomic_write import write_json
+from dro_trl.files.writing import write_json
+from dro_trl.lm.prompts import format_selection
 from dro_trl.policies.base import load_policy
-from dro_trl.prompts import format_selection
-from dro_trl.trl_adapter import SelectionReward, trl_dataset
+from dro_trl.trainer.trl_adapter import SelectionReward, trl_dataset
 
 N = 20
 MEMORY = 0.25

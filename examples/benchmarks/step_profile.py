@@ -23,7 +23,7 @@ from small_runs import make_trainer
 from torch.profiler import ProfilerActivity, profile
 from transformers import TrainerCallback
 
-from dro_trl.atomic_write import write_json
+from dro_trl.files.writing import write_json
 
 
 class ProfiledStep(TrainerCallback):

@@ -55,10 +55,10 @@ from small_models import (
 from small_runs import NUM_SELECTED, StepTimes, make_trainer, work_clock
 from transformers import TrainerCallback
 
-from dro_trl.atomic_write import write_json
-from dro_trl.estimate import ModelShape
-from dro_trl.model_shapes import describe_model, load_config
+from dro_trl.files.writing import write_json
 from dro_trl.policies.base import load_policy
+from dro_trl.recipes.estimates.memory import ModelShape
+from dro_trl.recipes.estimates.model_shapes import describe_model, load_config
 from dro_trl.types import Question
 
 LARGER = ("qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-7b")

@@ -2,7 +2,7 @@
 
 import json
 
-from dro_trl.data.preparing import prepare_questions
+from dro_trl.data.formats.converting import prepare_questions
 from dro_trl.data.schema import check_row
 from dro_trl.retrieval.corpus import CorpusFile
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from dro_trl.data.beir import FORMAT
+from dro_trl.data.formats.beir import FORMAT
 from tests.data.preparing import prepare, write_lines
 
 QUERIES = [

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from dro_trl.data import row_files
 from dro_trl.data.columns import RowStore
 from dro_trl.data.load import load_rag_dataset, read_rag_dataset
-from dro_trl.dro_config import DROConfig
-from dro_trl.training_data import prepare_dataset
+from dro_trl.trainer.dataset import prepare_dataset
+from dro_trl.trainer.dro_config import DROConfig
 from tests.tiny_models import tiny_tokenizer
 
 

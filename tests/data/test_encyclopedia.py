@@ -8,7 +8,7 @@ from statistics import mean
 import pytest
 
 from dro_trl.data.encyclopedia import FictionalEncyclopedia
-from dro_trl.data.relations import ATTRIBUTES, LINKS, THINGS
+from dro_trl.data.encyclopedia_facts import ATTRIBUTES, LINKS, THINGS
 from dro_trl.retrieval.pyserini import PyseriniRetriever
 
 SEEDS = (0, 1, 2)

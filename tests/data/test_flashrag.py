@@ -2,7 +2,7 @@
 
 import pytest
 
-from dro_trl.data.flashrag import FORMAT
+from dro_trl.data.formats.flashrag import FORMAT
 from tests.data.preparing import prepare, write_lines
 
 ROW = {"id": "dev_0", "question": "Who leads?", "golden_answers": ["Bea", "Bea B."]}

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from dro_trl.atomic_write import write_jsonl
-from dro_trl.data.hotpotqa import FORMAT
+from dro_trl.data.formats.hotpotqa import FORMAT
+from dro_trl.files.writing import write_jsonl
 from tests.data.preparing import prepare
 
 CORPUS = [

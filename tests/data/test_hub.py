@@ -2,7 +2,7 @@
 
 import pytest
 
-from dro_trl.data.hub import read_hub
+from dro_trl.data.formats.hub import read_hub
 from tests.data.preparing import write_lines
 
 

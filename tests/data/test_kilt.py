@@ -2,7 +2,7 @@
 
 import pytest
 
-from dro_trl.data.kilt import FORMAT
+from dro_trl.data.formats.kilt import FORMAT
 from tests.data.preparing import prepare, write_lines
 
 PAGE = {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dro_trl.data.musique import FORMAT
+from dro_trl.data.formats.musique import FORMAT
 from tests.data.preparing import prepare, write_lines
 
 

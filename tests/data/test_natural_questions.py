@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from dro_trl.data.natural_questions import FORMAT
+from dro_trl.data.formats.natural_questions import FORMAT
 from tests.data.preparing import prepare, write_lines
 
 BIENCODER = {

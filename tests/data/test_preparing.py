@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from dro_trl.data import with_passages
-from dro_trl.data.preparing import SourceQuestion, TitledText, answer_list, prepare_questions, text_id
+from dro_trl.data.formats import with_passages
+from dro_trl.data.formats.converting import SourceQuestion, TitledText, answer_list, prepare_questions, text_id
 from tests.data.preparing import prepare, write_lines
 
 CORPUS = [

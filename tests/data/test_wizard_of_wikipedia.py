@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dro_trl.data.wizard_of_wikipedia import FORMAT
+from dro_trl.data.formats.wizard_of_wikipedia import FORMAT
 from tests.data.preparing import prepare, write_lines
 
 BLUE, RED = ["Blue is a colour.", "The sky is blue."], ["Red is a colour.", "Blood is red."]

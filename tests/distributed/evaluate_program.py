@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from dro_trl import RAGPipeline
-from dro_trl.cli import app
+from dro_trl.cli.app import app
 
 answer = RAGPipeline.answer
 counts = []

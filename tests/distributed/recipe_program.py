@@ -14,7 +14,10 @@ import time
 import psutil
 from accelerate import Accelerator
 
-from dro_trl import cli, modeling, pair_trainer, recipe, resumable_trainer
+from dro_trl.cli import app as cli
+from dro_trl.models import selector_generator as modeling
+from dro_trl.recipes import training as recipe
+from dro_trl.trainer import pair_trainer, resumable_trainer
 from tests.distributed.backends import backend_options, shard_everything
 
 PLACES = {

@@ -5,7 +5,7 @@ import json
 import pytest
 from safetensors.torch import load_file
 
-from dro_trl.older_versions import IS_TORCH_2_9
+from dro_trl.lm.older_versions import IS_TORCH_2_9
 from tests.distributed.launching import BACKENDS, launch
 from tests.distributed.train_program import SIZES
 

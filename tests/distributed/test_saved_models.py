@@ -7,8 +7,8 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
-from dro_trl.loading import load_model
-from dro_trl.older_versions import IS_TORCH_2_9
+from dro_trl.lm.older_versions import IS_TORCH_2_9
+from dro_trl.models.loading import load_model
 from tests.distributed.launching import launch
 from tests.tiny_models import tiny_questions
 from tests.training import save_start

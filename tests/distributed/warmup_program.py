@@ -2,8 +2,8 @@
 
 import sys
 
-from dro_trl import cli
-from dro_trl.warmup.training import WarmupTrainer
+from dro_trl.cli import app as cli
+from dro_trl.trainer.warmup_trainer import WarmupTrainer
 from tests.distributed.backends import backend_options, shard_everything
 
 

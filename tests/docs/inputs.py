@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from datasets import Dataset
 
-from dro_trl.atomic_write import write_jsonl
+from dro_trl.files.writing import write_jsonl
 from dro_trl.retrieval import jvm
 from tests.docs.pages import ROOT
 from tests.training import LORA, make_trainer, save_start

@@ -14,13 +14,13 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from dro_trl.cli import app
+from dro_trl.cli import run as run_script
+from dro_trl.cli.app import app
 from dro_trl.data.encyclopedia import FictionalEncyclopedia
+from dro_trl.recipes.runs.stage import Stage
+from dro_trl.recipes.studies import running as study_running
 from dro_trl.retrieval import jvm, pyserini
 from dro_trl.retrieval.jvm import JavaProcess
-from dro_trl.scripts import run as run_script
-from dro_trl.stages.stage import Stage
-from dro_trl.study import running as study_running
 from tests.docs.pages import ROOT, Code, commands_of
 
 PRODUCTS = ("--output", "--output_dir", "--index_dir", "--run")

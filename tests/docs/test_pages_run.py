@@ -3,7 +3,7 @@
 import pytest
 from datasets import load_dataset
 
-from dro_trl.data import hub
+from dro_trl.data.formats import hub
 from dro_trl.retrieval.pyserini import PyseriniRetriever
 from tests.docs.inputs import Inputs, lucene_index, prebuilt_folder, provide_repository
 from tests.docs.pages import PAGES, code_of, commands_of

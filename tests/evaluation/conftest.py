@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from dro_trl.evaluation.metrics import Prediction
+from dro_trl.evaluation.scores import Prediction
 
 MakeSystem = Callable[..., list[Prediction]]
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dro_trl.evaluation.metrics import EXTRA_METRICS, Prediction, retrieval_metrics, score_predictions
+from dro_trl.evaluation.scores import EXTRA_METRICS, Prediction, retrieval_metrics, score_predictions
 
 
 def predict(ranking: str, gold: str | None, answer: str = "Paris") -> Prediction:

@@ -5,7 +5,7 @@ import types
 import pytest
 import torch
 
-from dro_trl import AutoregressivePolicy, PlackettLucePolicy, RAGPipeline, prompts
+from dro_trl import AutoregressivePolicy, PlackettLucePolicy, RAGPipeline
 from dro_trl.evaluation.evaluator import predict
 from dro_trl.evaluation.systems import (
     SYSTEMS,
@@ -19,8 +19,9 @@ from dro_trl.evaluation.systems import (
     shuffled,
     zero_shot_ranking,
 )
-from dro_trl.generation import generate_answers
-from dro_trl.sampler import random_generator
+from dro_trl.lm import prompts
+from dro_trl.lm.generation import generate_answers
+from dro_trl.trainer.sampler import random_generator
 from tests.tiny_models import tiny_model, tiny_questions, tiny_tokenizer
 
 ROWS = tiny_questions(4, 7, 5, 6)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from dro_trl import AutoregressivePolicy, RAGPipeline, exact_match_reward, prompts
-from dro_trl.prompts import DEFAULT
+from dro_trl import AutoregressivePolicy, RAGPipeline, exact_match_reward
+from dro_trl.lm import prompts
+from dro_trl.lm.prompts import DEFAULT
 from tests.test_prompts import GERMAN
 from tests.tiny_models import tiny_questions, tiny_tokenizer
 from tests.training import make_trainer, save_start

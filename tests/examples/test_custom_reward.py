@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from dro_trl.recipe import parse_recipe, run_recipe
+from dro_trl.recipes.training import parse_recipe, run_recipe
 from tests.examples.conftest import EXAMPLES
 from tests.training import logged
 

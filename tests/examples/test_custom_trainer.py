@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dro_trl import DROTrainer
-from dro_trl.objectives import ScoredSelections
+from dro_trl.losses.loss_types import ScoredSelections
 from tests.examples.conftest import EXAMPLES
 from tests.training import make_trainer
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from dro_trl.recipe import parse_recipe, run_recipe
+from dro_trl.recipes.training import parse_recipe, run_recipe
 from tests.distributed.launching import launch
 from tests.examples.conftest import EXAMPLES
 from tests.tiny_models import tiny_tokenizer

@@ -3,7 +3,7 @@
 import contextlib
 import re
 
-from dro_trl.cli import is_expected, message_of
+from dro_trl.cli.app import is_expected, message_of
 
 RIGHT, REFUSED = "right", "refused"
 

@@ -5,8 +5,8 @@ import re
 
 from hypothesis import strategies as st
 
-from dro_trl.data import beir
-from dro_trl.retrieval.run_file import read_run
+from dro_trl.data.formats import beir
+from dro_trl.retrieval.trec_run import read_run
 from tests.fuzz.mutations import ODD, file_of
 from tests.fuzz.oracles import lines_of
 from tests.fuzz.outcomes import REFUSED, RIGHT, attempt

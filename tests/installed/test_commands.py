@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from dro_trl.cli import app
+from dro_trl.cli.app import app
 from tests.docs.inputs import Inputs
 from tests.docs.pages import ROOT
 

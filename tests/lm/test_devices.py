@@ -8,13 +8,13 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from dro_trl import RAGPipeline
-from dro_trl.cli import app
-from dro_trl.dro_config import DROConfig
+from dro_trl.cli.app import app
 from dro_trl.lm import devices
 from dro_trl.lm.devices import Hardware, choose_device, choose_dtype, choose_trained_dtype, describe, find_hardware
-from dro_trl.recipe import parse_recipe, run_recipe
-from dro_trl.study.parsing import parse_study
-from dro_trl.warmup.training import parse_warmup, run_warmup
+from dro_trl.recipes.studies.parsing import parse_study
+from dro_trl.recipes.training import parse_recipe, run_recipe
+from dro_trl.trainer.dro_config import DROConfig
+from dro_trl.trainer.warmup_trainer import parse_warmup, run_warmup
 from tests.training import LORA, make_trainer, save_start, write_recipe
 
 PLAIN, FAST = Hardware(), Hardware(processor_bfloat16=True)

@@ -19,10 +19,11 @@ from transformers import (
     MptForCausalLM,
 )
 
-from dro_trl import AutoregressivePolicy, PlackettLucePolicy, RAGPipeline, prompts
-from dro_trl.generation import generate_answers
+from dro_trl import AutoregressivePolicy, PlackettLucePolicy, RAGPipeline
+from dro_trl.lm import prompts
 from dro_trl.lm.fitting import check_fit, cut_passages, position_limit
-from dro_trl.modeling import AnswerScorer
+from dro_trl.lm.generation import generate_answers
+from dro_trl.models.selector_generator import AnswerScorer
 from tests.lm.templates import template_of, with_template
 from tests.tiny_models import tiny_model, tiny_questions, tiny_tokenizer
 from tests.training import make_trainer

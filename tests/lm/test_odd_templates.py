@@ -7,8 +7,9 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from dro_trl import PlackettLucePolicy, prompts
-from dro_trl.generation import generate_answers
+from dro_trl import PlackettLucePolicy
+from dro_trl.lm import prompts
+from dro_trl.lm.generation import generate_answers
 from dro_trl.lm.turns import set_turns, turns_of
 from tests.lm.templates import with_template
 from tests.tiny_models import tiny_model, tiny_questions

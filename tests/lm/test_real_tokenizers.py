@@ -14,11 +14,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from dro_trl import AutoregressivePolicy, PlackettLucePolicy, prompts
-from dro_trl.generation import generate_answers
+from dro_trl import AutoregressivePolicy, PlackettLucePolicy
+from dro_trl.lm import prompts
 from dro_trl.lm.fitting import cut_passages
+from dro_trl.lm.generation import generate_answers
 from dro_trl.lm.turns import set_turns, special_tokens, turns_of
-from dro_trl.modeling import AnswerScorer
+from dro_trl.models.selector_generator import AnswerScorer
 from tests.lm.templates import template_of
 from tests.tiny_models import tiny_model, tiny_questions
 

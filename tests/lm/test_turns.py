@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from dro_trl import AutoregressivePolicy, PlackettLucePolicy, RAGPipeline, prompts
-from dro_trl.checkpointing import merge_adapters, read_config
-from dro_trl.generation import generate_answers
+from dro_trl import AutoregressivePolicy, PlackettLucePolicy, RAGPipeline
+from dro_trl.lm import prompts
+from dro_trl.lm.generation import generate_answers
 from dro_trl.lm.turns import (
     Turns,
     find_turns,
@@ -22,7 +22,8 @@ from dro_trl.lm.turns import (
     turns_before,
     turns_of,
 )
-from dro_trl.modeling import AnswerScorer
+from dro_trl.models.saving import merge_adapters, read_config
+from dro_trl.models.selector_generator import AnswerScorer
 from tests.lm.templates import template_of, with_template
 from tests.tiny_models import CHAT_TEMPLATE, tiny_model, tiny_questions, tiny_tokenizer
 from tests.training import LORA, make_trainer

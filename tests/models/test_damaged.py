@@ -8,9 +8,9 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM
 
 from dro_trl import RAGPipeline
-from dro_trl.checkpointing import merge_adapters
-from dro_trl.cli import is_expected
+from dro_trl.cli.app import is_expected
 from dro_trl.models.files import ADAPTER_CONFIG
+from dro_trl.models.saving import merge_adapters
 from tests.models.damages import BYTES, TENSORS, damages, files_of, remove, rewrite, tensors
 from tests.tiny_models import tiny_questions
 from tests.training import LORA, make_trainer, save_start

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from dro_trl import RAGPipeline
-from dro_trl.checkpointing import copy_pair, merge_adapters
-from dro_trl.loading import load_model
+from dro_trl.models.loading import load_model
 from dro_trl.models.merging import save_whole
 from dro_trl.models.replacing import STAGING, replacing_model
+from dro_trl.models.saving import copy_pair, merge_adapters
 from tests.tiny_models import tiny_questions
 from tests.training import LORA, make_trainer, save_start
 

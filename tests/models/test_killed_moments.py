@@ -16,13 +16,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from dro_trl import RAGPipeline
-from dro_trl.atomic_write import write_jsonl
-from dro_trl.cli import app
+from dro_trl.cli.app import app
 from dro_trl.data.load import load_rag_dataset
-from dro_trl.loading import load_model
+from dro_trl.files.writing import write_jsonl
+from dro_trl.models.gemma import gemma_3_270m
+from dro_trl.models.loading import load_model
 from dro_trl.models.replacing import STAGING
-from dro_trl.resuming import last_checkpoint
-from dro_trl.starter_model import gemma_3_270m
+from dro_trl.trainer.resuming import last_checkpoint
 from tests.models.test_killed import REPOSITORY, ROWS, SAVES
 from tests.training import make_trainer, save_start
 

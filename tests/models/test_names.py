@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from dro_trl import RAGPipeline
-from dro_trl.checkpointing import merge_adapters, read_config
 from dro_trl.models.names import located, pair_folder, portable
+from dro_trl.models.saving import merge_adapters, read_config
 from tests.hub_server import hub_server
 from tests.tiny_models import tiny_questions
 from tests.training import LORA, make_trainer, save_start

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dro_trl import prompts
-from dro_trl.older_versions import checkpoint_activations
+from dro_trl.lm import prompts
+from dro_trl.lm.older_versions import checkpoint_activations
 from dro_trl.policies.autoregressive import AutoregressivePolicy, Path
 from tests.tiny_models import (
     MODEL_TYPES,

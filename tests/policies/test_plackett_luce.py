@@ -7,10 +7,10 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from dro_trl import prompts
-from dro_trl.losses import dro_loss
+from dro_trl.lm import prompts
+from dro_trl.losses.dro import control_variate, importance_weighted_bound, importance_weights, log_importance
+from dro_trl.losses.terms import dro_loss
 from dro_trl.policies.plackett_luce import PlackettLucePolicy, every_item, gumbel_top_k, plackett_luce_logps
-from dro_trl.weights import control_variate, importance_weighted_bound, importance_weights, log_importance
 from tests.tiny_models import (
     MODEL_TYPES,
     all_selections,

@@ -6,11 +6,12 @@ import pytest
 import torch
 from datasets import Dataset
 
-from dro_trl import PlackettLucePolicy, RAGPipeline, prompts
-from dro_trl.checkpointing import load_models
-from dro_trl.losses import dro_loss
+from dro_trl import PlackettLucePolicy, RAGPipeline
+from dro_trl.lm import prompts
+from dro_trl.losses.dro import control_variate, importance_weights, log_importance
+from dro_trl.losses.terms import dro_loss
+from dro_trl.models.saving import load_models
 from dro_trl.policies.plackett_luce import plackett_luce_logps
-from dro_trl.weights import control_variate, importance_weights, log_importance
 from tests.tiny_models import MODEL_TYPES, gradients, largest_difference, tiny_model, tiny_questions, tiny_tokenizer
 from tests.training import LORA, logged, make_trainer, save_start
 

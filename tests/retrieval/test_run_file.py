@@ -13,8 +13,8 @@ import pytrec_eval
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dro_trl.retrieval.run_file import candidates_of_run, read_run, write_run
 from dro_trl.retrieval.stored_run import StoredRun
+from dro_trl.retrieval.trec_run import candidates_of_run, read_run, write_run
 
 CORPUS = [{"id": id, "title": id.upper(), "text": f"text {id}"} for id in "abc"]
 ANSERINI = """\

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dro_trl import PyseriniRetriever, RAGPipeline
-from dro_trl.cli import app
+from dro_trl.cli.app import app
 from tests.tiny_models import tiny_questions
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from dro_trl.cli import app
+from dro_trl.cli.app import app
 from tests.tiny_models import tiny_questions
 from tests.training import save_start, write_recipe
 

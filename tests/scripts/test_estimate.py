@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dro_trl.cli import app
-from dro_trl.recipe import parse_recipe, run_recipe
+from dro_trl.cli.app import app
+from dro_trl.recipes.training import parse_recipe, run_recipe
 from tests.training import save_start, write_recipe
 
 ROOT = Path(__file__).resolve().parents[2]

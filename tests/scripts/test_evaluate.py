@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dro_trl import RAGPipeline
-from dro_trl.cli import app
+from dro_trl.cli.app import app
 from dro_trl.evaluation.evaluator import evaluate_pair, predict
 from dro_trl.evaluation.systems import SYSTEMS as FOUND
 from dro_trl.evaluation.systems import Task, shuffled

@@ -12,8 +12,8 @@ import pytrec_eval
 import typer
 from typer.testing import CliRunner
 
+from dro_trl.cli import index, prepare, retrieve
 from dro_trl.retrieval.gold import AnswerMatch, mark_answers
-from dro_trl.scripts import index, prepare, retrieve
 
 CORPUS = [
     {"id": "a", "title": "Radium", "text": "Marie found radium"},
@@ -206,7 +206,7 @@ def test_unknown_prebuilt(tmp_path):
 
 def test_importing_the_commands_costs_nothing():
     source = (
-        "import sys; import dro_trl.scripts.index, dro_trl.scripts.retrieve; "
+        "import sys; import dro_trl.cli.index, dro_trl.cli.retrieve; "
         "print(sorted({'torch', 'datasets', 'pyserini', 'numpy', 'rich.table'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", source], capture_output=True, text=True).stdout == "[]\n"
@@ -405,7 +405,7 @@ def test_a_file_that_cannot_grow_is_named_and_nothing_is_left(tmp_path, index_di
     command += ["--output", str(tmp_path / "out" / "o.jsonl")]
     source = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-        "import dro_trl.retrieval.adding as a; a._SECONDS_BETWEEN_RECORDS = 0; from dro_trl.cli import app; "
+        "import dro_trl.retrieval.adding as a; a._SECONDS_BETWEEN_RECORDS = 0; from dro_trl.cli.app import app; "
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size})); app(sys.argv[1:])"
     )
     done = subprocess.run([sys.executable, "-c", source, *command], capture_output=True, text=True)
@@ -424,7 +424,7 @@ def test_an_index_that_does_not_fit_the_disk_is_told_in_one_line(tmp_path):
     rows = ({"id": str(n), "title": "", "text": f"word{n} other{n} third{n} " * 40} for n in range(15_000))
     command = ["index", "--corpus", str(write_jsonl(tmp_path / "c.jsonl", rows)), "--index_dir", str(tmp_path / "i")]
     source = (
-        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); from dro_trl.cli import app; "
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); from dro_trl.cli.app import app; "
         "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)); app(sys.argv[1:])"
     )
     done = subprocess.run([sys.executable, "-c", source, *command], capture_output=True, text=True)

@@ -11,7 +11,9 @@ import pytest
 
 from dro_trl.retrieval.pyserini import PyseriniRetriever
 
-PROGRAM = "import dro_trl.retrieval.adding as a; a._SECONDS_BETWEEN_RECORDS = 0; from dro_trl.cli import app; app()"
+PROGRAM = (
+    "import dro_trl.retrieval.adding as a; a._SECONDS_BETWEEN_RECORDS = 0; from dro_trl.cli.app import app; app()"
+)
 NUM_ROWS = 6_000
 
 

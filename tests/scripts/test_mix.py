@@ -5,8 +5,8 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from dro_trl.atomic_write import write_jsonl
-from dro_trl.cli import app
+from dro_trl.cli.app import app
+from dro_trl.files.writing import write_jsonl
 
 
 def mix(folder, *options):

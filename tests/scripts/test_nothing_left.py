@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 from typer.testing import CliRunner
 
-from dro_trl.cli import app
+from dro_trl.cli.app import app
 from tests.tiny_models import tiny_questions, tiny_tokenizer
 from tests.training import save_start, write_recipe
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dro_trl.atomic_write import write_json, write_jsonl
-from dro_trl.cli import app
+from dro_trl.cli.app import app
+from dro_trl.files.writing import write_json, write_jsonl
 
 ROWS = [{"id": "1", "question": "radium", "answers": ["Marie"], "golden_answers": ["Marie"], "gold_ids": ["a"]}]
 
@@ -82,7 +82,7 @@ def test_rows_alone_go_to_standard_output(here, command):
 
 
 def test_an_evaluation_replaces_no_results_of_something_else(here):
-    from dro_trl.scripts.evaluate import check_results
+    from dro_trl.cli.evaluate import check_results
 
     check_results(here)
     write_json(here / "results.json", {"systems": {}})

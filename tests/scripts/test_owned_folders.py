@@ -3,8 +3,8 @@
 import pytest
 from typer.testing import CliRunner
 
-from dro_trl.cli import app
-from dro_trl.folders import locked, owned
+from dro_trl.cli.app import app
+from dro_trl.files.folders import locked, owned
 from tests.test_recipe import write_recipe
 from tests.training import make_trainer, save_start
 

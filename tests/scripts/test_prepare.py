@@ -5,10 +5,10 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from dro_trl.atomic_write import write_jsonl
-from dro_trl.cli import app
+from dro_trl.cli.app import app
+from dro_trl.cli.prepare import PublicDataset, source_format
 from dro_trl.data.load import load_rag_dataset
-from dro_trl.scripts.prepare import PublicDataset, source_format
+from dro_trl.files.writing import write_jsonl
 
 
 def raw(title):

@@ -4,7 +4,7 @@ import json
 
 from rich.console import Console
 
-from dro_trl.scripts.quickstart import Stages
+from dro_trl.cli.quickstart import Stages
 
 
 def test_every_stage_is_in_the_summary_and_in_the_results(tmp_path):

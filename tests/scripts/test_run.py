@@ -14,12 +14,12 @@ import yaml
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from dro_trl.atomic_write import write_jsonl
-from dro_trl.checkpointing import read_config
-from dro_trl.cli import app
-from dro_trl.folders import locked
-from dro_trl.scripts import run as script
-from dro_trl.stages.stage import Stage
+from dro_trl.cli import run as script
+from dro_trl.cli.app import app
+from dro_trl.files.folders import locked
+from dro_trl.files.writing import write_jsonl
+from dro_trl.models.saving import read_config
+from dro_trl.recipes.runs.stage import Stage
 from tests.training import changed, save_start
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from dro_trl.cli import app
+from dro_trl.cli.app import app
 from tests.test_recipe import write_recipe
 from tests.training import changed, save_start
 

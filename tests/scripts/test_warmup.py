@@ -3,7 +3,7 @@
 import pytest
 from typer.testing import CliRunner
 
-from dro_trl.cli import app
+from dro_trl.cli.app import app
 from tests.training import write_recipe
 
 

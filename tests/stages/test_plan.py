@@ -4,9 +4,9 @@ import pytest
 import typer
 import yaml
 
-from dro_trl.atomic_write import write_jsonl
-from dro_trl.cli import app
-from dro_trl.stages.plan import plan_run
+from dro_trl.cli.app import app
+from dro_trl.files.writing import write_jsonl
+from dro_trl.recipes.runs.plan import plan_run
 
 COMMANDS = typer.main.get_command(app).commands
 TRAIN = {"num_selected": 2, "learning_rate": 0.01}

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from dro_trl.fingerprint import Digests
-from dro_trl.folders import locked
-from dro_trl.stages.stage import Stage
+from dro_trl.files.folders import locked
+from dro_trl.recipes.runs.digests import Digests
+from dro_trl.recipes.runs.stage import Stage
 
 ROOT = Path(__file__).resolve().parents[2]
 SHADOW = "raise RuntimeError('a file of the working directory was imported in the place of a library')\n"

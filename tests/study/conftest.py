@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from dro_trl.cli import app
+from dro_trl.cli.app import app
 from dro_trl.data.encyclopedia import FictionalEncyclopedia
 from dro_trl.evaluation.comparison import compare
-from dro_trl.study import running
-from dro_trl.study.plan import Study
+from dro_trl.recipes.studies import running
+from dro_trl.recipes.studies.plan import Study
 
 METHODS = {
     "dro": ({}, 0.9),

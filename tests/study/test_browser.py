@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from dro_trl.study.report import write_report
+from dro_trl.recipes.studies.report import write_report
 
 pytestmark = pytest.mark.browser
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from dro_trl.study.parsing import parse_study
-from dro_trl.study.plan import plan_rows
+from dro_trl.recipes.studies.parsing import parse_study
+from dro_trl.recipes.studies.plan import plan_rows
 from tests.training import write_recipe
 
 METHODS = {"dro": {}, "grpo": {"loss_type": "grpo", "policy_kwargs": {"retriever_prior": 0.5}}, "slow": None}

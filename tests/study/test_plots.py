@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from dro_trl.study.plots import plot_curves, plot_differences, plot_scores
-from dro_trl.study.statistics import SeededComparison, summarise
+from dro_trl.recipes.studies.plots import plot_curves, plot_differences, plot_scores
+from dro_trl.recipes.studies.statistics import SeededComparison, summarise
 
 LOG = [{"step": 1, "reward": 0.5}, {"step": 2, "reward": 0.7}, {"step": 2, "train_loss": 1.0}]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
-from dro_trl.study.parsing import parse_study
-from dro_trl.study.report import load_questions, write_report
-from dro_trl.study.running import run_study
+from dro_trl.recipes.studies.parsing import parse_study
+from dro_trl.recipes.studies.report import load_questions, write_report
+from dro_trl.recipes.studies.running import run_study
 from tests.tiny_models import tiny_questions
 from tests.training import save_start
 

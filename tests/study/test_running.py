@@ -15,13 +15,13 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from dro_trl.folders import locked
-from dro_trl.recipe import parse_recipe
-from dro_trl.study import running
-from dro_trl.study.parsing import parse_study
-from dro_trl.study.plan import plan_rows
-from dro_trl.study.report import load_questions, write_report
-from dro_trl.study.running import finished_rows, run_command, run_study
+from dro_trl.files.folders import locked
+from dro_trl.recipes.studies import running
+from dro_trl.recipes.studies.parsing import parse_study
+from dro_trl.recipes.studies.plan import plan_rows
+from dro_trl.recipes.studies.report import load_questions, write_report
+from dro_trl.recipes.studies.running import finished_rows, run_command, run_study
+from dro_trl.recipes.training import parse_recipe
 from tests.tiny_models import tiny_questions
 from tests.training import changed, save_start, write_recipe
 
@@ -257,7 +257,9 @@ def test_files_of_the_working_directory_are_imported_in_no_librarys_place(study_
     (tmp_path / "my_own_reward.py").write_text(REWARD)
     study_of(methods={"dro": {}}, reward_funcs=["my_own_reward.first"], max_steps=1)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": ""}
-    script = "import sys; sys.argv[0] = 'dro-trl'; from dro_trl.cli import main; main()"  # As the entry point does.
+    script = (
+        "import sys; sys.argv[0] = 'dro-trl'; from dro_trl.cli.app import main; main()"  # As the entry point does.
+    )
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "dro-trl").write_text(script)
     command = [sys.executable, str(tmp_path / "bin" / "dro-trl"), "compare", "--config", "recipe.yaml"]

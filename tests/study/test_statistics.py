@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from dro_trl.study.statistics import UNTRAINED, SeededComparison, compare_seeded, crossed_interval, summarise
+from dro_trl.recipes.studies.statistics import UNTRAINED, SeededComparison, compare_seeded, crossed_interval, summarise
 
 
 def test_with_one_seed_it_is_the_bootstrap_over_questions():
@@ -25,7 +25,7 @@ def test_two_seeds_and_many_equal_questions_by_hand():
 def test_blocks_of_resamples_change_nothing_but_the_draws(monkeypatch):
     table = np.random.default_rng(0).normal(0, 1, (3, 40))
     whole = crossed_interval(table)
-    monkeypatch.setattr("dro_trl.study.statistics._BLOCK_ELEMENTS", 40 * 700)
+    monkeypatch.setattr("dro_trl.recipes.studies.statistics._BLOCK_ELEMENTS", 40 * 700)
     assert crossed_interval(table) == pytest.approx(whole, abs=0.02)
     assert crossed_interval(table) == crossed_interval(table)
 

@@ -7,8 +7,8 @@ from datasets import Dataset
 
 from dro_trl import PlackettLucePolicy, RAGPipeline
 from dro_trl.evaluation.systems import Task, likelihood_order
-from dro_trl.warmup.config import WarmupConfig
-from dro_trl.warmup.teachers import teach
+from dro_trl.trainer.warmup_config import WarmupConfig
+from dro_trl.trainer.warmup_teachers import teach
 from tests.tiny_models import tiny_model, tiny_questions, tiny_tokenizer
 from tests.training import save_start
 

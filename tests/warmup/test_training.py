@@ -12,16 +12,16 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from dro_trl import AutoregressivePolicy, PlackettLucePolicy
-from dro_trl.checkpointing import read_config
+from dro_trl.lm.prompts import PromptTexts
 from dro_trl.lm.turns import saved_turns, turns_of
-from dro_trl.loading import load_model, load_tokenizer
-from dro_trl.modeling import AnswerScorer
+from dro_trl.models.loading import load_model, load_tokenizer
+from dro_trl.models.saving import read_config
+from dro_trl.models.selector_generator import AnswerScorer
 from dro_trl.policies import autoregressive
-from dro_trl.prompts import PromptTexts
-from dro_trl.recipe import parse_recipe, run_recipe
-from dro_trl.warmup import teachers
-from dro_trl.warmup.config import WarmupConfig
-from dro_trl.warmup.training import SelectorWarmupTrainer, parse_warmup, run_warmup
+from dro_trl.recipes.training import parse_recipe, run_recipe
+from dro_trl.trainer import warmup_teachers as teachers
+from dro_trl.trainer.warmup_config import WarmupConfig
+from dro_trl.trainer.warmup_trainer import SelectorWarmupTrainer, parse_warmup, run_warmup
 from tests import training
 from tests.lm.templates import template_of, with_template
 from tests.tiny_models import all_selections, tiny_model, tiny_questions, tiny_tokenizer

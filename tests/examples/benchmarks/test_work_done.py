@@ -10,7 +10,7 @@ from operations import Reads, at_size, counting, floor_operations
 from packaging.version import Version
 from small_models import VOCABULARY, random_model
 
-from dro_trl.model_shapes import describe_model
+from dro_trl.recipes.estimates.model_shapes import describe_model
 
 HIDDEN, LAYERS, KV = 32, 2, 16
 TINY = {

@@ -1,0 +1,151 @@
+"""`dro-trl prepare`: convert a public dataset to the rows that the other commands read."""
+
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dro_trl.cli import options
+
+if TYPE_CHECKING:
+    from dro_trl.data.formats.converting import PreparedQuestions, SourceFormat
+
+
+class PublicDataset(StrEnum):
+    """The formats that can be converted."""
+
+    hotpotqa = "hotpotqa"
+    wikimultihopqa = "2wikimultihopqa"
+    musique = "musique"
+    natural_questions = "natural_questions"
+    wizard_of_wikipedia = "wizard_of_wikipedia"
+    kilt = "kilt"
+    flashrag = "flashrag"
+    beir = "beir"
+    with_passages = "with_passages"
+
+
+def main(
+    context: typer.Context,
+    dataset: Annotated[PublicDataset, typer.Option("--dataset", help="What the input is: a dataset, or a format.")],
+    input: Annotated[
+        str, typer.Option("--input", help="The official file (BEIR: a file of qrels or its folder), or a hub name.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", help="JSONL file to write: id, question, answers, gold_ids, candidates.")
+    ],
+    corpus: Annotated[
+        Path | None,
+        typer.Option(
+            "--corpus", help="File or folder of passages to look up gold titles in, of any format `index` reads."
+        ),
+    ] = None,
+    no_gold: Annotated[bool, typer.Option("--no_gold", help="Leave gold passages out.")] = False,
+    limit: options.Limit = None,
+    on_bad_row: options.BadRows = options.OnBadRow.stop,
+    config: Annotated[str | None, typer.Option("--config", help="Configuration of a hub dataset.")] = None,
+    split: options.Split = "train",
+) -> None:
+    """Convert a public dataset, with its gold passages where it names any."""
+    from dro_trl.cli.outputs import beside, claim
+    from dro_trl.data.formats.converting import prepare_questions
+    from dro_trl.data.schema import describe_faults
+    from dro_trl.files.writing import write_jsonl
+    from dro_trl.retrieval.corpus import open_corpus
+
+    figures = beside(output, output.with_suffix(".report.json").name)
+    read = [Path(input)] if dataset is not PublicDataset.beir else beir_files(Path(input))
+    inputs = {f"--input, {path.name}:": path for path in read if path.is_file()}
+    claim(context, {"--output": output, "the figures of --output": figures}, {**inputs, "--corpus": corpus})
+    source = source_format(dataset)
+    prepared = prepare_questions(
+        raw_rows(source, input, config, split),
+        source.convert,
+        source=input,
+        corpus=None if corpus is None else open_corpus(corpus),
+        gold=not no_gold,
+        limit=limit,
+    )
+    if prepared.refused:
+        description = describe_faults(prepared.refused, input, prepared.num_rows)
+        if on_bad_row is options.OnBadRow.stop:
+            raise ValueError(f"{description}\nnothing was written; --on_bad_row skip leaves such rows out")
+        if not prepared.rows:
+            raise ValueError(f"{description}\nnothing was written: no row is left")
+        typer.echo(f"skipped: {description}", err=True)
+    if figures is not None:
+        figures.unlink(missing_ok=True)  # Those of an earlier output, if this command is killed after the next line.
+    write_jsonl(output, prepared.rows)
+    report(prepared, dataset, output, figures)
+
+
+def beir_files(path: Path) -> list[Path]:
+    """Return the files that a folder of BEIR's, or one of its files of judgements, stands for."""
+    folder = path if path.is_dir() else path.parent.parent
+    return [path, folder / "queries.jsonl", folder / "corpus.jsonl", *sorted((folder / "qrels").glob("*.tsv"))]
+
+
+def source_format(dataset: PublicDataset) -> "SourceFormat":
+    """Return how a dataset is read."""
+    from dro_trl.data.formats import beir, flashrag, hotpotqa, kilt, musique, natural_questions, with_passages
+    from dro_trl.data.formats import wizard_of_wikipedia as wizard
+
+    return {
+        PublicDataset.hotpotqa: hotpotqa.FORMAT,
+        PublicDataset.wikimultihopqa: hotpotqa.FORMAT,
+        PublicDataset.musique: musique.FORMAT,
+        PublicDataset.natural_questions: natural_questions.FORMAT,
+        PublicDataset.wizard_of_wikipedia: wizard.FORMAT,
+        PublicDataset.kilt: kilt.FORMAT,
+        PublicDataset.flashrag: flashrag.FORMAT,
+        PublicDataset.beir: beir.FORMAT,
+        PublicDataset.with_passages: with_passages.FORMAT,
+    }[dataset]
+
+
+def raw_rows(source: "SourceFormat", input: str, config: str | None, split: str) -> Iterator[tuple[int, Any]]:
+    """Yield the raw rows of a file, or of a dataset on the hub where there is no file and it is named like one."""
+    from dro_trl.data.formats.hub import read_hub
+
+    path = Path(input)
+    is_hub_name = not path.exists() and not path.suffix and input.count("/") <= 1
+    return read_hub(input, config, split) if is_hub_name else source.read(path)
+
+
+def report(prepared: "PreparedQuestions", dataset: PublicDataset, output: Path, figures: Path | None) -> None:
+    """Print the counts, and write them with every refused row as JSON, if there is a file for it."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from dro_trl.files.wording import counted
+    from dro_trl.files.writing import write_jsonl
+
+    counts = {
+        "read": prepared.num_rows,
+        "kept": len(prepared.rows),
+        "refused": len(prepared.refused),
+        "gold_titles_absent": prepared.absent_titles,
+        "gold_ids_absent": prepared.absent_ids,
+        "gold_passages_same_text": prepared.gold_by_text,
+        "gold_passages_same_title_only": prepared.gold_by_title,
+        "kept_without_gold": prepared.without_gold,
+        "kept_without_answers": prepared.without_answers,
+        "repeated_candidates_left_out": prepared.repeated_candidates,
+    }
+    table = Table("what", "count", title=dataset.value)
+    for name, count in counts.items():
+        table.add_row(name.replace("_", " "), f"{count:,}")
+    Console().print(table)
+    if prepared.without_answers:
+        typer.echo(
+            f"{counted(prepared.without_answers, 'row')} without answers: `dro-trl retrieve` takes such rows and "
+            "measures recall; `train` and `evaluate` refuse them"
+        )
+    typer.echo(f"wrote {output}" + (f" (figures in {figures})" if figures else ""))
+    if figures is not None:
+        refused = [asdict(fault) for fault in prepared.refused]
+        write_jsonl(figures, [{"dataset": dataset.value, **counts, "refused_rows": refused}])

@@ -1,0 +1,19 @@
+"""`dro-trl train`: the trainer from a recipe; on several processes, `accelerate launch ... -m dro_trl train ...`."""
+
+import typer
+
+HELP = "Every option is a field of the recipe: --config FILE, and --NAME VALUE to override one of its lines."
+
+
+def main(context: typer.Context) -> None:
+    """Train a selector and a generator: --config recipe.yaml, and --NAME VALUE for any field of it."""
+    from dro_trl.recipes.options import TRAIN, read_given
+
+    given = read_given(context.args, TRAIN)  # Before torch is imported, which takes seconds.
+
+    from dro_trl.recipes.training import make_parts, run_recipe
+    from dro_trl.trainer.dro_config import DROConfig
+
+    trainer = run_recipe(*make_parts(given, DROConfig))
+    trainer.accelerator.wait_for_everyone()  # Process 0 draws the curves; the others must not take its store along.
+    trainer.accelerator.end_training()

@@ -1,0 +1,28 @@
+"""`dro-trl warmup`: one model trained before DRO; on several processes, as `dro-trl train`."""
+
+from typing import Annotated, Any
+
+import typer
+
+
+def main(
+    context: typer.Context,
+    part: Annotated[str, typer.Argument(metavar="selector|generator", help="Which model to warm up.")],
+) -> None:
+    """Warm up a selector or a generator: --config recipe.yaml, and --NAME VALUE for any field of it."""
+    if part not in ("selector", "generator"):
+        raise ValueError(
+            f"{part!r} is not one of 'selector', 'generator'; say first which model to warm up, as in "
+            "dro-trl warmup selector --config recipe.yaml"
+        )
+    from dro_trl.recipes.options import WARMUP, read_given
+
+    given = read_given(context.args, WARMUP)  # Before torch is imported, which takes seconds.
+
+    from dro_trl.recipes.training import make_parts
+    from dro_trl.trainer.warmup_config import WarmupConfig
+    from dro_trl.trainer.warmup_trainer import run_warmup
+
+    chosen: Any = part
+    trainer = run_warmup(chosen, *make_parts(given, WarmupConfig))
+    trainer.accelerator.end_training()

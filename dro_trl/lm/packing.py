@@ -1,0 +1,242 @@
+"""One forward pass for a prompt and all of its continuations.
+
+A row holds a prompt once, then its C continuations one after the other. Every continuation sees the prompt and itself
+only, and position ids make each start where the prompt ends, so that the result equals C separate passes over
+`prompt + continuation` at the cost of one prompt. Attention goes block by block (`block_attention`) where a model can,
+else over the whole row under a mask.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from dro_trl.lm.attention import MASKED_LAYERS, TAKE_A_MASK, Blocks, blocks_of, use_blocks
+from dro_trl.lm.logps import chosen_logps
+from dro_trl.lm.older_versions import forward_keeping
+
+PADDING = -1
+"""Segment of a padding token; the prompt is segment 0, continuation c is segment c + 1."""
+
+
+@dataclass
+class SharedPromptBatch:
+    """B prompts with up to C continuations each of T tokens, packed for one forward pass of R rows of L tokens.
+
+    R is B, or the number of all continuations where each has a row of its own.
+    """
+
+    input_ids: Tensor
+    """(R, L) int64, padded on the right."""
+    position_ids: Tensor
+    """(R, L) int64."""
+    segments: Tensor
+    """(R, L) int64: `PADDING`, 0 for the prompt, c + 1 for the row's continuation c."""
+    logits_to_keep: Tensor
+    """(R, L) bool: the positions that predict a continuation's token."""
+    sources: Tensor
+    """(B, C, T) int64: for each continuation token, which kept position (row-major) predicts it; 0 where padded."""
+    targets: Tensor
+    """(B, C, T) int64: the continuation tokens; 0 where padded."""
+    target_mask: Tensor
+    """(B, C, T) bool: False where padded."""
+    blocks: Blocks | None
+    """The same without padding, and which tokens attend to which; None where attention is plainly causal and rows have
+    one length."""
+
+    def to(self, device: torch.device) -> "SharedPromptBatch":
+        """Return the batch on another device."""
+        return replace(self, **{name: value.to(device) for name, value in vars(self).items() if value is not None})
+
+
+def pack(
+    prompts: Sequence[Sequence[int]],
+    continuations: Sequence[Sequence[Sequence[int]]],
+    scored: Sequence[Sequence[Sequence[bool]]] | None = None,
+    separate: bool = False,
+) -> SharedPromptBatch:
+    """Pack each prompt with its continuations.
+
+    Args:
+        prompts: B lists of token ids, none empty.
+        continuations: B lists of up to C lists of token ids, none empty.
+        scored: For each continuation token, whether its log-probability is wanted (all of them by default). T counts
+            the tokens that are.
+        separate: Give each continuation a row of its own, behind a copy of its prompt. Attention costs the square of a
+            row's length, so that this is faster where prompts are short; and it needs no block mask.
+
+    Returns:
+        The batch, on the CPU.
+
+    Raises:
+        ValueError: If a prompt or a continuation has no tokens.
+    """
+    for row, (prompt, rests) in enumerate(zip(prompts, continuations, strict=True)):
+        if not prompt or not all(rests):
+            raise ValueError(f"row {row}: a prompt and each of its continuations need at least one token")
+    if scored is None:
+        scored = [[[True] * len(rest) for rest in rests] for rests in continuations]
+    rows = list(zip(prompts, continuations, scored, strict=True))
+    if separate:
+        rows = [(prompt, [r], [f]) for prompt, rests, flags in rows for r, f in zip(rests, flags, strict=True)]
+    input_ids, position_ids, segments = [], [], []
+    for prompt, rests, _ in rows:
+        input_ids.append(torch.tensor([*prompt, *(token for rest in rests for token in rest)]))
+        behind = [len(prompt) + torch.arange(len(rest)) for rest in rests]
+        position_ids.append(torch.cat([torch.arange(len(prompt)), *behind]))
+        lengths = torch.tensor([len(prompt), *map(len, rests)])
+        segments.append(torch.repeat_interleave(torch.arange(len(lengths)), lengths))
+
+    kept, sources = _prediction_positions([prompt for prompt, *_ in rows], [flags for *_, flags in rows])
+    if separate:
+        of_rows = iter(sources)
+        sources = [[next(of_rows)[0] for _ in rests] for rests in continuations]
+    targets = [
+        [[t for t, wanted in zip(rest, flags, strict=True) if wanted] for rest, flags in zip(*row, strict=True)]
+        for row in zip(continuations, scored, strict=True)
+    ]
+    padded_ids = pad_sequence(input_ids, batch_first=True)
+    logits_to_keep = torch.zeros_like(padded_ids, dtype=torch.bool)
+    for row, positions in enumerate(kept):
+        logits_to_keep[row, positions] = True
+    return SharedPromptBatch(
+        input_ids=padded_ids,
+        position_ids=pad_sequence(position_ids, batch_first=True),
+        segments=pad_sequence(segments, batch_first=True, padding_value=PADDING),
+        logits_to_keep=logits_to_keep,
+        sources=_pad3(sources),
+        targets=_pad3(targets),
+        target_mask=_pad3([[[1] * len(rest) for rest in rests] for rests in targets]).bool(),
+        blocks=_blocks([(len(prompt), [*map(len, rests)]) for prompt, rests, _ in rows]),
+    )
+
+
+def _blocks(rows: Sequence[tuple[int, list[int]]]) -> Blocks | None:
+    """The blocks of rows, given as the lengths of the prompt and of its continuations, where there is use for them."""
+    plain = all(len(rests) == 1 for _, rests in rows) and len({prompt + rests[0] for prompt, rests in rows}) == 1
+    return None if plain else blocks_of(*zip(*rows, strict=True))
+
+
+def _prediction_positions(
+    prompts: Sequence[Sequence[int]], scored: Sequence[Sequence[Sequence[bool]]]
+) -> tuple[list[list[int]], list[list[list[int]]]]:
+    """The kept positions of each row, and for each scored token which kept position of the batch predicts it."""
+    kept: list[list[int]] = []
+    sources: list[list[list[int]]] = []
+    count = 0
+    for prompt, row_scored in zip(prompts, scored, strict=True):
+        predictors: list[list[int]] = []
+        start = len(prompt)
+        for flags in row_scored:
+            before = [len(prompt) - 1, *range(start, start + len(flags) - 1)]
+            predictors.append([position for position, wanted in zip(before, flags, strict=True) if wanted])
+            start += len(flags)
+        row_kept = sorted({position for positions in predictors for position in positions})
+        rank = {position: count + i for i, position in enumerate(row_kept)}
+        sources.append([[rank[position] for position in positions] for positions in predictors])
+        kept.append(row_kept)
+        count += len(row_kept)
+    return kept, sources
+
+
+def _pad3(rows: Sequence[Sequence[Sequence[int]]]) -> Tensor:
+    width = max(len(row) for row in rows)
+    depth = max(len(values) for row in rows for values in row)
+    padded = torch.zeros(len(rows), width, depth, dtype=torch.int64)
+    for b, row in enumerate(rows):
+        for c, values in enumerate(row):
+            padded[b, c, : len(values)] = torch.tensor(values)
+    return padded
+
+
+def kept_logits(model: nn.Module, batch: SharedPromptBatch) -> Tensor:
+    """Return the logits at the kept positions, (number kept, V): never sequence x vocabulary."""
+    blocks, on_cpu, dtype = batch.blocks, batch.input_ids.device.type == "cpu", next(model.parameters()).dtype
+    read = {name: getattr(batch, name) for name in ("input_ids", "position_ids", "logits_to_keep")}
+    if blocks is not None and use_blocks(model, blocks.longest):
+        read = {name: value[blocks.texts, blocks.columns][None] for name, value in read.items()}
+        if on_cpu and blocks.mask is not None:
+            blocks = replace(blocks, mask=_added_once(blocks.mask, dtype))
+        # An empty mask: else one would be made of the positions, and none could be used.
+        read |= {"blocks": blocks, "attention_mask": batch.input_ids.new_empty(1, 1, 0, 0)}
+    elif batch.segments.max() > 1:
+        mask = attention_mask(model, batch.segments, batch.position_ids, batch.segments, batch.position_ids)
+        read["attention_mask"] = _added_once(mask, dtype) if on_cpu else mask
+    else:  # One continuation is plain causal attention: no mask, since padding comes last.
+        del read["position_ids"]
+    logits: Tensor = forward_keeping(model, **read, use_cache=False).logits
+    return logits
+
+
+def _added_once(mask: Any, dtype: torch.dtype) -> Any:
+    """Turn what may be seen into what is added to the attention's scores, for all layers together.
+
+    The CPU's kernel does so in each layer, and each layer keeps its own sequence x sequence result for the backward
+    pass. Kernels of other devices want the query's dtype, which is not known here where weights are sharded.
+    """
+    if isinstance(mask, dict):
+        return {name: _added_once(part, dtype) for name, part in mask.items()}
+    if mask.dtype != torch.bool:
+        return mask
+    if torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, float("-inf"))
+
+
+def token_logps(model: nn.Module, batch: SharedPromptBatch) -> Tensor:
+    """Return the log-probability of every continuation token in float32 nats, (B, C, T), 0 where padded."""
+    mask = batch.target_mask
+    logps = chosen_logps(kept_logits(model, batch), batch.sources[mask], batch.targets[mask])
+    return torch.zeros_like(batch.targets, dtype=logps.dtype).masked_scatter(batch.target_mask, logps)
+
+
+def attention_mask(
+    model: nn.Module, query_segments: Tensor, query_positions: Tensor, key_segments: Tensor, key_positions: Tensor
+) -> Tensor | dict[str, Tensor]:
+    """Build the block mask in the form that `model` takes: one tensor, or one for each of its attention types.
+
+    Args:
+        model: A causal LM of transformers with `sdpa` or `eager` attention.
+        query_segments: (B, Q) int64 segments of the tokens that are being computed.
+        query_positions: (B, Q) int64 positions of those.
+        key_segments: (B, S) int64 segments of the tokens that they may attend to (cached ones first).
+        key_positions: (B, S) int64 positions of those.
+
+    Raises:
+        ValueError: If the model's attention cannot take a block mask.
+    """
+    config: Any = model.config.get_text_config()  # type: ignore[union-attr, operator]
+    implementation = config._attn_implementation
+    if implementation not in TAKE_A_MASK:
+        raise ValueError(
+            f"attn_implementation={implementation!r} of {config.model_type} takes no block mask, which sharing one "
+            "prompt between several continuations needs; load the model with attn_implementation='sdpa', or use the "
+            "Plackett-Luce policy with item_score='passage_end' and one answer alias, which need no mask"
+        )
+    distance = query_positions[:, :, None] - key_positions[:, None, :]
+    same = (key_segments[:, None, :] == 0) | (key_segments[:, None, :] == query_segments[:, :, None])
+    full = (same & (distance >= 0) & (key_segments[:, None, :] != PADDING)) | (
+        # A padding token sees padding, so that no row of the softmax is empty.
+        (query_segments[:, :, None] == PADDING) & (key_segments[:, None, :] == PADDING)
+    )
+    layer_types = set(getattr(config, "layer_types", None) or ())
+    if unknown := layer_types - MASKED_LAYERS:
+        raise ValueError(f"{config.model_type} has layers of type {sorted(unknown)}, which take no block mask")
+    window = getattr(config, "sliding_window", None)
+    if layer_types == {"full_attention"} or window is None:
+        return _in_form(full, implementation, model)
+    windowed = _in_form(full & (distance < window), implementation, model)
+    if not layer_types:
+        return windowed if getattr(config, "use_sliding_window", True) else _in_form(full, implementation, model)
+    return {"full_attention": _in_form(full, implementation, model), "sliding_attention": windowed}
+
+
+def _in_form(visible: Tensor, implementation: str, model: nn.Module) -> Tensor:
+    visible = visible[:, None]
+    if implementation != "eager":
+        return visible
+    dtype = next(model.parameters()).dtype
+    return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)

@@ -1,0 +1,400 @@
+"""The trainer: estimation step, maximization step, logging and saving; the maths is in `weights` and `losses`."""
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import PreTrainedModel, TrainerCallback, set_seed
+from transformers.trainer_utils import EvalLoopOutput
+
+from dro_trl.lm.generation import answer_selections
+from dro_trl.lm.prompts import Tokenizer
+from dro_trl.lm.turns import saved_turns
+from dro_trl.losses import loss_types as objectives
+from dro_trl.losses import terms as losses
+from dro_trl.losses.dro import worth_training
+from dro_trl.losses.loss_types import ScoredSelections
+from dro_trl.models.loading import load_tokenizers, make_pair
+from dro_trl.models.selector_generator import SelectorGeneratorOutput, parameter_groups
+from dro_trl.policies.base import SelectionPolicy
+from dro_trl.retrieval.base import Retriever
+from dro_trl.rewards.calls import RewardFunc, RewardSum, reward_columns
+from dro_trl.rewards.likelihood import AnswerLogLikelihood, reduce_answer_logps
+from dro_trl.trainer.collapse import CollapseMonitor
+from dro_trl.trainer.dataset import prepare_dataset
+from dro_trl.trainer.dro_config import DROConfig
+from dro_trl.trainer.monitoring import Means, step_metrics
+from dro_trl.trainer.pair_trainer import PairTrainer
+from dro_trl.trainer.read_ahead import Collator, ReadAhead
+from dro_trl.trainer.sampler import EstimationSampler, num_counted, random_generator, rows_of_estimation
+from dro_trl.trainer.selection_table import print_selections
+from dro_trl.trainer.starts import learnt_start, load_starts
+from dro_trl.trainer.token_counter import TokenCounter
+from dro_trl.types import Question
+
+logger = logging.getLogger(__name__)
+
+Batch = dict[str, Any]
+"""`rows`, `draw` (the number that random draws depend on), `inputs` where they were encoded ahead, and, off-policy,
+what the estimation step found out: `selections`, `behavior_logps`, `rewards`, `ref_logps` and `old_values`."""
+
+
+class DROTrainer(PairTrainer):
+    """Trains a selector and a generator by Direct Retrieval-augmented Optimization (arXiv:2505.03075).
+
+    Args:
+        model: The selector: a causal LM, its name or folder, an adapter's, or that of a finished pair to go on with.
+        generator: The generator, likewise; the pair's, or a second copy of the selector's start where None.
+        args: Options.
+        train_dataset: Rows with `question`, `answers`, `candidates` and optionally `gold_ids`; other columns go to the
+            reward functions.
+        eval_dataset: Rows of the same kind.
+        processing_class: The selector's tokenizer; loaded beside the model where None.
+        generator_processing_class: The generator's; loaded beside it where None.
+        reward_funcs: One or several rewards (see `RewardFunc`); the answer's log-likelihood where None.
+        retriever: Finds `args.num_candidates` candidates for datasets that have none.
+        policy: The selection policy; made from `args.policy` where None.
+        peft_config: Adapter of each model that is trained, put there or gone on with; full fine-tuning where None.
+        callbacks: As in `transformers.Trainer`.
+        optimizers: As in `transformers.Trainer`.
+
+    Raises:
+        ValueError: If a row or an option is not valid; the message names it.
+    """
+
+    args: DROConfig
+    train_dataset: Any
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        generator: str | PreTrainedModel | None = None,
+        args: DROConfig | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | None = None,
+        processing_class: Tokenizer | None = None,
+        generator_processing_class: Tokenizer | None = None,
+        reward_funcs: RewardFunc | list[RewardFunc] | None = None,
+        retriever: Retriever | None = None,
+        policy: SelectionPolicy | None = None,
+        peft_config: Any | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+    ) -> None:
+        args = args or DROConfig("dro-output")
+        set_seed(args.seed)  # New adapters are random, and made before Trainer seeds anything.
+        if reward_funcs is None:
+            reward_funcs = AnswerLogLikelihood(args.likelihood_reduction, args.likelihood_aliases)
+        self.reward_sum = RewardSum(reward_funcs, args.reward_weights)
+        starts = load_starts(model, generator or args.generator_name_or_path, args, peft_config)
+        self._start = {role: start.name for role, start in starts.items()}
+        self.tokenizers = load_tokenizers(starts, args, processing_class, generator_processing_class)
+        self._policy_path = args.policy if policy is None else None
+        aliases = {args.likelihood_aliases, *(getattr(func, "aliases", "first") for func in self.reward_sum.funcs)}
+        self._learnt_start = learnt_start(model, self._policy_path, args)
+        pair = make_pair(starts, self.tokenizers, args, policy, peft_config, aliases != {"first"}, self._learnt_start)
+        prepare = partial(prepare_dataset, retriever=retriever, tokenizer=pair.scorer.tokenizer, args=args, pair=pair)
+        rows = prepare(train_dataset, "train_dataset", training=True)
+        super().__init__(
+            model=pair,
+            args=args,
+            data_collator=Collator(rows, pair.policy, ahead=args.on_policy),
+            train_dataset=rows,
+            eval_dataset=prepare(eval_dataset, "eval_dataset"),
+            processing_class=self.tokenizers["selector"],
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        self.model_accepts_loss_kwargs = False  # compute_loss averages over questions; Trainer over accumulation.
+        self.monitor = CollapseMonitor(args.num_selections)
+        self._tokens = TokenCounter(self.model.base_models())
+        self._means = {"train": Means(), "eval": Means()}
+        self._to_print: list[dict[str, Any]] = []
+
+    # Data
+
+    @property
+    def _slices(self) -> int:
+        """Micro-batches in the rows of one estimation step."""
+        return 1 if self.args.on_policy else self.args.steps_per_estimation * self.args.gradient_accumulation_steps
+
+    def get_train_dataloader(self) -> Any:
+        """Return batches of row numbers: all those of an estimation step, once for each micro-step that it serves."""
+        if self.train_dataset is None:
+            raise ValueError("training needs a train_dataset; pass one to DROTrainer")
+        self._estimation: dict[str, Any] = {"indices": [], "uses_left": 0, "parts": []}  # Of these batches, no others.
+        return self._get_dataloader(
+            # Rows are fetched a micro-batch at a time, since those of an estimation step may be the whole dataset.
+            dataset=range(len(self.train_dataset)),  # type: ignore[arg-type]
+            description="Training",
+            batch_size=self._train_batch_size * self._slices,
+            sampler_fn=self._get_train_sampler,
+            is_training=True,
+        )
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> EstimationSampler:
+        args, num_rows = self.args, len(train_dataset or self.train_dataset)
+        step = self._train_batch_size * args.gradient_accumulation_steps * self.accelerator.num_processes
+        chunk = rows_of_estimation(num_rows, step, args.steps_per_estimation)
+        seed = args.seed if args.data_seed is None else args.data_seed
+        steps_in_epoch = -(-num_rows // chunk) * args.steps_per_estimation * args.num_iterations
+        sampler = EstimationSampler(
+            num_rows,
+            chunk,
+            repeats=self._slices * args.num_iterations,
+            slices=self._slices,
+            num_processes=self.accelerator.num_processes,
+            seed=seed,
+            epoch=lambda: self.state.global_step // steps_in_epoch,
+        )
+        if sampler.num_repeated:
+            logger.warning(
+                f"{num_rows} questions do not fill {sampler.num_chunks} estimation steps of {chunk} questions: "
+                f"{sampler.num_repeated} visits of each epoch are repeated ones"
+            )
+        return sampler
+
+    # Estimation step
+
+    def _prepare_inputs(self, inputs: Any) -> Batch:
+        """Return a micro-batch; sample and score selections first where that is done ahead of training."""
+        if not self.model.training:
+            return {"rows": inputs, "draw": 0}
+        if isinstance(inputs[0], ReadAhead):
+            return {"rows": inputs[0].rows, "inputs": inputs[0].inputs, "draw": self.state.global_step}
+        size = self._train_batch_size
+
+        def micro_batch(at: int) -> Batch:
+            rows = [self.train_dataset[i] for i in inputs[at * size : (at + 1) * size]]
+            return {"rows": rows, "draw": self.state.global_step}
+
+        if self.args.on_policy:
+            return micro_batch(0)
+        if not self._estimation["uses_left"] or self._estimation["indices"] != inputs:
+            self._estimation = {
+                "indices": inputs,
+                "uses_left": self._slices * self.args.num_iterations,
+                "parts": [self.estimate(self.model_wrapped, micro_batch(at)) for at in range(self._slices)],
+            }
+        at = -self._estimation["uses_left"] % self._slices
+        self._estimation["uses_left"] -= 1
+        return {**micro_batch(at), **self._estimation["parts"][at]}
+
+    @torch.no_grad()
+    def estimate(self, model: nn.Module, batch: Batch) -> Batch:
+        """Draw selections for each question and reward them: the estimation step.
+
+        Args:
+            model: The composite module, wrapped or not.
+            batch: `rows`, and `draw`, the number that the random draws depend on.
+
+        Returns:
+            What to add to the batch: `selections`, `behavior_logps`, `rewards`; `ref_logps`, `old_values` if needed.
+        """
+        output = self._forward(model, batch)
+        return {
+            "selections": output.selections,
+            "behavior_logps": output.behavior_logps,
+            "rewards": self.rewards(batch["rows"], output),
+            "ref_logps": output.ref_logps,
+            "old_values": output.state_values,
+        }
+
+    def _forward(self, model: nn.Module, batch: Batch) -> SelectorGeneratorOutput:
+        args, estimated = self.args, "rewards" in batch
+        output: SelectorGeneratorOutput = model(
+            rows=batch["rows"],
+            inputs=batch.get("inputs"),
+            selections=batch.get("selections"),
+            num_selections=args.num_selections,
+            generators=[random_generator(args.seed, batch["draw"], row["question"]) for row in batch["rows"]],
+            temperature=args.temperature,
+            score_answers=args.train_generator or (self.reward_sum.names("answer_logps") and not estimated),
+            score_reference=args.kl_coef > 0 and args.train_selector and not estimated,
+            worth_training=partial(self._worth_training, batch) if args.min_generator_weight else None,
+            rewarded=estimated or not self.reward_sum.names("answer_logps"),
+        )
+        return output
+
+    def _worth_training(self, batch: Batch, output: SelectorGeneratorOutput) -> Tensor:
+        """Which selections the generator trains on, (B, M) bool; notes in the batch how they are rewarded."""
+        if "rewards" not in batch:
+            batch |= {"rewards": self.rewards(batch["rows"], output), "behavior_logps": output.behavior_logps}
+        weight = self.weights(self._scored(output, batch))
+        worth = worth_training(weight, output.selections, self.args.min_generator_weight)
+        self._record({"left_out_weight": (weight * ~worth).sum(-1)})
+        return worth
+
+    @staticmethod
+    def _scored(output: SelectorGeneratorOutput, batch: Batch) -> ScoredSelections:
+        return ScoredSelections(
+            logps=output.selector_logps,
+            log_ratios=output.selector_logps.detach() - batch["behavior_logps"],
+            rewards=batch["rewards"],
+            ref_logps=batch.get("ref_logps", output.ref_logps),
+            values=output.state_values,
+            old_values=batch.get("old_values", output.state_values),
+        )
+
+    def rewards(self, rows: Sequence[Question], output: SelectorGeneratorOutput) -> Tensor:
+        """Return the weighted sum of the rewards of each selection, (B, M), without gradient."""
+        columns: dict[str, Any] = reward_columns(rows, output.selections.tolist())
+        columns["trainer_state"] = self.state
+        if output.answer_logps is not None and output.answer_mask is not None:
+            columns["answer_logps"] = output.answer_logps.detach().flatten(0, 1)
+            columns["answer_mask"] = output.answer_mask.flatten(0, 1)
+        if self.reward_sum.names("generated_answers"):
+            generator, tokenizer = self.accelerator.unwrap_model(self.model).generator, self.tokenizers["generator"]
+            options = (self.args.texts, self.args.max_thinking_tokens)
+            columns["generated_answers"] = answer_selections(generator, tokenizer, columns, *options)
+        total, by_name = self.reward_sum(columns)
+        self._record(by_name)
+        return total.to(output.selections.device).view(output.selections.shape[:2])
+
+    # Maximization step
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return the loss of a micro-batch: one forward of both models, then weights and losses."""
+        output, rows = self._forward(model, inputs), inputs["rows"]
+        if 0 < inputs.get("counted", 0) < len(rows):
+            rows = rows[: inputs["counted"]]
+            output = type(output)(**{name: value[: len(rows)] for name, value in output.items()})
+        if "rewards" not in inputs:
+            inputs = inputs | {"rewards": self.rewards(rows, output), "behavior_logps": output.behavior_logps}
+        rewards, scored = inputs["rewards"], self._scored(output, inputs)
+        weight = self.weights(scored)
+        loss = self.loss(output, scored, weight)
+        step = step_metrics(rows, output, scored, objectives.log_importance(scored, self.args))
+        self._record({"loss": loss.detach().expand(len(rewards)), **step, **self._learnt_metrics()})
+        if self.model.training:
+            self._watch(rows, output, rewards, weight, step)
+        return (loss, {"loss": loss.detach()}) if return_outputs else loss
+
+    def weights(self, scored: ScoredSelections) -> Tensor:
+        """Return what each selection weighs, (B, M) without gradient, each row summing to 1."""
+        return objectives.selection_weights(scored, self.args)
+
+    def loss(self, output: SelectorGeneratorOutput, scored: ScoredSelections, weight: Tensor) -> Tensor:
+        """Return the loss of both models, a scalar.
+
+        Args:
+            output: What the models make of the selections.
+            scored: The selections with their log-probabilities and rewards.
+            weight: (B, M), what `weights` returned.
+        """
+        args = self.args
+        total = scored.logps.new_zeros(())
+        if args.train_selector:
+            total = total + objectives.selector_loss(scored, weight, args)
+        if args.train_generator:
+            tokens, mask = output.answer_logps, output.answer_mask
+            assert tokens is not None
+            assert mask is not None
+            answer_logps = reduce_answer_logps(tokens, mask, args.likelihood_reduction, args.likelihood_aliases)
+            total = total + args.generator_loss_coef * losses.dro_loss(answer_logps, weight)
+        return total
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Make one optimizer with a learning rate for each model."""
+        args, module = self.args, model or self.model
+        if self.optimizer is None:
+            cls, kwargs = self.get_optimizer_cls_and_kwargs(args, module)  # type: ignore[arg-type]
+            decayed = self.get_decay_parameter_names(module)
+            generator_lr = args.learning_rate if args.generator_learning_rate is None else args.generator_learning_rate
+            rates = args.learning_rate, generator_lr, args.policy_learning_rate
+            groups = parameter_groups(module, *rates, args.weight_decay, decayed)
+            self.optimizer = cls(groups, **kwargs)
+        return self.optimizer
+
+    # Logging
+
+    def _record(self, values: dict[str, Tensor]) -> None:
+        self._means["train" if self.model.training else "eval"].add(values)
+
+    def _learnt_metrics(self) -> dict[str, Tensor]:
+        weights = self.accelerator.unwrap_model(self.model).score_weights
+        return weights.metrics() if weights is not None else {}
+
+    def _watch(
+        self,
+        rows: Sequence[Question],
+        output: SelectorGeneratorOutput,
+        rewards: Tensor,
+        weight: Tensor,
+        step: dict[str, Tensor],
+    ) -> None:
+        """Warn of a collapse, and keep the selections for the table."""
+        if warning := self.monitor.update({name: float(values.mean()) for name, values in step.items()}):
+            logger.warning(warning)
+        if self.args.log_selections:
+            columns = (output.selections.tolist(), rewards.tolist(), weight.tolist())
+            self._to_print = [
+                {"row": row, "selections": z, "rewards": r, "weights": w}
+                for row, z, r, w in zip(rows, *columns, strict=True)
+            ]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, beside Trainer's own values, the means of what the steps since the last log recorded."""
+        if self.model.training:
+            means = self._means["train"].take()
+            self.state.num_input_tokens_seen += self._tokens.take()
+            counts = {"num_selections": self.args.num_selections, "num_tokens": self.state.num_input_tokens_seen}
+            logs.update({**means, **counts} if means else {})
+        super().log(logs, start_time)
+        if self._to_print and self.model.training and self.is_world_process_zero():
+            print_selections(self._to_print[: self.args.num_selections_to_print], self.state.global_step)
+            self._to_print = []
+
+    def prediction_step(
+        self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Return the loss of a batch of the evaluation data."""
+        batch, means = self._prepare_inputs(inputs), self._means["eval"]
+        counted = num_counted(
+            len(inputs), self.args.eval_batch_size, self.args.process_index, self.accelerator.gradient_state
+        )
+        before = dict(means.totals)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = self.compute_loss(model, {**batch, "counted": counted})
+        if not counted:  # This process had nothing left, and kept the others company.
+            means.totals = before
+        return loss.detach(), None, None
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Add to Trainer's metrics the means of what the batches recorded, with the prefix."""
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        means = self._means["eval"].take()
+        assert output.metrics is not None
+        output.metrics.update({f"{metric_key_prefix}_{name}": mean for name, mean in means.items()})
+        return output
+
+    # Resuming
+
+    def run_facts(self) -> dict[str, Any]:
+        """Return what makes this run what it is, beside its options and rows."""
+        trained = sum(parameter.requires_grad for parameter in self.model.parameters())
+        facts = {"start": self._start, "policy": self._policy_path, "trained_tensors": trained}
+        return {**facts, "turns": saved_turns(self.tokenizers)}
+
+    def pending_state(self) -> dict[str, Any]:
+        """Return this process's part of what is between two steps."""
+        return {"estimation": self._estimation, "means": self._means["train"].totals, "tokens": self._tokens.count}
+
+    def restore_pending_state(self, state: dict[str, Any]) -> None:
+        """Take up what `pending_state` returned."""
+        self._estimation = state["estimation"]
+        self._means["train"].totals = state["means"]
+        self._tokens.count = state["tokens"]

@@ -1,1 +1,0 @@
-"""Supervised warm-up of a selector or a generator: its options, its teachers, its trainers."""
