@@ -14,12 +14,12 @@ lint:
 	$(BIN)/mypy
 
 test:
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest
 
 test-oldest:
 	$(PYTHON) -m venv $(VENV)-oldest
 	$(VENV)-oldest/bin/pip install -c constraints-oldest.txt -e '.[dev]'
-	$(VENV)-oldest/bin/pytest -n 2 --dist loadfile
+	$(VENV)-oldest/bin/pytest -m "not slow and not gpu and not installed"
 
 docs:
 	$(BIN)/mkdocs build --strict

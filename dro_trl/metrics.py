@@ -4,7 +4,7 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 
 import regex  # unlike `re` it knows Unicode's classes and scripts
@@ -244,3 +244,18 @@ def _check_aliases(answers: Sequence[str]) -> None:
         raise TypeError(f"answers is the string {answers!r}: pass a list of aliases, [{answers!r}]")
     if not answers:
         raise ValueError("answers is empty: give at least one alias of the true answer")
+
+
+def recall(gold_ids: Collection[str], ids: Iterable[str]) -> float:
+    """Return the share of the gold passages that are among some.
+
+    Args:
+        gold_ids: At least one; one that is named twice counts once.
+        ids: Of the passages that were found or selected.
+
+    Example:
+        >>> recall(["a", "b"], ["c", "a"])
+        0.5
+    """
+    gold = set(gold_ids)
+    return len(gold.intersection(ids)) / len(gold)

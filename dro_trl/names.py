@@ -1,14 +1,18 @@
-"""Where modules that a recipe names by dotted paths are looked for: after all others, so that none takes their place.
+"""Names that people write: the nearest known one, the object that a dotted path names, and where it is looked for.
 
-A file of the working directory may be called as a library is. Where Python puts that directory first, as for
-`python -m`, such a file would be imported in the library's place.
+Modules of a recipe are looked for after all others, so that none takes their place: a file of the working directory
+may be called as a library is. Where Python puts that directory first, as for `python -m`, such a file would be
+imported in the library's place.
 """
 
+import difflib
+import importlib
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 MODULES = "DRO_TRL_MODULES"
 """Environment variable with folders of modules, as `PYTHONPATH` has them, that are looked in last."""
@@ -37,3 +41,34 @@ def starting_safely() -> Iterator[None]:
             del os.environ["PYTHONSAFEPATH"]
         else:
             os.environ["PYTHONSAFEPATH"] = before
+
+
+def refuse_unknown(names: Iterable[object], known: Collection[str], source: str) -> None:
+    """Refuse names that are not among the known ones.
+
+    Raises:
+        ValueError: Names the first of them, where it stands, and the known name nearest to it.
+    """
+    for name in names:
+        if name not in known:
+            nearest = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+            raise ValueError(f"{source}: unknown key {name!r}{hint}")
+
+
+def import_dotted(path: str, refused: str, hint: str) -> Any:
+    """Return the object that a dotted path names.
+
+    Args:
+        path: For example `dro_trl.PlackettLucePolicy`.
+        refused: What to say where there is none.
+        hint: What to do then.
+
+    Raises:
+        ValueError: If there is none; the reason stands between the two.
+    """
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{refused} ({error}); {hint}") from error

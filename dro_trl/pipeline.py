@@ -3,7 +3,7 @@
 import logging
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -15,17 +15,17 @@ from dro_trl.lm import prompts
 from dro_trl.lm.devices import AUTO, choose_device, choose_dtype, describe
 from dro_trl.lm.fitting import check_fit, check_window, cut_passages, warn_of_special_tokens
 from dro_trl.lm.generation import generate_answers
-from dro_trl.lm.prompts import DEFAULT, PromptTexts, Tokenizer
-from dro_trl.models import saving as checkpointing
+from dro_trl.lm.prompts import DEFAULT, PromptTexts
+from dro_trl.lm.tokens import Tokenizer
+from dro_trl.models import saving
+from dro_trl.models.answers import AnswerScorer
 from dro_trl.models.files import check_model_files, check_tokenizer_files, one_line
 from dro_trl.models.loading import check_loaded, load_model, load_shared, saved_tokenizers
 from dro_trl.models.names import pair_folder, upload
 from dro_trl.models.saving import CONFIG_NAME, MODELS, copy_pair, read_config, start_paths
-from dro_trl.models.selector_generator import AnswerScorer
-from dro_trl.policies.base import SelectionPolicy, check_candidates, check_own, load_policy
-from dro_trl.policies.plackett_luce import PlackettLucePolicy
+from dro_trl.policies.base import SelectionPolicy, check_candidates, check_own, check_policy, load_policy
 from dro_trl.policies.sliding_windows import Scored, SlidingWindows, select_by_scores, select_by_windows
-from dro_trl.retrieval.base import Retriever
+from dro_trl.retrieval.base import Retriever, check_retriever
 from dro_trl.types import Passage, Question, Selection
 
 logger = logging.getLogger(__name__)
@@ -80,6 +80,9 @@ class RAGPipeline:
         window_stride: int | None = None,
         max_thinking_tokens: int = 0,
     ) -> None:
+        check_policy(policy)
+        if retriever is not None:
+            check_retriever(retriever)
         self.windows = SlidingWindows.make(window_size, window_stride, policy.num_selected)
         self.selector = selector.eval()
         self.generator = generator.eval()
@@ -238,7 +241,7 @@ class RAGPipeline:
         if Path(folder).resolve() != self.folder.resolve():
             copy_pair(self.folder, Path(folder))
         if include_base:
-            checkpointing.include_base(Path(folder))
+            saving.include_base(Path(folder))
 
     def push_to_hub(
         self,
@@ -352,8 +355,8 @@ class RAGPipeline:
         in_batches = partial(self._in_batches, batch_size=batch_size, progress=progress)
         if self.windows is None:
             return in_batches(self._best, rows)
-        if isinstance(self.policy, PlackettLucePolicy) and self.policy.scores_alone:
-            return select_by_scores(partial(in_batches, self._item_scores), rows, self.windows, self.policy)
+        if self.policy.scores_alone:
+            return select_by_scores(partial(in_batches, self._own_scores), rows, self.windows, self.policy)
         return select_by_windows(partial(in_batches, self._best), rows, self.windows)
 
     def _in_batches(
@@ -382,11 +385,8 @@ class RAGPipeline:
         selections, scores = self.policy.best(self.selector, self._encoded(rows))
         return zip(selections.tolist(), scores.tolist(), strict=True)
 
-    def _item_scores(self, rows: Sequence[Question]) -> Iterable[list[float]]:
-        policy: Any = self.policy
-        inputs = self._encoded(rows)
-        scores = policy.item_scores(self.selector, replace(inputs, prior=torch.zeros_like(inputs.prior)))
-        return (row[:size] for row, size in zip(scores.tolist(), inputs.sizes, strict=True))
+    def _own_scores(self, rows: Sequence[Question]) -> Iterable[list[float]]:
+        return self.policy.own_scores(self.selector, self._encoded(rows))
 
     def _first(self, rows: Sequence[Question]) -> list[Scored]:
         k = self.policy.num_selected

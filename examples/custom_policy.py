@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from dro_trl import DROConfig, DROTrainer, PlackettLucePolicy, load_rag_dataset
-from dro_trl.policies.base import SelectionLogps, SelectionSample
+from dro_trl import DROConfig, DROTrainer, PlackettLucePolicy, SelectionLogps, SelectionSample, load_rag_dataset
 
 
 class RankTemperaturePolicy(PlackettLucePolicy):

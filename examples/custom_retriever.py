@@ -14,22 +14,22 @@ from sentence_transformers import SentenceTransformer
 from dro_trl import DROConfig, DROTrainer, FictionalEncyclopedia, Passage, PyseriniRetriever, Retriever
 
 
-class DenseRetriever:
+class DenseRetriever(Retriever):
     """Finds the passages whose embeddings have the largest inner product with the question's."""
 
     def __init__(self, corpus: Sequence[dict[str, str]], encoder: str) -> None:
-        self.passages, self.encoder = corpus, SentenceTransformer(encoder)
+        self.corpus, self.encoder = corpus, SentenceTransformer(encoder)
         vectors = self.encoder.encode([f"{p['title']} {p['text']}" for p in corpus], normalize_embeddings=True)
         self.index = faiss.IndexFlatIP(vectors.shape[1])
         self.index.add(vectors)
 
     def retrieve(self, questions: Sequence[str], k: int) -> list[list[Passage]]:
         asked = self.encoder.encode(list(questions), normalize_embeddings=True)
-        hits = zip(*self.index.search(asked, min(k, len(self.passages))), strict=True)
-        return [[{**self.passages[i], "score": float(s)} for s, i in zip(*hit, strict=True)] for hit in hits]
+        hits = zip(*self.index.search(asked, min(k, len(self.corpus))), strict=True)
+        return [[{**self.corpus[i], "score": float(s)} for s, i in zip(*hit, strict=True)] for hit in hits]
 
 
-class ReciprocalRankFusion:
+class ReciprocalRankFusion(Retriever):
     """Adds up 1 / (60 + rank) over several retrievers (Cormack et al., 2009)."""
 
     def __init__(self, *retrievers: Retriever) -> None:

@@ -9,8 +9,7 @@ from typing import Any
 
 from peft import LoraConfig
 
-from dro_trl import AnswerLogLikelihood, DROConfig, DROTrainer, load_rag_dataset
-from dro_trl.metrics import has_answer
+from dro_trl import AnswerLogLikelihood, DROConfig, DROTrainer, has_answer, load_rag_dataset
 
 
 def answer_in_selection(

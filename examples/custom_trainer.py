@@ -9,9 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dro_trl import DROConfig, DROTrainer, Question, load_rag_dataset
-from dro_trl.losses.loss_types import ScoredSelections
-from dro_trl.models.selector_generator import SelectorGeneratorOutput
+from dro_trl import DROConfig, DROTrainer, Question, ScoredSelections, SelectorGeneratorOutput, load_rag_dataset
 
 
 class Annealed(DROTrainer):

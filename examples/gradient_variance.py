@@ -8,6 +8,7 @@ where passages hardly matter, wide where one selection alone explains the answer
 
 import argparse
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,10 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from dro_trl.files.writing import write_json
-from dro_trl.losses.dro import control_variate, importance_weights, log_importance
-from dro_trl.losses.terms import dro_loss
-from dro_trl.policies.plackett_luce import gumbel_top_k, plackett_luce_logps
+from dro_trl import control_variate, dro_loss, gumbel_top_k, importance_weights, log_importance, plackett_luce_logps
 
 SELECTIONS = torch.tensor(list(itertools.permutations(range(4), 2)))
 SPREADS = (0.25, 1.0, 3.0)
@@ -88,8 +86,10 @@ def main() -> None:
             f"{row['bias_with']:.0%}",
         )
     Console().print(shown)
-    write_json(
-        options.output, {"problems": options.problems, "draws": options.draws, "seed": options.seed, "rows": rows}
+    options.output.write_text(
+        json.dumps(
+            {"problems": options.problems, "draws": options.draws, "seed": options.seed, "rows": rows}, indent=2
+        )
     )
     print(f"Results: {options.output}")
 

@@ -14,8 +14,7 @@ import torch
 from accelerate import PartialState
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from dro_trl import DROConfig, DROTrainer, load_rag_dataset
-from dro_trl.models.loading import loading_whole
+from dro_trl import DROConfig, DROTrainer, load_rag_dataset, loading_whole
 
 
 class Entailment:

@@ -10,6 +10,7 @@ without gold passages are left out; `dro-trl retrieve --answer_as_gold` names th
 """
 
 import argparse
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,12 +21,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dro_trl import PlackettLucePolicy
-from dro_trl.data.load import load_rag_dataset
-from dro_trl.files.writing import write_json
-from dro_trl.lm.fitting import cut_passages
-from dro_trl.models.selector_generator import AnswerScorer
-from dro_trl.trainer.dataset import is_answerable
+from dro_trl import AnswerScorer, PlackettLucePolicy, cut_passages, is_answerable, load_rag_dataset
 
 
 def standardised(scores: Tensor) -> Tensor:
@@ -99,7 +95,9 @@ def main() -> None:
         table.add_row(row, *(f"{mean[label]:.3f}" if mean else "" for mean in means.values()))
     Console().print(table)
     sizes = {name: len(group) for name, group in groups.items()}
-    write_json(options.output, {**vars(options), "output": str(options.output), "n": sizes, "means": means})
+    options.output.write_text(
+        json.dumps({**vars(options), "output": str(options.output), "n": sizes, "means": means}, indent=2)
+    )
     print(f"Results: {options.output}")
 
 

@@ -7,6 +7,7 @@ question's scores with their positions, and recall@k of the order they give; wri
 """
 
 import argparse
+import json
 import random
 from pathlib import Path
 
@@ -18,10 +19,7 @@ from scipy.stats import bootstrap
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dro_trl import PlackettLucePolicy
-from dro_trl.data.load import load_rag_dataset
-from dro_trl.files.writing import write_json
-from dro_trl.lm.fitting import cut_passages
+from dro_trl import PlackettLucePolicy, cut_passages, load_rag_dataset
 
 ITEM_SCORES = ("pointwise", "query_likelihood", "passage_end")
 
@@ -73,7 +71,9 @@ def main() -> None:
             results.append({"item_score": item_score, "measure": name, "mean": float(np.mean(values)), "ci95": ci95})
             table.add_row(item_score, name, f"{np.mean(values):+.2f}", f"[{ci95[0]:+.2f}, {ci95[1]:+.2f}]")
     Console().print(table)
-    write_json(options.output, {**vars(options), "output": str(options.output), "n": len(rows), "rows": results})
+    options.output.write_text(
+        json.dumps({**vars(options), "output": str(options.output), "n": len(rows), "rows": results}, indent=2)
+    )
     print(f"Results: {options.output}")
 
 

@@ -16,13 +16,18 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from dro_trl import PlackettLucePolicy, RAGPipeline
-from dro_trl.data.load import load_rag_dataset
-from dro_trl.evaluation.comparison import mean_interval
-from dro_trl.evaluation.scores import Prediction, Scores, score_predictions
-from dro_trl.files.writing import write_json
-from dro_trl.models.loading import load_tokenizer
-from dro_trl.types import Question, Selection
+from dro_trl import (
+    PlackettLucePolicy,
+    Prediction,
+    Question,
+    RAGPipeline,
+    Scores,
+    Selection,
+    load_rag_dataset,
+    load_tokenizer,
+    mean_interval,
+    score_predictions,
+)
 
 
 def score(rows: Sequence[Question], selections: Sequence[Selection], k: int) -> Scores:
@@ -91,7 +96,7 @@ def main() -> None:
     table.add_row("every candidate", f"recall@{every}", f"{ceiling:.3f}", "")
     Console().print(table)
     content = {**vars(options), "output": str(options.output), "n": len(rows), "every_candidate": float(ceiling)}
-    write_json(options.output, content | {"rows": results})
+    options.output.write_text(json.dumps(content | {"rows": results}, indent=2))
     print(f"Results: {options.output}")
 
 

@@ -14,8 +14,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-from dro_trl import AnswerLogLikelihood, DROConfig, load_rag_dataset
-from dro_trl.trainer.trl_adapter import SelectionReward, trl_dataset
+from dro_trl import AnswerLogLikelihood, DROConfig, SelectionReward, load_rag_dataset, trl_dataset
 
 TRAINERS = {"grpo": (GRPOTrainer, GRPOConfig), "rloo": (RLOOTrainer, RLOOConfig)}
 K = 2

@@ -214,3 +214,13 @@ def test_every_quoted_message_stands_in_the_source(code):
 def test_a_message_that_is_not_there_is_not_found():
     assert len(QUOTED) > 30
     assert not any("found no Java at all" in message for message in own_messages())
+
+
+USERS_CODE = [*sorted((ROOT / "examples").glob("*.py")), *PAGES]
+
+
+@pytest.mark.parametrize("path", USERS_CODE, ids=lambda path: path.name)
+def test_what_users_copy_imports_from_the_package_alone(path):
+    """Modules may move; the names that `dro_trl` itself has stay."""
+    imported = re.findall(r"^\s*(?:from|import) (dro_trl[\w.]*)", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert set(imported) <= {"dro_trl"}

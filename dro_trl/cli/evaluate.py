@@ -135,13 +135,13 @@ def run(
 
     started = time.monotonic()
     processes = launched_processes(place[0])
+    device, dtype = choose_place(processes, *place)
     check_results(folder)
     check_evaluation(pair_folder(model, settings["revision"]), systems, settings["extra_metrics"])
     name, split, on_bad_row, limit = data
     rows = load_rag_dataset(name, split=split, on_bad_row=on_bad_row)
     rows = rows.select(range(min(limit or len(rows), len(rows))))
     context.with_resource(owned(folder, processes.is_main_process))
-    device, dtype = choose_place(processes, *place)
     if processes.is_main_process:
         print(f"Evaluating {describe(device, dtype)}")
     if not resume and processes.is_main_process:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from rich.console import Console
 
+    from dro_trl.retrieval.base import Retriever
     from dro_trl.trainer.dro_trainer import DROTrainer
 
 NUM_CANDIDATES = 8
@@ -163,13 +164,11 @@ def evaluate(model: Path, output_dir: Path, held_out: "Dataset", seed: int, cons
     console.print(f"Results: {path}\nPlot: {plot_comparison(report, output_dir / 'comparison.png')}")
 
 
-def ask(model: Path, index: Path, retriever: object, row: dict[str, object], console: "Console") -> None:
+def ask(model: Path, index: Path, retriever: "Retriever", row: dict[str, object], console: "Console") -> None:
     """Ask the trained pair a held-out question, as `dro-trl ask` does."""
     from dro_trl.cli.ask import print_output
     from dro_trl.pipeline import RAGPipeline
-    from dro_trl.retrieval.base import Retriever
 
-    assert isinstance(retriever, Retriever)
     question, answers = str(row["question"]), row["answers"]
     console.print(f'dro-trl ask "{question}" --model {model} --index_dir {index}', style="dim", soft_wrap=True)
     print_output(RAGPipeline.from_pretrained(model, retriever=retriever)(question), console)

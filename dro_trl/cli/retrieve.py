@@ -1,7 +1,6 @@
 """`dro-trl retrieve`: add candidates to questions."""
 
 import os
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,63 +8,79 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dro_trl.retrieval.gold import AnswerMatch
+from dro_trl.retrieval.opening import passage_source
 
 if TYPE_CHECKING:
+    from dro_trl.files.unfinished import Unfinished
     from dro_trl.retrieval.adding import Adding, Checked, Tally
-    from dro_trl.retrieval.questions import QuestionRows
-    from dro_trl.retrieval.stored_run import StoredRun
+
+
+Input = Annotated[Path, typer.Option("--input", help="JSONL file of rows with a question.")]
+Output = Annotated[Path, typer.Option("--output", help="JSONL file to write: the rows, with candidates.")]
+IndexDir = Annotated[Path | None, typer.Option("--index_dir", help="Folder of an index.")]
+Prebuilt = Annotated[
+    str | None, typer.Option("--prebuilt", help="Name of a prebuilt index, such as wikipedia-dpr-100w.")
+]
+Depth = Annotated[int, typer.Option("-k", "--k", min=1, help="Candidates for each question.")]
+K1 = Annotated[float, typer.Option("--k1", help="BM25's term-frequency saturation.")]
+B = Annotated[float, typer.Option("--b", help="BM25's length normalisation.")]
+AddGold = Annotated[
+    bool,
+    typer.Option(
+        "--add_gold", help="For a generator's training: put gold passages that were missed in place of the last."
+    ),
+]
+ExcludeOwn = Annotated[
+    bool,
+    typer.Option(
+        "--exclude_own", help="Where a question is a document, leave the passage with its id out of its hits."
+    ),
+]
+AnswerAsGold = Annotated[
+    bool,
+    typer.Option(
+        "--answer_as_gold", help="Where a row names no gold passages, take the candidates that hold an answer."
+    ),
+]
+HowAnswersMatch = Annotated[
+    AnswerMatch,
+    typer.Option(
+        "--answer_match",
+        help="With --answer_as_gold, when one does: dpr as DPR and Pyserini judge its text; extended in its title "
+        "or text, however quotes, dashes, numbers and scripts without spaces are written.",
+    ),
+]
+RunFile = Annotated[Path | None, typer.Option("--run", help="TREC run file to write: what was found.")]
+FromRun = Annotated[
+    Path | None, typer.Option("--from_run", help="TREC run file to take the rankings from, instead of BM25.")
+]
+Corpus = Annotated[
+    Path | None, typer.Option("--corpus", help="With --from_run: where the passages are, if in no index.")
+]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads; all cores by default.")]
 
 
 def main(
     context: typer.Context,
-    input: Annotated[Path, typer.Option("--input", help="JSONL file of rows with a question.")],
-    output: Annotated[Path, typer.Option("--output", help="JSONL file to write: the rows, with candidates.")],
-    index_dir: Annotated[Path | None, typer.Option("--index_dir", help="Folder of an index.")] = None,
-    prebuilt: Annotated[
-        str | None, typer.Option("--prebuilt", help="Name of a prebuilt index, such as wikipedia-dpr-100w.")
-    ] = None,
-    k: Annotated[int, typer.Option("-k", "--k", min=1, help="Candidates for each question.")] = 20,
-    k1: Annotated[float, typer.Option("--k1", help="BM25's term-frequency saturation.")] = 0.9,
-    b: Annotated[float, typer.Option("--b", help="BM25's length normalisation.")] = 0.4,
-    add_gold: Annotated[
-        bool,
-        typer.Option(
-            "--add_gold", help="For a generator's training: put gold passages that were missed in place of the last."
-        ),
-    ] = False,
-    exclude_own: Annotated[
-        bool,
-        typer.Option(
-            "--exclude_own", help="Where a question is a document, leave the passage with its id out of its hits."
-        ),
-    ] = False,
-    answer_as_gold: Annotated[
-        bool,
-        typer.Option(
-            "--answer_as_gold", help="Where a row names no gold passages, take the candidates that hold an answer."
-        ),
-    ] = False,
-    answer_match: Annotated[
-        AnswerMatch,
-        typer.Option(
-            "--answer_match",
-            help="With --answer_as_gold, when one does: dpr as DPR and Pyserini judge its text; extended in its title "
-            "or text, however quotes, dashes, numbers and scripts without spaces are written.",
-        ),
-    ] = AnswerMatch.dpr,
-    run: Annotated[Path | None, typer.Option("--run", help="TREC run file to write: what was found.")] = None,
-    from_run: Annotated[
-        Path | None, typer.Option("--from_run", help="TREC run file to take the rankings from, instead of BM25.")
-    ] = None,
-    corpus: Annotated[
-        Path | None, typer.Option("--corpus", help="With --from_run: where the passages are, if in no index.")
-    ] = None,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads; all cores by default.")] = None,
+    input: Input,
+    output: Output,
+    index_dir: IndexDir = None,
+    prebuilt: Prebuilt = None,
+    k: Depth = 20,
+    k1: K1 = 0.9,
+    b: B = 0.4,
+    add_gold: AddGold = False,
+    exclude_own: ExcludeOwn = False,
+    answer_as_gold: AnswerAsGold = False,
+    answer_match: HowAnswersMatch = AnswerMatch.dpr,
+    run: RunFile = None,
+    from_run: FromRun = None,
+    corpus: Corpus = None,
+    threads: Threads = None,
 ) -> None:
     """Add candidates to questions, by BM25 or from a run file, and measure recall where gold_ids are given."""
     from dro_trl.cli.outputs import beside, claim
     from dro_trl.files.unfinished import unfinished
-    from dro_trl.files.wording import counted
     from dro_trl.files.writing import write_json
     from dro_trl.retrieval.adding import Adding, add_candidates, by_bm25, by_run, check_rows, figures
     from dro_trl.retrieval.questions import QuestionRows
@@ -74,11 +89,7 @@ def main(
     results = beside(output, output.name + ".results.json")
     inputs = {"--input": input, "--from_run": from_run, "--index_dir": index_dir, "--corpus": corpus}
     claim(context, {"--output": output, "--run": run, "the figures of --output": results}, inputs)
-    if sum(source is not None for source in (index_dir, prebuilt, corpus)) != 1:
-        given = f"--index_dir (got {index_dir}), --prebuilt (got {prebuilt}) and --corpus (got {corpus})"
-        raise ValueError(f"give one of {given}")
-    if corpus is not None and from_run is None:
-        raise ValueError(f"--corpus {corpus} is for the passages of --from_run; build an index to retrieve from it")
+    check_sources(index_dir, prebuilt, corpus, from_run)
     if answer_match is not AnswerMatch.dpr and not answer_as_gold:
         raise ValueError(f"--answer_match {answer_match} says how --answer_as_gold judges candidates; add that option")
     adding = Adding(k, add_gold, exclude_own, answer_match if answer_as_gold else None)
@@ -98,10 +109,7 @@ def main(
             }
             outputs = {"rows": output, **({} if run is None else {"run": run})}
             with unfinished(outputs, made_from) as files:
-                if files.done:
-                    typer.echo(f"going on after {files.done:,} of {checked.num_rows:,} questions")
-                elif files.differing:
-                    typer.echo(f"beginning anew: a killed retrieval to {output} differs, {'; '.join(files.differing)}")
+                say_where(files, checked.num_rows, output)
                 find = by_bm25(source) if ranked is None else by_run(ranked, source)
                 tally = add_candidates(rows, checked, adding, find, source, files)
                 system = "bm25" if from_run is None else from_run.name
@@ -110,10 +118,24 @@ def main(
                     write_json(results, {"systems": table, "comparisons": []})
     report(tally, checked, adding, output, run)
     if tally.judged:
-        typer.echo(f"Gold passages are known of {tally.judged:,} of {counted(checked.num_rows, 'question')}.")
-        print_recall(table)
-        if results is not None:
-            typer.echo(f"wrote {results}")
+        print_recall(table, checked.num_rows, results)
+
+
+def say_where(files: "Unfinished", num_rows: int, output: Path) -> None:
+    """Print where a killed retrieval goes on, or why it does not."""
+    if files.done:
+        typer.echo(f"going on after {files.done:,} of {num_rows:,} questions")
+    elif files.differing:
+        typer.echo(f"beginning anew: a killed retrieval to {output} differs, {'; '.join(files.differing)}")
+
+
+def check_sources(index_dir: Path | None, prebuilt: str | None, corpus: Path | None, from_run: Path | None) -> None:
+    """Refuse several places of passages, or none, and a corpus that would have to be searched."""
+    if sum(source is not None for source in (index_dir, prebuilt, corpus)) != 1:
+        given = f"--index_dir (got {index_dir}), --prebuilt (got {prebuilt}) and --corpus (got {corpus})"
+        raise ValueError(f"give one of {given}")
+    if corpus is not None and from_run is None:
+        raise ValueError(f"--corpus {corpus} is for the passages of --from_run; build an index to retrieve from it")
 
 
 def report(tally: "Tally", checked: "Checked", adding: "Adding", output: Path, run: Path | None) -> None:
@@ -138,44 +160,11 @@ def report(tally: "Tally", checked: "Checked", adding: "Adding", output: Path, r
         typer.echo(f"nothing was found for {tally.empty} of {number} questions: their candidates are empty lists")
 
 
-def passage_source(
-    index_dir: Path | None,
-    prebuilt: str | None,
-    corpus: Path | None,
-    k1: float,
-    b: float,
-    threads: int | None,
-    run: "StoredRun | None",
-    rows: "QuestionRows | None",
-) -> AbstractContextManager[Any]:
-    """Open the one that is given of an index, a prebuilt index and a corpus; a corpus cannot retrieve.
-
-    Args:
-        index_dir: Folder of an index.
-        prebuilt: Name of a prebuilt index.
-        corpus: File or folder of passages; those are kept of it that are asked for.
-        k1: As `PyseriniRetriever` takes it.
-        b: As `PyseriniRetriever` takes it.
-        threads: As `PyseriniRetriever` takes it.
-        run: What asks for passages of a corpus.
-        rows: Whose gold passages are asked for as well.
-    """
-    from dro_trl.retrieval.adding import gold_ids
-    from dro_trl.retrieval.corpus import open_corpus
-    from dro_trl.retrieval.pyserini import PyseriniRetriever
-
-    if corpus is not None:
-        assert run is not None
-        return nullcontext(run.passages_of(open_corpus(corpus), str(corpus), gold_ids(rows) if rows else []))
-    if index_dir is not None:
-        return PyseriniRetriever(index_dir, k1=k1, b=b, threads=threads)
-    return PyseriniRetriever.from_prebuilt(str(prebuilt), k1=k1, b=b, threads=threads)
-
-
 def source_record(source: Any, from_run: Path | None, corpus: Path | None) -> dict[str, Any]:
     """Return what decides the passages that are found, as plain JSON."""
     import dro_trl
-    from dro_trl.recipes.runs.digests import Digests, file_digest
+    from dro_trl.recipes.runs.digests import Digests
+    from dro_trl.records import file_digest
 
     return {
         "the index": getattr(source, "fingerprint", None),
@@ -185,12 +174,18 @@ def source_record(source: Any, from_run: Path | None, corpus: Path | None) -> di
     }
 
 
-def print_recall(systems: dict[str, dict[str, float]]) -> None:
-    """Print figures by system as a table."""
+def print_recall(systems: dict[str, dict[str, float]], num_rows: int, results: Path | None) -> None:
+    """Print figures by system as a table, of how many questions they are, and where they are written."""
     from rich.console import Console
     from rich.table import Table
 
+    from dro_trl.files.wording import counted
+
+    [judged] = {int(found["n"]) for found in systems.values()}
+    typer.echo(f"Gold passages are known of {judged:,} of {counted(num_rows, 'question')}.")
     for system, found in systems.items():
         table = Table("system", *found)
         table.add_row(system, *(str(value) if name == "n" else f"{value:.3f}" for name, value in found.items()))
         Console().print(table)
+    if results is not None:
+        typer.echo(f"wrote {results}")

@@ -11,7 +11,8 @@ def main(context: typer.Context) -> None:
 
     given = read_given(context.args, TRAIN)  # Before torch is imported, which takes seconds.
 
-    from dro_trl.recipes.training import make_parts, run_recipe
+    from dro_trl.recipes.arguments import make_parts
+    from dro_trl.recipes.training import run_recipe
     from dro_trl.trainer.dro_config import DROConfig
 
     trainer = run_recipe(*make_parts(given, DROConfig))

@@ -19,9 +19,9 @@ def main(
 
     given = read_given(context.args, WARMUP)  # Before torch is imported, which takes seconds.
 
-    from dro_trl.recipes.training import make_parts
+    from dro_trl.recipes.arguments import make_parts
+    from dro_trl.recipes.warmup import run_warmup
     from dro_trl.trainer.warmup_config import WarmupConfig
-    from dro_trl.trainer.warmup_trainer import run_warmup
 
     chosen: Any = part
     trainer = run_warmup(chosen, *make_parts(given, WarmupConfig))

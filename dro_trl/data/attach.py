@@ -10,7 +10,7 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 
 from dro_trl.data.row_files import cache_root, dataset_of
 from dro_trl.files.writing import atomic_path
-from dro_trl.retrieval.base import Retriever
+from dro_trl.retrieval.base import Retriever, check_retriever
 from dro_trl.types import Passage
 
 _COLUMN = "candidates"
@@ -46,6 +46,7 @@ def attach_candidates(
         ValueError: There is no column `question`, there is a column `candidates` already, the retriever found nothing
             for some rows or returned something other than passages, or a file of the cache is damaged.
     """
+    check_retriever(retriever)
     if "question" not in dataset.column_names:
         raise ValueError(f"the dataset has no column 'question'; it has {', '.join(dataset.column_names) or 'none'}")
     if _COLUMN in dataset.column_names:
@@ -53,7 +54,7 @@ def attach_candidates(
             f"the dataset has a column '{_COLUMN}' already; use it as it is, or drop it first with "
             f"dataset.remove_columns('{_COLUMN}')"
         )
-    fingerprint = getattr(retriever, "fingerprint", None)
+    fingerprint = retriever.fingerprint
     if fingerprint is None:
         return _joined(dataset, _retrieve(dataset, retriever, k))
     file = _cache_folder(cache_dir) / f"{_key(dataset, fingerprint, k)}.arrow"

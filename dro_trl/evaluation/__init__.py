@@ -1,1 +1,7 @@
-"""Scores of systems on the same questions, their differences with bootstrap intervals, tables, JSON and plots."""
+"""Scores of systems on the same questions, their differences with bootstrap intervals, tables, JSON and plots.
+
+systems, evaluator, parts    who chooses passages; a pair evaluated, in parts that are kept
+scores                       recall, MRR, nDCG, EM, F1 of predictions
+bootstrap, comparison        intervals, and paired differences
+report, plots                tables, JSON and figures
+"""

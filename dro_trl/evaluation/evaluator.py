@@ -9,12 +9,13 @@ from typing import Any
 from dro_trl.evaluation.comparison import EvaluationReport, compare
 from dro_trl.evaluation.parts import Parts, choose_place, describe_evaluation, launched_processes
 from dro_trl.evaluation.scores import Prediction, check_extra
-from dro_trl.evaluation.systems import System, Task, find_systems, shuffled
+from dro_trl.evaluation.systems import System, Task, find_systems
 from dro_trl.lm.devices import AUTO, name_of
 from dro_trl.models.files import check_model_files
 from dro_trl.models.names import pair_folder
 from dro_trl.models.saving import MODELS, read_config, start_paths
 from dro_trl.pipeline import RAGPipeline
+from dro_trl.policies.randomness import shuffled
 from dro_trl.types import Question, Selection
 
 
@@ -76,8 +77,7 @@ def evaluate_pair(
     Args:
         folder: What `DROTrainer` saved, or its name on a hub (with `revision` among the options).
         rows: Questions with candidates, answers and optionally gold passages.
-        systems: Which of `dro_trl.evaluation.systems.SYSTEMS` to run, `"trained"` among them: the others are its
-            baselines.
+        systems: Which of `dro_trl.evaluation.systems.SYSTEMS` to run, `"trained"` among them, the rest as baselines.
         ks: Depths of recall and nDCG; 1 and K where None.
         seed: Of the bootstrap, and of what systems draw.
         batch_size: Questions in a batch; in float32 the result does not depend on it.
@@ -87,8 +87,7 @@ def evaluate_pair(
         shuffle_candidates: Seed of a random order in which each question's candidates are shown; as given where None.
         progress_dir: Where what is finished is kept as it is found, so that the same call goes on from it after an
             interruption; `dro_trl.evaluation.parts.discard` deletes it. Not kept where None.
-        **model_kwargs: For `RAGPipeline.from_pretrained`, such as `device`, `dtype`, `num_selected`,
-            `window_size` and `trust_remote_code`.
+        **model_kwargs: For `RAGPipeline.from_pretrained`, such as `device`, `dtype` and `window_size`.
 
     Returns:
         The report, and each system's predictions, on every process.
@@ -113,9 +112,9 @@ def evaluate_pair(
         task = Task(pipeline, pipeline.prepare(rows), ranks, batch_size, num_selections, seed)
         _run_systems(found, pair, task, parts, selections, predictions, max_new_tokens)
         del pipeline, task  # Before the next pair is loaded.
-    baselines = [name for name in predictions if name != "trained"]
+    others = [name for name in predictions if name != "trained"]
     report = compare(
-        predictions, target="trained", baselines=baselines, ks=ks or [], seed=seed, extra_metrics=extra_metrics
+        predictions, target="trained", baselines=others, ks=ks or [], seed=seed, extra_metrics=extra_metrics
     )
     return report, predictions
 

@@ -4,8 +4,6 @@ What is found for a part is kept until the evaluation is finished, so that a kil
 the number of processes, and each is read by one of them, so the results do not depend on it either.
 """
 
-import hashlib
-import json
 import logging
 import re
 from collections.abc import Callable, Sequence
@@ -24,13 +22,15 @@ from dro_trl.files.writing import load_json, load_object, write_json
 from dro_trl.lm.devices import AUTO, choose_device, choose_dtype
 from dro_trl.models.saving import CONFIG_NAME, MODELS, read_config
 from dro_trl.options.masking import masked
+from dro_trl.records import changes, files_digest, plain, rows_digest
 from dro_trl.types import Question
 
 logger = logging.getLogger(__name__)
 
 BATCHES = 4
 """How many batches of questions are a part."""
-RUN_NAME = "run.json"
+RUN_NAME, OLD_RUN_NAME = "evaluation_run.json", "run.json"
+"""What says which evaluation the parts are of, and what it was called before."""
 PART_SUFFIX = ".part.json"
 _REMEDY = "give --no_resume, or delete it: the evaluation begins anew"
 
@@ -140,23 +140,23 @@ def go_on(folder: Path, run: dict[str, Any]) -> None:
         folder: Where parts are kept.
         run: What `describe_evaluation` returned.
     """
-    path = folder / RUN_NAME
-    if path.is_file():
+    path = next((path for path in (folder / RUN_NAME, folder / OLD_RUN_NAME) if path.is_file()), None)
+    if path is not None:
         saved = load_object(path, _REMEDY)
-        differing = [name for name in sorted({*saved, *run}) if saved.get(name) != run.get(name)]
-        if not differing:
+        said = changes(saved, run)
+        if not said:
             if parts := len(list(folder.glob("*" + PART_SUFFIX))):
                 logger.warning(f"going on from {counted(parts, 'part')} that {folder} holds")
             return
-        said = "; ".join(f"{name} was {saved.get(name)!r} and is now {run.get(name)!r}" for name in differing)
-        logger.warning(f"{folder} holds parts of another evaluation; beginning anew, since {said}")
+        logger.warning(f"{folder} holds parts of another evaluation; beginning anew, since {'; '.join(said.values())}")
     discard(folder)
-    write_json(path, run)
+    write_json(folder / RUN_NAME, run)
 
 
 def discard(folder: Path) -> None:
     """Delete the parts that a folder holds, and the folder where it holds nothing else."""
-    (folder / RUN_NAME).unlink(missing_ok=True)  # First, since without it no part is taken for one of another run.
+    for name in (RUN_NAME, OLD_RUN_NAME):  # First, since without it no part is taken for one of another run.
+        (folder / name).unlink(missing_ok=True)
     for path in [*folder.glob(f"*{PART_SUFFIX}"), *folder.glob(f".*{PART_SUFFIX}.*"), *folder.glob(f".{RUN_NAME}.*")]:
         path.unlink()
     if folder.is_dir() and not any(folder.iterdir()):
@@ -174,20 +174,9 @@ def describe_evaluation(folder: Path, rows: Sequence[Question], **options: Any) 
     starts = {path: Path(path) for path in read_config(folder)["start"].values() if path}
     described = {
         **masked(options),
-        "model": _digest([folder / CONFIG_NAME, *(folder / name for name in MODELS)]),
-        "start": {path: _digest([start]) if start.is_dir() else None for path, start in starts.items()},
-        "questions": hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()[:16],
+        "model": files_digest([folder / CONFIG_NAME, *(folder / name for name in MODELS)]),
+        "start": {path: files_digest([start]) if start.is_dir() else None for path, start in starts.items()},
+        "questions": rows_digest(rows),
         "versions": {name: version(name) for name in ("dro-trl", "torch", "transformers", "peft")},
     }
-    plain: dict[str, Any] = json.loads(json.dumps(described, sort_keys=True, default=str))
-    return plain
-
-
-def _digest(paths: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        for file in sorted(found for found in [path, *path.rglob("*")] if found.is_file()):
-            with file.open("rb") as opened:
-                content = hashlib.file_digest(opened, "sha256").hexdigest()
-            digest.update(f"{file.relative_to(path.parent)} {content}\n".encode())
-    return digest.hexdigest()[:16]
+    return plain(described)

@@ -4,20 +4,15 @@ import copy
 import difflib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from tqdm.auto import tqdm
 
-from dro_trl.models.selector_generator import AnswerScorer
+from dro_trl.models.answers import AnswerScorer, score_answers
 from dro_trl.pipeline import RAGPipeline
 from dro_trl.policies.autoregressive import AutoregressivePolicy
-from dro_trl.policies.plackett_luce import PlackettLucePolicy
-from dro_trl.rewards.likelihood import reduce_answer_logps
-from dro_trl.trainer.sampler import random_generator
+from dro_trl.policies.randomness import _ORACLE, _RANDOM, _random_orders, random_generator
 from dro_trl.types import Question, Selection
-
-_ORACLE, _RANDOM, _SHUFFLE = range(3)  # Streams of random numbers.
 
 
 @dataclass(frozen=True)
@@ -73,19 +68,9 @@ def random_choice(task: Task) -> list[Selection]:
 
 
 def zero_shot_ranking(task: Task) -> list[Selection]:
-    """Choose by the selector's listwise prompt: K identifiers, greedily, constrained to passages still available.
-
-    Raises:
-        ValueError: If the pair's policy does not give its tokenizer.
-    """
+    """Choose by the selector's listwise prompt: K identifiers, greedily, constrained to passages still available."""
     pipeline = task.pipeline
-    tokenizer = getattr(pipeline.policy, "tokenizer", None)
-    if tokenizer is None:
-        raise ValueError(
-            f"'zero-shot ranking' needs the selector's tokenizer, which {type(pipeline.policy).__name__} does not "
-            "hold; give that policy an attribute `tokenizer`"
-        )
-    policy = AutoregressivePolicy(tokenizer, task.num_selected, pipeline.texts)
+    policy = AutoregressivePolicy(pipeline.policy.tokenizer, task.num_selected, pipeline.texts)
     ranking = RAGPipeline(pipeline.selector, pipeline.generator, policy, pipeline.tokenizer)
     ranking.windows = pipeline.windows
     return _preferred(ranking, task)
@@ -117,13 +102,12 @@ def draw_selections(task: Task) -> list[list[Selection]]:
     policy = copy.copy(task.pipeline.policy)
     windows = task.pipeline.windows
     most = max((len(row["candidates"]) for row in task.rows), default=0)
-    if windows is not None and most > windows.size and not getattr(policy, "scores_alone", False):
+    if windows is not None and most > windows.size and not policy.scores_alone:
         raise ValueError(
             f"'oracle' draws from all candidates at once, of which there are {most}, and not by windows of "
             f"window_size={windows.size}; leave 'oracle' out, or window_size"
         )
-    if isinstance(policy, PlackettLucePolicy):
-        policy.proposal = "policy"  # "every_passage" draws nothing, and has selections of one alone.
+    policy.proposal = "policy"  # "every_passage" draws nothing, and has selections of one alone.
     device = next(task.pipeline.selector.parameters()).device
     drawn: list[list[Selection]] = []
     for start in range(0, len(task.rows), task.batch_size):
@@ -151,82 +135,6 @@ def answer_logps(task: Task, selections: Sequence[Sequence[Selection]]) -> list[
     scores = score_answers(pipeline.generator, scorer, task.rows, selections, task.batch_size)
     # Of equal ones the first comes first, whatever rounding of sums a batch size makes.
     return [[round(score, 4) for score in row] for row in scores]
-
-
-@torch.no_grad()
-def score_answers(
-    generator: Any,
-    scorer: AnswerScorer,
-    rows: Sequence[Question],
-    selections: Sequence[Sequence[Selection]],
-    batch_size: int,
-    progress: bool = False,
-) -> list[list[float]]:
-    """Score selections as `answer_logps` does, by a generator alone.
-
-    Args:
-        generator: The generator.
-        scorer: Of its tokenizer and prompts.
-        rows: Questions with candidates.
-        selections: For each row, any number of selections, all of equally many passages.
-        batch_size: Prompts scored at once.
-        progress: Whether to show a progress bar.
-    """
-    device = next(generator.parameters()).device
-    flat = [(row, z) for row, drawn in zip(rows, selections, strict=True) for z in drawn]
-    order = _scoring_order(rows, selections)
-    found = [0.0] * len(flat)
-    starts = range(0, len(flat), batch_size)
-    for start in tqdm(starts, desc="Scoring answers", disable=not progress):
-        batch = order[start : start + batch_size]
-        # Each selection is a row of its own, of M = 1: questions differ in how many they have.
-        chosen = torch.tensor([[flat[i][1]] for i in batch], device=device)
-        logps, mask = scorer.logps(generator, [flat[i][0] for i in batch], chosen)
-        values = reduce_answer_logps(logps, mask, "sum", "first")[:, 0].tolist()
-        for i, value in zip(batch, values, strict=True):
-            found[i] = value
-    scores = iter(found)
-    return [[next(scores) for _ in drawn] for drawn in selections]
-
-
-def _scoring_order(rows: Sequence[Question], selections: Sequence[Sequence[Selection]]) -> list[int]:
-    """The numbers of all selections, those of like length together.
-
-    Selections of several passages may begin alike, and stay with the others of their question.
-    """
-    places: list[tuple[Any, ...]] = []
-    for number, (row, drawn) in enumerate(zip(rows, selections, strict=True)):
-        lengths = [sum(len(row["candidates"][i]["text"]) for i in z) for z in drawn]
-        together = any(len(z) > 1 for z in drawn)
-        places += [(max(lengths) if together else length, number, z) for length, z in zip(lengths, drawn, strict=True)]
-    return sorted(range(len(places)), key=places.__getitem__)
-
-
-def shuffled(rows: Sequence[Question], seed: int | None) -> tuple[Sequence[Question], list[list[int]]]:
-    """Show each question's candidates in a random order that depends on the seed and the question alone.
-
-    Args:
-        rows: Questions with candidates.
-        seed: Of the order; the candidates stay as they are where None.
-
-    Returns:
-        The rows, and for each of them the retriever's rank of each candidate, from 0.
-    """
-    if seed is None:
-        return rows, [list(range(len(row["candidates"]))) for row in rows]
-    orders = _random_orders(rows, seed, _SHUFFLE)
-    shown = [
-        Question(**{**row, "candidates": [row["candidates"][i] for i in order]})
-        for row, order in zip(rows, orders, strict=True)
-    ]
-    return shown, orders
-
-
-def _random_orders(rows: Sequence[Question], seed: int, stream: int) -> list[list[int]]:
-    return [
-        torch.randperm(len(row["candidates"]), generator=random_generator(seed, stream, row["question"])).tolist()
-        for row in rows
-    ]
 
 
 Pair = Literal["start", "trained"]

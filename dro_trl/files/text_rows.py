@@ -15,9 +15,10 @@ import zlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
-from dro_trl.files.compressed import decompressed
+_MAGIC = b"\x1f\x8b"
+
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _HALF_A_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
@@ -28,6 +29,17 @@ UNQUOTED = "if quotes are plain text there, say so with --format tsv_unquoted"
 
 Numbered = tuple[int, object]
 """The line on which a row stands, counted from 1, and the row, or the `ValueError` that says what is wrong with it."""
+
+
+def decompressed(file: io.BufferedReader) -> BinaryIO:
+    """Return a stream of the file's bytes, decompressed where it is a gzip file.
+
+    Args:
+        file: Opened at its start. Its own `tell` goes on to say how many bytes of the file have been read.
+    """
+    if file.peek(len(_MAGIC))[: len(_MAGIC)] == _MAGIC:
+        return cast(BinaryIO, gzip.GzipFile(fileobj=file))
+    return file
 
 
 def read_lines(path: Path, file: io.BufferedReader | None = None) -> Iterator[tuple[int, str]]:

@@ -18,6 +18,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+PADDING = -1
+"""Segment of a padding token; the prompt is segment 0, continuation c is segment c + 1."""
+
 NAME = "sdpa_blocks"
 """The attention implementation's name: `sdpa`, unless a call is given `blocks`."""
 TAKE_A_MASK = ("sdpa", NAME, "eager")
@@ -65,6 +68,11 @@ def blocks_of(prompts: Sequence[int], rests: Sequence[Sequence[int]]) -> Blocks:
         prompts: The lengths in tokens of R prompts, none 0.
         rests: The lengths of the continuations of each, none 0.
     """
+    # The texts "P P P a a b" and "Q Q c" are the tokens 0 to 5 and 6 to 8 of a row. Then
+    #   prompts  [[0 1 2], [6 7 8]]            a single continuation, c, is a part of its prompt
+    #   queries  [[3 4], [5 5]]                a and b; the last token fills up, and its result is not used
+    #   keys     [[0 1 2 3 4], [0 1 2 5 5]]    of each the prompt's, which are not computed again, and its own
+    #   places   [0 1 2 6 7 8 3 4 5]           among the 6 results of the prompts and the 4 behind them
     lengths = [prompt + sum(row) for prompt, row in zip(prompts, rests, strict=True)]
     starts = list(accumulate(lengths[:-1], initial=0))
     longest = max(prompt + max(row) for prompt, row in zip(prompts, rests, strict=True))
@@ -100,6 +108,9 @@ def _groups(
         for r in several
         for at, n in zip(accumulate(rests[r], initial=heads[r]), rests[r], strict=False)
     ]
+    # Rows of their own hold a copy of the prompt's keys for each continuation: 20 passages behind 30 tokens are few
+    # copies and no hidden pairs, 8 selections behind 2,000 tokens would be eight times the keys. There all
+    # continuations of a text attend together, and the mask hides from each what is another's.
     copies = len(apart) * (max(heads[r] for r in several) + max(n for *_, n in apart))
     if copies <= _MOST_COPIES * sum(heads[r] + sum(rests[r]) for r in several):
         text, start, size = torch.tensor(apart).unbind(1)
@@ -185,6 +196,7 @@ def attend(
         found: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return found
     # Copies of the parts, so that the backward pass does not keep the whole row for their sake.
+    # The prompts' mask is None: each is plainly causal, and what fills a row up comes last, where nothing sees it.
     parts = []
     for queries, keys, mask in ((blocks.prompts, blocks.prompts, None), (blocks.queries, blocks.keys, blocks.mask)):
         if queries is not None and keys is not None:
@@ -235,3 +247,52 @@ def use_blocks(model: Any, longest: int) -> bool:
         base.set_attn_implementation(NAME)
     switched: bool = config._attn_implementation == NAME  # Custom code may refuse.
     return switched
+
+
+def attention_mask(
+    model: nn.Module, query_segments: Tensor, query_positions: Tensor, key_segments: Tensor, key_positions: Tensor
+) -> Tensor | dict[str, Tensor]:
+    """Build the block mask in the form that `model` takes: one tensor, or one for each of its attention types.
+
+    Args:
+        model: A causal LM of transformers with `sdpa` or `eager` attention.
+        query_segments: (B, Q) int64 segments of the tokens that are being computed.
+        query_positions: (B, Q) int64 positions of those.
+        key_segments: (B, S) int64 segments of the tokens that they may attend to (cached ones first).
+        key_positions: (B, S) int64 positions of those.
+
+    Raises:
+        ValueError: If the model's attention cannot take a block mask.
+    """
+    config: Any = model.config.get_text_config()  # type: ignore[union-attr, operator]
+    implementation = config._attn_implementation
+    if implementation not in TAKE_A_MASK:
+        raise ValueError(
+            f"attn_implementation={implementation!r} of {config.model_type} takes no block mask, which sharing one "
+            "prompt between several continuations needs; load the model with attn_implementation='sdpa', or use the "
+            "Plackett-Luce policy with item_score='passage_end' and one answer alias, which need no mask"
+        )
+    distance = query_positions[:, :, None] - key_positions[:, None, :]
+    same = (key_segments[:, None, :] == 0) | (key_segments[:, None, :] == query_segments[:, :, None])
+    full = (same & (distance >= 0) & (key_segments[:, None, :] != PADDING)) | (
+        # A padding token sees padding, so that no row of the softmax is empty.
+        (query_segments[:, :, None] == PADDING) & (key_segments[:, None, :] == PADDING)
+    )
+    layer_types = set(getattr(config, "layer_types", None) or ())
+    if unknown := layer_types - MASKED_LAYERS:
+        raise ValueError(f"{config.model_type} has layers of type {sorted(unknown)}, which take no block mask")
+    window = getattr(config, "sliding_window", None)
+    if layer_types == {"full_attention"} or window is None:
+        return _in_form(full, implementation, model)
+    windowed = _in_form(full & (distance < window), implementation, model)
+    if not layer_types:
+        return windowed if getattr(config, "use_sliding_window", True) else _in_form(full, implementation, model)
+    return {"full_attention": _in_form(full, implementation, model), "sliding_attention": windowed}
+
+
+def _in_form(visible: Tensor, implementation: str, model: nn.Module) -> Tensor:
+    visible = visible[:, None]
+    if implementation != "eager":
+        return visible
+    dtype = next(model.parameters()).dtype
+    return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)

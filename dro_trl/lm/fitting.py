@@ -7,9 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from dro_trl.lm import prompts
-from dro_trl.lm.prompts import Tokenizer
-from dro_trl.lm.tokens import line_tokens
+from dro_trl.lm import encoding, prompts
+from dro_trl.lm.tokens import Tokenizer, line_tokens
 from dro_trl.types import Question
 
 logger = logging.getLogger(__name__)
@@ -135,13 +134,13 @@ def check_window(selector: Any, inputs: Any) -> None:
 
     Args:
         selector: The selector.
-        inputs: What its policy made of the window. Those that do not say their `longest` are not looked at.
+        inputs: What its policy made of the window.
 
     Raises:
         ValueError: If it has more.
     """
     limit, is_learnt = position_limit(selector)
-    size = int(getattr(inputs, "longest", 0))
+    size = inputs.longest
     if limit is not None and is_learnt and size > limit:
         raise ValueError(
             f"questions: the selector's prompt of a window has {size} tokens, and {_limit_of(selector)} is {limit}; "
@@ -164,7 +163,7 @@ def check_fit(
         name: What to call them, such as `"train_dataset"`.
         selector: The selector; not looked at where None.
         generator: The generator, likewise.
-        policy: Encodes the selector's prompts. One whose inputs do not say their `longest` is not looked at.
+        policy: Encodes the selector's prompts.
         scorer: Of the generator's prompts and answers, an `AnswerScorer`.
 
     Raises:
@@ -180,7 +179,7 @@ def check_fit(
             if _most_bytes(row, policy, role) <= limit:
                 continue
             if role == "selector":
-                size = int(getattr(policy.encode([row]), "longest", 0))
+                size = policy.encode([row]).longest
             else:
                 size = _generator_size(row, policy.num_selected, scorer)
             if size > limit:
@@ -189,7 +188,7 @@ def check_fit(
             number, size = next(iter(sizes.items()))
             said = f"{name}, row {number}: the {role}'s prompt has {size} tokens, and {_limit_of(model)} is {limit}"
             fewer = "num_candidates" if role == "selector" else "num_selected"
-            alone = role == "selector" and getattr(policy, "scores_alone", False)
+            alone = role == "selector" and policy.scores_alone
             ways = f"set max_passage_tokens{'' if alone else f', or lower {fewer}'}"
             if learnt:
                 raise ValueError(f"{said}; {ways}")
@@ -200,13 +199,13 @@ def _most_bytes(row: Question, policy: Any, role: str) -> int:
     passages = sorted((len(prompts.passage_text(p).encode()) + 40 for p in row["candidates"]), reverse=True)
     if role == "generator":
         passages = passages[: policy.num_selected]
-    elif getattr(policy, "scores_alone", False):
+    elif policy.scores_alone:
         passages = passages[:1]
     answer = max((len(answer.encode()) for answer in row["answers"]), default=0)
     return sum(passages) + len(row["question"].encode()) + answer + 1000  # Of instructions and a template.
 
 
 def _generator_size(row: Question, num_selected: int, scorer: Any) -> int:
-    lines = prompts.encode_all(scorer.tokenizer, [prompts.passage_text(p) for p in row["candidates"]])
+    lines = encoding.encode_all(scorer.tokenizer, [prompts.passage_text(p) for p in row["candidates"]])
     longest = sorted(range(len(lines)), key=lambda i: len(lines[i]), reverse=True)[:num_selected]
     return len(scorer.prompt_ids(row, longest)) + max((len(ids) for ids in scorer.alias_ids(row)), default=0)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from dro_trl.lm import prompts
+from dro_trl.lm import encoding, prompts
 from dro_trl.lm.fitting import position_limit
-from dro_trl.lm.prompts import DEFAULT, PromptTexts, Tokenizer
+from dro_trl.lm.prompts import DEFAULT, PromptTexts
 from dro_trl.lm.sharding import is_sharded, most_forwards
+from dro_trl.lm.tokens import Tokenizer
 from dro_trl.lm.turns import answer_stops, turns_of
 from dro_trl.types import Passage
 
@@ -76,15 +77,15 @@ def generate_answers(
     said = [prompts.generator_prompt(q, chosen, texts) for q, chosen in zip(questions, passages, strict=True)]
     write = partial(_write, model, tokenizer, questions, batch_size=batch_size)
     if max_thinking_tokens:
-        opened = [prompts.render(tokenizer, text, think=True) for text in said]
+        opened = [encoding.render(tokenizer, text, think=True) for text in said]
         closing, mark = turns_of(tokenizer).thought_end or "", turns_of(tokenizer).thought_mark or ""
         thoughts = write(opened, max_thinking_tokens, lambda text: mark in text, keep_special=True)
         rendered = [
-            text + prompts.plain(tokenizer, thought.partition(mark)[0].strip()) + closing
+            text + encoding.plain(tokenizer, thought.partition(mark)[0].strip()) + closing
             for text, thought in zip(opened, thoughts, strict=True)
         ]
     else:
-        rendered = [prompts.render(tokenizer, text) for text in said]
+        rendered = [encoding.render(tokenizer, text) for text in said]
     end = _written_end(tokenizer)
     texts_written = write(rendered, max_new_tokens, lambda text: _is_line(text) or bool(end) and end in text)
     return [prompts.clean_answer(text.partition(end)[0] if end else text) for text in texts_written]
@@ -111,7 +112,7 @@ def _write(
     keep_special: bool = False,
 ) -> list[str]:
     """Continue each prompt greedily until the text is done or the model ends it; return what it wrote before that."""
-    encoded = prompts.encode_all(tokenizer, rendered)
+    encoded = encoding.encode_all(tokenizer, rendered)
     limit, is_learnt = position_limit(model)
     longest = max(map(len, encoded), default=0)
     if limit is not None and is_learnt and longest + max_new_tokens > limit:
@@ -168,40 +169,6 @@ def _generating(model: nn.Module) -> Iterator[None]:
 def _contiguous(head: nn.Module, hidden: tuple[Tensor]) -> tuple[Tensor]:
     """Lay out what the output layer reads: on a slice, a frozen layer's matrix product copies its weights per row."""
     return (hidden[0].contiguous(),)
-
-
-def answer_selections(
-    model: nn.Module,
-    tokenizer: Tokenizer,
-    columns: dict[str, Any],
-    texts: PromptTexts = DEFAULT,
-    max_thinking_tokens: int = 0,
-) -> list[str]:
-    """Answer from each selection, identical ones once.
-
-    Args:
-        model: The generator.
-        tokenizer: Its tokenizer.
-        columns: `question`, `candidates` and `selections`, one entry per selection.
-        texts: The words of the prompt.
-        max_thinking_tokens: As in `generate_answers`.
-    """
-    read = [
-        [passages[index] for index in selection]
-        for selection, passages in zip(columns["selections"], columns["candidates"], strict=True)
-    ]
-    keys = [(q, *(p["id"] for p in passages)) for q, passages in zip(columns["question"], read, strict=True)]
-    distinct = dict(zip(keys, read, strict=True))
-    answers = generate_answers(
-        model,
-        tokenizer,
-        [key[0] for key in distinct],
-        list(distinct.values()),
-        texts=texts,
-        max_thinking_tokens=max_thinking_tokens,
-    )
-    by_key = dict(zip(distinct, answers, strict=True))
-    return [by_key[key] for key in keys]
 
 
 def _left_padded(rows: list[list[int]], tokenizer: Tokenizer, device: torch.device) -> dict[str, Tensor]:

@@ -2,24 +2,18 @@
 
 A row holds a prompt once, then its C continuations one after the other. Every continuation sees the prompt and itself
 only, and position ids make each start where the prompt ends, so that the result equals C separate passes over
-`prompt + continuation` at the cost of one prompt. Attention goes block by block (`block_attention`) where a model can,
+`prompt + continuation` at the cost of one prompt. Attention goes block by block (`attention`) where a model can,
 else over the whole row under a mask.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from dro_trl.lm.attention import MASKED_LAYERS, TAKE_A_MASK, Blocks, blocks_of, use_blocks
-from dro_trl.lm.logps import chosen_logps
-from dro_trl.lm.older_versions import forward_keeping
-
-PADDING = -1
-"""Segment of a padding token; the prompt is segment 0, continuation c is segment c + 1."""
+from dro_trl.lm.attention import PADDING, Blocks, blocks_of
 
 
 @dataclass
@@ -50,6 +44,14 @@ class SharedPromptBatch:
     def to(self, device: torch.device) -> "SharedPromptBatch":
         """Return the batch on another device."""
         return replace(self, **{name: value.to(device) for name, value in vars(self).items() if value is not None})
+
+
+# "P P P" with the continuations "a a" and "b" is one row:
+#   input_ids     P P P a a b
+#   position_ids  0 1 2 3 4 3      each starts where the prompt ends
+#   segments      0 0 0 1 1 2      who sees whom: 0 and oneself
+#   kept          . . 0 1 . .      the last P predicts the first a and b, the first a the second
+#   sources       [[0 1], [0 .]]   so that one kept position may serve several targets
 
 
 def pack(
@@ -150,93 +152,3 @@ def _pad3(rows: Sequence[Sequence[Sequence[int]]]) -> Tensor:
         for c, values in enumerate(row):
             padded[b, c, : len(values)] = torch.tensor(values)
     return padded
-
-
-def kept_logits(model: nn.Module, batch: SharedPromptBatch) -> Tensor:
-    """Return the logits at the kept positions, (number kept, V): never sequence x vocabulary."""
-    blocks, on_cpu, dtype = batch.blocks, batch.input_ids.device.type == "cpu", next(model.parameters()).dtype
-    read = {name: getattr(batch, name) for name in ("input_ids", "position_ids", "logits_to_keep")}
-    if blocks is not None and use_blocks(model, blocks.longest):
-        read = {name: value[blocks.texts, blocks.columns][None] for name, value in read.items()}
-        if on_cpu and blocks.mask is not None:
-            blocks = replace(blocks, mask=_added_once(blocks.mask, dtype))
-        # An empty mask: else one would be made of the positions, and none could be used.
-        read |= {"blocks": blocks, "attention_mask": batch.input_ids.new_empty(1, 1, 0, 0)}
-    elif batch.segments.max() > 1:
-        mask = attention_mask(model, batch.segments, batch.position_ids, batch.segments, batch.position_ids)
-        read["attention_mask"] = _added_once(mask, dtype) if on_cpu else mask
-    else:  # One continuation is plain causal attention: no mask, since padding comes last.
-        del read["position_ids"]
-    logits: Tensor = forward_keeping(model, **read, use_cache=False).logits
-    return logits
-
-
-def _added_once(mask: Any, dtype: torch.dtype) -> Any:
-    """Turn what may be seen into what is added to the attention's scores, for all layers together.
-
-    The CPU's kernel does so in each layer, and each layer keeps its own sequence x sequence result for the backward
-    pass. Kernels of other devices want the query's dtype, which is not known here where weights are sharded.
-    """
-    if isinstance(mask, dict):
-        return {name: _added_once(part, dtype) for name, part in mask.items()}
-    if mask.dtype != torch.bool:
-        return mask
-    if torch.is_autocast_enabled("cpu"):
-        dtype = torch.get_autocast_dtype("cpu")
-    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, float("-inf"))
-
-
-def token_logps(model: nn.Module, batch: SharedPromptBatch) -> Tensor:
-    """Return the log-probability of every continuation token in float32 nats, (B, C, T), 0 where padded."""
-    mask = batch.target_mask
-    logps = chosen_logps(kept_logits(model, batch), batch.sources[mask], batch.targets[mask])
-    return torch.zeros_like(batch.targets, dtype=logps.dtype).masked_scatter(batch.target_mask, logps)
-
-
-def attention_mask(
-    model: nn.Module, query_segments: Tensor, query_positions: Tensor, key_segments: Tensor, key_positions: Tensor
-) -> Tensor | dict[str, Tensor]:
-    """Build the block mask in the form that `model` takes: one tensor, or one for each of its attention types.
-
-    Args:
-        model: A causal LM of transformers with `sdpa` or `eager` attention.
-        query_segments: (B, Q) int64 segments of the tokens that are being computed.
-        query_positions: (B, Q) int64 positions of those.
-        key_segments: (B, S) int64 segments of the tokens that they may attend to (cached ones first).
-        key_positions: (B, S) int64 positions of those.
-
-    Raises:
-        ValueError: If the model's attention cannot take a block mask.
-    """
-    config: Any = model.config.get_text_config()  # type: ignore[union-attr, operator]
-    implementation = config._attn_implementation
-    if implementation not in TAKE_A_MASK:
-        raise ValueError(
-            f"attn_implementation={implementation!r} of {config.model_type} takes no block mask, which sharing one "
-            "prompt between several continuations needs; load the model with attn_implementation='sdpa', or use the "
-            "Plackett-Luce policy with item_score='passage_end' and one answer alias, which need no mask"
-        )
-    distance = query_positions[:, :, None] - key_positions[:, None, :]
-    same = (key_segments[:, None, :] == 0) | (key_segments[:, None, :] == query_segments[:, :, None])
-    full = (same & (distance >= 0) & (key_segments[:, None, :] != PADDING)) | (
-        # A padding token sees padding, so that no row of the softmax is empty.
-        (query_segments[:, :, None] == PADDING) & (key_segments[:, None, :] == PADDING)
-    )
-    layer_types = set(getattr(config, "layer_types", None) or ())
-    if unknown := layer_types - MASKED_LAYERS:
-        raise ValueError(f"{config.model_type} has layers of type {sorted(unknown)}, which take no block mask")
-    window = getattr(config, "sliding_window", None)
-    if layer_types == {"full_attention"} or window is None:
-        return _in_form(full, implementation, model)
-    windowed = _in_form(full & (distance < window), implementation, model)
-    if not layer_types:
-        return windowed if getattr(config, "use_sliding_window", True) else _in_form(full, implementation, model)
-    return {"full_attention": _in_form(full, implementation, model), "sliding_attention": windowed}
-
-
-def _in_form(visible: Tensor, implementation: str, model: nn.Module) -> Tensor:
-    visible = visible[:, None]
-    if implementation != "eager":
-        return visible
-    dtype = next(model.parameters()).dtype
-    return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)

@@ -1,9 +1,13 @@
 """Keeping processes in step where weights are sharded: there every forward is a gathering that all must join."""
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
+from transformers.integrations import deepspeed
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -29,3 +33,18 @@ def most_forwards(model: nn.Module, count: int) -> int:
     largest = torch.tensor(count, device=next(model.parameters()).device)
     dist.all_reduce(largest, op=dist.ReduceOp.MAX)
     return int(largest)
+
+
+@contextlib.contextmanager
+def loading_whole() -> Iterator[None]:
+    """Load models whole on each process in this context, where ZeRO-3 would shard them and no engine gather them.
+
+    For models that the trainer does not know of, such as one that a reward calls.
+    """
+    active = deepspeed._hf_deepspeed_config_weak_ref and deepspeed._hf_deepspeed_config_weak_ref()
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if active is not None:
+            deepspeed.set_hf_deepspeed_config(active)

@@ -10,6 +10,9 @@ from weakref import WeakKeyDictionary
 
 from dro_trl.lm.turns import special_tokens
 
+Tokenizer = Any
+"""A fast tokenizer of transformers (its stubs do not type the calls made here)."""
+
 MOST_BYTES = 128 * 2**20
 """Kept for a tokenizer; the lines that were seen first go first."""
 _END = r"(?<=\n)(?=\S)"

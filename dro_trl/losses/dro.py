@@ -1,8 +1,10 @@
-"""Importance weights and advantages of sampled selections: pure functions of tensors, M selections a row."""
-
-import math
+"""Direct Retrieval-augmented Optimization: importance weights of sampled selections, and the loss that they make."""
 
 from torch import Tensor
+
+from dro_trl.losses.base import ScoredSelections
+from dro_trl.losses.options import LossOptions
+from dro_trl.losses.terms import with_kl
 
 
 def log_importance(log_ratios: Tensor, rewards: Tensor, temperature: float = 1.0) -> Tensor:
@@ -38,56 +40,6 @@ def control_variate(log_ratios: Tensor) -> Tensor:
     return log_ratios.detach().softmax(-1)
 
 
-def group_advantages(rewards: Tensor, scale: bool = True) -> Tensor:
-    """Return `(r - mean r) / (std r + 1e-4)` within each row (GRPO, Shao et al., 2024).
-
-    Args:
-        rewards: (B, M).
-        scale: Whether to divide by the sample standard deviation; Dr. GRPO (Liu et al., 2025) does not.
-
-    Returns:
-        (B, M) without gradient.
-    """
-    centred = (rewards - rewards.mean(-1, keepdim=True)).detach()
-    return centred / (rewards.std(-1, keepdim=True).detach() + 1e-4) if scale else centred
-
-
-def leave_one_out_advantages(rewards: Tensor) -> Tensor:
-    """Return each reward less the mean of the row's others (RLOO, Ahmadian et al., 2024), (B, M), without gradient."""
-    num = rewards.shape[-1]
-    return ((rewards - rewards.mean(-1, keepdim=True)) * (num / (num - 1))).detach()
-
-
-def one_step_advantages(rewards: Tensor, values: Tensor) -> Tensor:
-    """Return `r - V(x)`, (B, M), without gradient.
-
-    This is generalised advantage estimation (Schulman et al., 2016) for an episode of one step: the sum over later
-    steps is empty, so that neither its lambda nor a discount has any effect.
-
-    Args:
-        rewards: (B, M).
-        values: (B,) V(x) when the selections were drawn.
-    """
-    return (rewards - values[:, None]).detach()
-
-
-def effective_sample_size(weights: Tensor) -> Tensor:
-    """Return `1 / sum_m w_m^2`, (B,): from 1 (one selection has all the weight) to M (all weigh the same)."""
-    return 1.0 / weights.square().sum(-1)
-
-
-def importance_weighted_bound(log_weights: Tensor) -> Tensor:
-    """Return `log (1/M) sum_m exp(log w_m)`, (B,) nats: a lower bound on log p(y|x) (Burda et al., 2016)."""
-    return log_weights.logsumexp(-1) - math.log(log_weights.shape[-1])
-
-
-def unique_fraction(selections: Tensor) -> Tensor:
-    """Return the share of distinct ordered selections among the M of each row, (B,), from 1/M to 1."""
-    same = (selections[:, :, None, :] == selections[:, None, :, :]).all(-1)
-    first = same.tril(diagonal=-1).any(-1).logical_not()
-    return first.float().mean(-1)
-
-
 def worth_training(weights: Tensor, selections: Tensor, least: float) -> Tensor:
     """Return which selections weigh at least `least`, (B, M) bool: copies together, and in each row the heaviest.
 
@@ -104,3 +56,21 @@ def worth_training(weights: Tensor, selections: Tensor, least: float) -> Tensor:
     same = (selections[:, :, None, :] == selections[:, None, :, :]).all(-1)
     together = (same * weights[:, None, :]).sum(-1)
     return together >= 0.999 * together.amax(-1, keepdim=True).clamp(max=least)
+
+
+def dro_loss(logps: Tensor, weights: Tensor, baseline: Tensor | None = None) -> Tensor:
+    """Return `-mean_b sum_m (w_m - c_m) log p(z_m)` (DRO, maximization step).
+
+    Args:
+        logps: (B, M) log p_s(z|x) of the selector, or log p_g(y|x, d_z) of the generator, in nats.
+        weights: (B, M) importance weights, held constant.
+        baseline: (B, M) control variate c for the selector's term, held constant; none for the generator's.
+    """
+    coefficients = weights if baseline is None else weights - baseline
+    return -(coefficients.detach() * logps).sum(-1).mean()
+
+
+def dro_objective(scored: ScoredSelections, weight: Tensor, args: LossOptions) -> Tensor:
+    """Return DRO's loss of the selector, less the control variate where asked for, and the KL term."""
+    baseline = control_variate(scored.log_ratios) if args.control_variate else None
+    return with_kl(dro_loss(scored.logps, weight, baseline), scored, args)

@@ -1,9 +1,8 @@
 """The models and tokenizers that a run starts from: read, frozen or given adapters, and put together."""
 
-import contextlib
 import copy
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,28 +11,20 @@ import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel
-from transformers.integrations import deepspeed
 
-from dro_trl.lm.prompts import Tokenizer, render
+from dro_trl.lm.tokens import Tokenizer
 from dro_trl.lm.turns import (
     Turns,
-    check_turns,
     embedding_rows,
     keep_turns,
     read_turns,
-    set_turns,
-    stop_where_answers_end,
     turns_before,
 )
-from dro_trl.models.adapters import AdapterView, share_base, train_roles
+from dro_trl.models.adapters import AdapterView
 from dro_trl.models.causal_lm import check_causal
 from dro_trl.models.files import check_model_files, check_tokenizer_files, one_line
-from dro_trl.models.quantised import keep_gradients
+from dro_trl.models.quantised import is_quantised, keep_gradients
 from dro_trl.models.reading import base_of, read_base, read_model, read_shared
-from dro_trl.models.selector_generator import AnswerScorer, SelectorGenerator
-from dro_trl.models.value_head import ValueHead
-from dro_trl.policies.base import SelectionPolicy, load_policy
-from dro_trl.trainer.dro_config import DROConfig, SelectionConfig
 
 logger = logging.getLogger(__name__)
 
@@ -57,21 +48,6 @@ def load_model(model: str | PreTrainedModel, init_kwargs: Any = None) -> PreTrai
         model = str(Path(model).resolve())
     loaded: PreTrainedModel = read_model(model, **{"dtype": torch.float32, **(init_kwargs or {})})
     return loaded
-
-
-@contextlib.contextmanager
-def loading_whole() -> Iterator[None]:
-    """Load models whole on each process in this context, where ZeRO-3 would shard them and no engine gather them.
-
-    For models that the trainer does not know of, such as one that a reward calls.
-    """
-    active = deepspeed._hf_deepspeed_config_weak_ref and deepspeed._hf_deepspeed_config_weak_ref()
-    deepspeed.unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        if active is not None:
-            deepspeed.set_hf_deepspeed_config(active)
 
 
 @dataclass
@@ -179,38 +155,6 @@ def load_tokenizer(
     return tokenizer
 
 
-def load_tokenizers(
-    starts: Mapping[str, Start], args: SelectionConfig, *given: Tokenizer | None
-) -> dict[str, Tokenizer]:
-    """Return the tokenizers of a selector and a generator, with what their models read around texts.
-
-    Args:
-        starts: Of `selector` and `generator`: by where they stop they say whether a chat template fits. The tokenizer
-            of a generator without a start of its own is the selector's.
-        args: Say whether and how chat templates are applied.
-        given: Of each a tokenizer, or None where it is beside the model.
-
-    Raises:
-        ValueError: If there is no tokenizer, or no chat template that was asked for.
-    """
-    found: dict[str, Tokenizer] = {}
-    kwargs: Any = args.chat_template_kwargs
-    loading: Any = getattr(args, "model_init_kwargs", None) or {}
-    trusted = bool(loading.get("trust_remote_code"))
-    for (name, start), own in zip(starts.items(), given, strict=True):
-        if own is None and start.is_copy:
-            found[name] = found["selector"]
-            continue
-        option = "processing_class" if name == "selector" else f"{name}_processing_class"
-        tokenizer = load_tokenizer(own or start.name, option, trusted)
-        if start.turns and own is None and args.chat == "auto" and not (kwargs or args.chat_template_path):
-            logger.warning(f"{name}: prompts are read as in the pair that it starts from")
-            found[name] = keep_turns(tokenizer, start.turns)
-        else:
-            found[name] = set_turns(tokenizer, args.chat, kwargs, args.chat_template_path, start.model, name)
-    return found
-
-
 def saved_tokenizers(
     folder: Path, turns: Mapping[str, Any] | None, trust_remote_code: bool = False
 ) -> dict[str, Tokenizer]:
@@ -257,47 +201,10 @@ def check_loaded(model: Any, tokenizer: Tokenizer, source: str) -> None:
             f"{source}: the tokenizer has {len(tokenizer)} tokens and the model embeddings for {rows} alone; it is "
             "another model's: save or copy it again"
         )
+    if is_quantised(model):
+        return  # Its first pass would pack its layers for good (`keep_gradients`).
     with torch.no_grad(), one_line(source, "a causal LM", "run as"):
         model(input_ids=torch.zeros((1, 2), dtype=torch.long, device=model.device))
-
-
-def _check_policy(policy: SelectionPolicy, args: DROConfig) -> None:
-    """Refuse a policy that says otherwise than the options do, or does not go with them."""
-    if policy.num_selected != args.num_selected:
-        raise ValueError(
-            f"policy.num_selected={policy.num_selected} and num_selected={args.num_selected} differ; give one K"
-        )
-    if getattr(policy, "texts", args.texts) != args.texts:
-        raise ValueError(f"policy.texts and prompt_texts={args.prompt_texts} differ; give both the same")
-    weights = getattr(policy, "score_weights", None)
-    if weights is not None and weights.weight.requires_grad and not args.train_selector:
-        raise ValueError(
-            "learn_weights=True and train_selector=False: the policy's weights are learnt with the selector; set "
-            "train_selector to True (learning_rate=0 leaves the model itself as it is), or learn_weights to False"
-        )
-    if getattr(policy, "proposal", "policy") == "every_passage":
-        _check_every_passage(args)
-
-
-def _check_every_passage(args: DROConfig) -> None:
-    """Refuse what estimates something from selections that were drawn, where none is."""
-    for name, needed in (("loss_type", "dro"), ("entropy_coef", 0), ("kl_coef", 0)):
-        if getattr(args, name) != needed:
-            raise ValueError(
-                f"proposal='every_passage' and {name}={getattr(args, name)!r} do not go together, since that needs "
-                f"selections drawn from the policy; set {name}={needed!r}, or proposal='policy'"
-            )
-
-
-def measures_from_a_copy(args: DROConfig, goes_on: bool, switched_off_exactly: bool) -> bool:
-    """Whether `kl_coef` is measured from a copy of the selector's start, not from its base without the adapter.
-
-    Args:
-        args: The options.
-        goes_on: Whether the selector starts with an adapter.
-        switched_off_exactly: As `is_switched_off_exactly` says of it.
-    """
-    return bool(args.kl_coef > 0 and args.train_selector and (goes_on or not switched_off_exactly))
 
 
 def is_switched_off_exactly(model: Any) -> bool:
@@ -316,64 +223,3 @@ def starts_at_nothing(config: PeftConfig | None) -> bool:
     if not isinstance(config, LoraConfig):
         return False
     return config.bias == "none" and config.init_lora_weights in (True, "gaussian", "orthogonal")
-
-
-def make_pair(
-    starts: dict[str, Start],
-    tokenizers: dict[str, Tokenizer],
-    args: DROConfig,
-    policy: SelectionPolicy | None = None,
-    peft_config: PeftConfig | None = None,
-    all_aliases: bool = False,
-    learnt: dict[str, float] | None = None,
-) -> SelectorGenerator:
-    """Return the composite module of a selector and a generator.
-
-    Args:
-        starts: Of `selector` and `generator`; with `args.shared_base` both are one object, or views of one.
-        tokenizers: Theirs.
-        args: Says which of them is trained.
-        policy: Made from `args.policy` where None.
-        peft_config: Adapter put on each model that is trained and has none.
-        all_aliases: Score every alias of an answer, not the first alone.
-        learnt: Arguments of the policy that take the place of those in `args`.
-
-    Raises:
-        ValueError: If the policy selects another number of passages or reads other texts than `args` say, its proposal
-            does not go with `args`, the generator is to think and has no place for it, or `peft_config` does not allow
-            for a shared base.
-    """
-    if policy is None:
-        kwargs: Any = {**(args.policy_kwargs or {}), **(learnt or {})}  # type: ignore[dict-item]
-        policy = load_policy(args.policy, tokenizers["selector"], args.num_selected, kwargs, args.texts)
-    _check_policy(policy, args)
-    models = {role: start.model for role, start in starts.items()}
-    for name, model in models.items():
-        check_turns(model, tokenizers[name], name)
-        stop_where_answers_end(model, tokenizers[name])
-    if args.max_thinking_tokens:
-        render(tokenizers["generator"], "", think=True)  # Refuses now what has no place for a thought.
-    trained = {"selector": args.train_selector, "generator": args.train_generator}
-    parts: dict[str, Any]
-    if isinstance(models["selector"], AdapterView):
-        train_roles(models["selector"].model, trained)
-        parts = models
-    elif args.shared_base:
-        _warn_of_nameless_base(models["selector"])
-        parts = share_base(keep_gradients(models["selector"]), peft_config, trained)
-    else:
-        parts = {name: prepare_model(model, trained[name], peft_config) for name, model in models.items()}
-    reference = None
-    goes_on = isinstance(models["selector"], (PeftModel, AdapterView))
-    if measures_from_a_copy(args, goes_on, is_switched_off_exactly(parts["selector"])):
-        reference = Start(parts["selector"], starts["selector"].name).copy(args.model_init_kwargs)
-    scorer = AnswerScorer(tokenizers["generator"], all_aliases, args.texts, args.scoring_token_budget)
-    value_head = None
-    if args.loss_type == "ppo" and args.train_selector:
-        hidden_size = models["selector"].config.get_text_config().hidden_size
-        value_head = ValueHead(hidden_size, getattr(policy, "state_pooling", "first")).to(models["selector"].device)
-    pair = SelectorGenerator(parts["selector"], parts["generator"], policy, scorer, reference, value_head)
-    for module in pair.modules() if args.disable_dropout else ():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    return pair

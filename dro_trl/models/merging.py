@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from dro_trl.lm.turns import embedding_rows
 from dro_trl.models.files import GENERATION_CONFIG, check_tokenizer_files, one_line
-from dro_trl.models.quantised import keep_gradients
+from dro_trl.models.quantised import is_quantised, keep_gradients
 from dro_trl.models.reading import base_of, put_adapter_on, read_base, read_model
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def save_whole(folder: Path, output: Path, dtype: str | torch.dtype, trust_remot
     model = keep_gradients(read_model(str(folder), **loading)).eval()  # Packed for speed, weights are rounded.
     input_ids = _some_tokens(model)
     expected = _logits(model, input_ids)
-    quantised = _is_quantised(model)
+    quantised = is_quantised(model)
     with one_line(folder, "a whole model", "merged into"):
         whole = _merged(model, folder, loading)
     merged = _logits(whole, input_ids)
@@ -89,7 +89,7 @@ def _merged(model: Any, folder: Path, loading: dict[str, Any]) -> Any:
     """Return a model without adapters or packed weights; `model` is used up."""
     adapted = isinstance(model, PeftModel)
     base = model.get_base_model() if adapted else model
-    if _is_quantised(base):
+    if is_quantised(base):
         logger.warning(
             f"{folder}: the weights of its base are quantised, and are written unpacked, as {loading['dtype']}"
         )
@@ -109,10 +109,6 @@ def _merged(model: Any, folder: Path, loading: dict[str, Any]) -> Any:
         if tied:
             _tie_what_is_equal(model)
     return model
-
-
-def _is_quantised(model: Any) -> bool:
-    return getattr(model, "hf_quantizer", None) is not None
 
 
 def _untie(model: nn.Module) -> None:

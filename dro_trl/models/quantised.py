@@ -19,3 +19,8 @@ def keep_gradients(model: Model) -> Model:
             layer.support_avx512bf16_for_cpu = False
             layer.state_dict()  # Unpacks one that is packed already.
     return model
+
+
+def is_quantised(model: Any) -> bool:
+    """Whether a model's weights are kept in four or eight bits."""
+    return getattr(model, "hf_quantizer", None) is not None

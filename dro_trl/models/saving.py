@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dro_trl.files.folders import whole_folder
 from dro_trl.files.writing import load_object, write_json
-from dro_trl.lm.prompts import Tokenizer
+from dro_trl.lm.tokens import Tokenizer
 from dro_trl.models.adapters import AdapterView
 from dro_trl.models.files import ADAPTER_CONFIG, COPY_AGAIN, is_adapter, one_line
 from dro_trl.models.merging import save_whole

@@ -10,14 +10,12 @@ import torch
 from torch import Tensor, nn
 from transformers.utils.generic import ModelOutput
 
-from dro_trl.lm import prompts
-from dro_trl.lm.answer_passes import TokenBudget
 from dro_trl.lm.older_versions import checkpoint_activations
-from dro_trl.lm.prompts import DEFAULT, PromptTexts, Tokenizer
 from dro_trl.models.adapters import AdapterView, recomputing_contexts
+from dro_trl.models.answers import AnswerScorer
 from dro_trl.models.value_head import ValueHead
-from dro_trl.policies.base import SelectionPolicy, SelectionSample
-from dro_trl.types import Question, Selection
+from dro_trl.policies.base import SelectionPolicy, SelectionSample, check_policy
+from dro_trl.types import Question
 
 
 @dataclass
@@ -43,79 +41,6 @@ class SelectorGeneratorOutput(ModelOutput):
     """(B,) V(x), the reward that the value head expects; only with a value head."""
 
 
-class AnswerScorer:
-    """Turns questions and selections into what the generator is scored on.
-
-    Identical selections are scored once, and what the prompts of several begin with alike is read once.
-
-    Args:
-        tokenizer: The generator's tokenizer.
-        all_aliases: Score every alias of the answer, not the first alone.
-        texts: The words of the prompt.
-        token_budget: As `DROConfig.scoring_token_budget`.
-    """
-
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        all_aliases: bool = False,
-        texts: PromptTexts = DEFAULT,
-        token_budget: int | None = None,
-    ) -> None:
-        self.tokenizer = tokenizer
-        self.all_aliases = all_aliases
-        self.texts = texts
-        self.budget = TokenBudget(token_budget)
-
-    def logps(
-        self, model: nn.Module, rows: Sequence[Question], selections: Tensor, wanted: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return the token log-probabilities of each selection's answers and their mask, both (B, M, A, T).
-
-        Args:
-            model: The generator.
-            rows: B questions.
-            selections: (B, M, K).
-            wanted: (B, M) bool, at least one in a row: the selections that are scored. Log-probabilities of the
-                others are 0.
-        """
-        texts: list[str] = []
-        answers: list[list[list[int]]] = []
-        index: list[list[int]] = []
-        flags = torch.ones(selections.shape[:2], dtype=torch.bool) if wanted is None else wanted
-        for row, drawn, scored in zip(rows, selections.tolist(), flags.tolist(), strict=True):
-            chosen = [selection for selection, is_scored in zip(drawn, scored, strict=True) if is_scored]
-            distinct = {tuple(selection): len(texts) + i for i, selection in enumerate(_unique(chosen))}
-            index.append([distinct.get(tuple(selection), len(texts)) for selection in drawn])
-            alias_ids = self.alias_ids(row)
-            for selection in distinct:
-                texts.append(self.prompt(row, selection))
-                answers.append(alias_ids)
-        prompt_ids = prompts.encode_all(self.tokenizer, texts)
-        logps, mask = self.budget.answer_logps(model, prompt_ids, answers, selections.device)
-        where = torch.tensor(index, device=logps.device)
-        found, found_mask = logps[where], mask[where]
-        return (found if wanted is None else found * wanted[..., None, None]), found_mask
-
-    def prompt(self, row: Question, selection: Sequence[int]) -> str:
-        """Return the prompt with the selected passages, special tokens included."""
-        passages = [row["candidates"][i] for i in selection]
-        return prompts.render(self.tokenizer, prompts.generator_prompt(row["question"], passages, self.texts))
-
-    def prompt_ids(self, row: Question, selection: Sequence[int]) -> list[int]:
-        """Return the tokens of the prompt with the selected passages."""
-        return prompts.encode(self.tokenizer, self.prompt(row, selection))
-
-    def alias_ids(self, row: Question) -> list[list[int]]:
-        """Return the tokens of each alias that is scored."""
-        aliases = row["answers"] if self.all_aliases else row["answers"][:1]
-        return [prompts.answer_ids(self.tokenizer, alias, self.texts) for alias in aliases]
-
-
-def _unique(selections: list[Selection]) -> list[tuple[int, ...]]:
-    return list(dict.fromkeys(map(tuple, selections)))
-
-
 class SelectorGenerator(nn.Module):
     """A selector and a generator trained together.
 
@@ -139,6 +64,7 @@ class SelectorGenerator(nn.Module):
         value_head: ValueHead | None = None,
     ) -> None:
         super().__init__()
+        check_policy(policy)
         if isinstance(selector, AdapterView):
             self.shared = selector.model  # Views are no modules: the weights are registered once.
         self.selector = selector
@@ -147,9 +73,8 @@ class SelectorGenerator(nn.Module):
         self.value_head = value_head
         self.policy = policy
         self.score_weights: nn.Module | None = None
-        weights = getattr(policy, "score_weights", None)
-        if weights is not None and _is_trained(weights):
-            self.score_weights = weights
+        if policy.score_weights is not None and _is_trained(policy.score_weights):
+            self.score_weights = policy.score_weights
         self.scorer = scorer
         self.config: Any = selector.config
 
@@ -230,7 +155,7 @@ class SelectorGenerator(nn.Module):
             behavior_logps=behavior_logps,
             ref_logps=self._reference_logps(inputs, selections) if score_reference else None,
             entropy=scored.entropy,
-            state_values=self.value_head(noted, getattr(inputs, "questions", None)) if self.value_head else None,
+            state_values=self.value_head(noted, self.policy.questions_of(inputs)) if self.value_head else None,
         )
         if score_answers:
             self._score_answers(rows, output, worth_training if torch.is_grad_enabled() else None, rewarded)

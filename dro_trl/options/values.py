@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from dro_trl.options.masking import masked
-from dro_trl.recipes.file import NotYaml, read_yaml, shorten
+from dro_trl.options.yaml_text import NotYaml, read_yaml, shorten
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]

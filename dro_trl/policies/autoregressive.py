@@ -8,19 +8,33 @@ for all M selections: sampling keeps it in one key-value cache, the training pas
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
-from dro_trl.lm import prompts
+from dro_trl.lm import encoding, prompts
+from dro_trl.lm.attention import PADDING, attention_mask, blocks_of
+from dro_trl.lm.logps import kept_logits
 from dro_trl.lm.older_versions import forward_keeping
-from dro_trl.lm.packing import PADDING, attention_mask, kept_logits, pack
-from dro_trl.lm.prompts import DEFAULT, PromptTexts, Tokenizer
+from dro_trl.lm.packing import SharedPromptBatch, pack
+from dro_trl.lm.prompts import DEFAULT, PromptTexts
 from dro_trl.lm.sharding import most_forwards
-from dro_trl.policies.base import SelectionLogps, SelectionSample, check_candidates
+from dro_trl.lm.tokens import Tokenizer
+from dro_trl.policies.base import (
+    Reading,
+    SelectionLogps,
+    SelectionPolicy,
+    SelectionSample,
+    StatedReading,
+    check_candidates,
+)
 from dro_trl.types import Question, Selection
+
+TOKENS_OF_A_CHOICE = 4
+"""About; of " > [3]"."""
 
 Choice = Callable[[int, int, list[int], Tensor], int]
 """Picks a branch: (row, selection, allowed token ids, their logits) -> index among the allowed."""
@@ -92,7 +106,7 @@ class Path:
         return path
 
 
-class AutoregressivePolicy:
+class AutoregressivePolicy(SelectionPolicy):
     """Writes K identifiers one after the other, each choice given those before it (DRO, section 3).
 
     Args:
@@ -100,8 +114,6 @@ class AutoregressivePolicy:
         num_selected: K, the number of passages in a selection.
         texts: The words of the prompt.
     """
-
-    state_pooling = "first"
 
     def __init__(self, tokenizer: Tokenizer, num_selected: int = 5, texts: PromptTexts = DEFAULT) -> None:
         self.tokenizer = tokenizer
@@ -113,7 +125,7 @@ class AutoregressivePolicy:
         """Return the tokens that write a passage's identifier, and the separator before it unless it is the first."""
         if (item, first) not in self._choice_ids:
             stem, text = (self.texts.ranking, f" [{item + 1}]") if first else ("[1]", f" > [{item + 1}]")
-            self._choice_ids[item, first] = prompts.continuation_ids(self.tokenizer, stem, text)
+            self._choice_ids[item, first] = encoding.continuation_ids(self.tokenizer, stem, text)
         return self._choice_ids[item, first]
 
     def encode(self, rows: Sequence[Question]) -> RankingInputs:
@@ -123,7 +135,7 @@ class AutoregressivePolicy:
             ValueError: If a row has fewer than K candidates.
         """
         check_candidates(rows, self.num_selected)
-        prompt_ids = prompts.encode_all(self.tokenizer, [self.prompt(row) for row in rows])
+        prompt_ids = encoding.encode_all(self.tokenizer, [self.prompt(row) for row in rows])
         sizes = [len(row["candidates"]) for row in rows]
         written = self.num_selected * max(len(self.choice_ids(item, False)) for item in range(max(sizes)))
         return RankingInputs(prompt_ids, sizes, max(map(len, prompt_ids)) + written)
@@ -132,7 +144,7 @@ class AutoregressivePolicy:
         """Return the listwise prompt that the selector continues with `[3] > [1]`, special tokens included."""
         names = [str(i + 1) for i in range(len(row["candidates"]))]
         text = prompts.ranking_prompt(row["question"], row["candidates"], names, self.texts)
-        return prompts.render(self.tokenizer, text, self.texts.ranking)
+        return encoding.render(self.tokenizer, text, self.texts.ranking)
 
     def sample(
         self,
@@ -184,14 +196,33 @@ class AutoregressivePolicy:
         choices, entropies = self._choice_logps(model, inputs, selections)
         return SelectionLogps(choices.sum(-1), entropies.mean(-1))
 
-    def _choice_logps(self, model: nn.Module, inputs: RankingInputs, selections: Tensor) -> tuple[Tensor, Tensor]:
-        """The log-probability of each choice, (B, M, K), and the entropy along each selection, (B, M)."""
-        paths = [
+    def packed(self, inputs: RankingInputs, selections: Tensor) -> SharedPromptBatch:
+        """Return the prompts with the selections behind them; see `SelectionPolicy.packed`."""
+        return self._packed(inputs, self._paths(inputs, selections))
+
+    @classmethod
+    def stated_reading(cls, stated: StatedReading, **kwargs: Any) -> Reading:
+        """Return the tokens of a listwise prompt and its selections; see `SelectionPolicy.stated_reading`."""
+        prompt = stated.num_candidates * stated.passage + stated.question
+        written, m = stated.num_selected * TOKENS_OF_A_CHOICE, stated.num_selections
+        blocks = blocks_of([prompt], [[written] * m])
+        return Reading(prompt + m * written, m * stated.num_selected, 1, blocks)
+
+    def _paths(self, inputs: RankingInputs, selections: Tensor) -> list[list[Path]]:
+        return [
             [Path.of(self, n, selection) for selection in row]
             for n, row in zip(inputs.num_candidates, selections.tolist(), strict=True)
         ]
+
+    @staticmethod
+    def _packed(inputs: RankingInputs, paths: list[list[Path]]) -> SharedPromptBatch:
         open_ = [[[len(allowed) > 1 for allowed in path.allowed] for path in row] for row in paths]
-        batch = pack(inputs.prompt_ids, [[path.tokens for path in row] for row in paths], open_).to(inputs.device)
+        return pack(inputs.prompt_ids, [[path.tokens for path in row] for row in paths], open_).to(inputs.device)
+
+    def _choice_logps(self, model: nn.Module, inputs: RankingInputs, selections: Tensor) -> tuple[Tensor, Tensor]:
+        """The log-probability of each choice, (B, M, K), and the entropy along each selection, (B, M)."""
+        paths = self._paths(inputs, selections)
+        batch = self._packed(inputs, paths)
         branches = [torch.tensor(a) for row in paths for path in row for a in path.allowed if len(a) > 1]
         steps = torch.tensor(
             [k for row in paths for path in row for k, flags in self._steps(path) for is_open in flags if is_open]

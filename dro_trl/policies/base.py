@@ -3,19 +3,25 @@
 import contextlib
 import importlib
 import inspect
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from dro_trl.lm.prompts import DEFAULT, PromptTexts, Tokenizer
+from dro_trl.lm.attention import Blocks
+from dro_trl.lm.packing import SharedPromptBatch
+from dro_trl.lm.prompts import DEFAULT, PromptTexts
+from dro_trl.lm.tokens import Tokenizer
+from dro_trl.names import import_dotted
 from dro_trl.options.values import check_values, options_of_call
+from dro_trl.policies.score_weights import ScoreWeights
 from dro_trl.types import Question
 
-METHODS = ("sample", "logps", "best")
+METHODS = ("encode", "sample", "logps", "best")
 """What a policy must have."""
 
 
@@ -40,23 +46,74 @@ class SelectionSample(SelectionLogps):
     """(B, M) float32, log q(z|x) in nats under the tempered policy they were drawn from, without gradient."""
 
 
+@dataclass(frozen=True)
+class StatedReading:
+    """Lengths in tokens, where no data is at hand."""
+
+    question: int
+    """Of the question and the words around it."""
+    passage: int
+    """Of a passage and the words around it."""
+    asked: int
+    """Of the question alone."""
+    num_candidates: int
+    num_selected: int
+    num_selections: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the selector reads of a question."""
+
+    tokens: int
+    """In one row."""
+    kept: int
+    """Positions at which logits are computed, in all rows."""
+    rows: int = 1
+    blocks: Blocks | None = None
+    """What attention compares, where several continuations share a prompt."""
+
+
+class SelectionInputs(Protocol):
+    """Questions as a policy's other methods take them."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt with the longest selection, or passage, that is read behind it."""
+        ...
+
+    def to(self, device: torch.device) -> Any:
+        """Return the inputs on another device."""
+        ...
+
+
 class SelectionPolicy(Protocol):
     """A distribution over ordered K-subsets of each question's candidates, read off a causal LM.
 
     Every selection is valid by construction and its log-probability exact. `sample` and `logps` build a graph to the
-    model's parameters unless gradients are off.
+    model's parameters unless gradients are off. A policy is a subclass with four methods, `encode`, `sample`, `logps`
+    and `best`; what follows them has defaults, for a policy to say otherwise.
     """
 
+    tokenizer: Tokenizer
+    """The selector's."""
     num_selected: int
     """K."""
-    state_pooling: str
-    """What a value head reads of the positions at which the selector predicts: their `"mean"`, or the `"first"` where
-    the others come after choices. `"first"` where a policy does not say."""
+    texts: PromptTexts = DEFAULT
+    """The words of the prompts."""
+    state_pooling: Literal["mean", "first"] = "first"
+    """What a value head reads of the positions at which the selector predicts: their mean, or the first where the
+    others come after choices."""
+    proposal: str = "policy"
+    """What selections are drawn from for training; `"every_passage"` draws nothing."""
+    score_weights: ScoreWeights | None = None
+    """What scores are weighed with, where training may learn it."""
 
+    @abstractmethod
     def encode(self, rows: Sequence[Question]) -> Any:
-        """Turn B rows into the inputs of the other methods, on the CPU; the result has a `.to(device)`."""
-        ...
+        """Turn B rows into the `SelectionInputs` of the other methods, on the CPU."""
 
+    @abstractmethod
     def sample(
         self,
         model: nn.Module,
@@ -66,15 +123,70 @@ class SelectionPolicy(Protocol):
         temperature: float = 1.0,
     ) -> SelectionSample:
         """Draw M selections for each question, with a CPU random generator for each."""
-        ...
 
+    @abstractmethod
     def logps(self, model: nn.Module, inputs: Any, selections: Tensor) -> SelectionLogps:
         """Return the log-probabilities of given selections, (B, M, K)."""
-        ...
 
+    @abstractmethod
     def best(self, model: nn.Module, inputs: Any) -> tuple[Tensor, Tensor]:
         """Return the preferred selection of each question, (B, K), and a score for each passage in it, (B, K)."""
-        ...
+
+    @property
+    def scores_alone(self) -> bool:
+        """Whether a passage's score, but for the retriever's prior, does not depend on the other candidates."""
+        return False
+
+    def own_scores(self, model: nn.Module, inputs: Any) -> list[list[float]]:
+        """Return the score of each candidate of each question without the prior, where `scores_alone`.
+
+        Raises:
+            ValueError: If the policy does not score passages alone.
+        """
+        raise ValueError(f"{type(self).__name__} does not score passages by themselves")
+
+    def prior(self, row: Question) -> Tensor:
+        """Return what the retriever's scores add to the scores of a row's candidates, (N,) float32."""
+        return torch.zeros(len(row["candidates"]))
+
+    def questions_of(self, inputs: Any) -> Tensor | None:
+        """Return which question each row that the model reads is of, (R,) int64; None where each is of its own."""
+        return None
+
+    def packed(self, inputs: Any, selections: Tensor) -> SharedPromptBatch:
+        """Return what the selector reads to score given selections, (B, M, K), for estimates of its cost.
+
+        Raises:
+            ValueError: If the policy does not say.
+        """
+        raise ValueError(f"{type(self).__name__} does not say what it reads; give it a method `packed`")
+
+    @classmethod
+    def stated_reading(cls, stated: StatedReading, **kwargs: Any) -> Reading:
+        """Return what the selector reads of a question of stated lengths, for estimates without data.
+
+        Args:
+            stated: The lengths.
+            kwargs: The policy's own arguments.
+
+        Raises:
+            ValueError: If the policy does not say.
+        """
+        raise ValueError(f"{cls.__name__} does not say what it reads; give it a method `stated_reading`")
+
+
+def check_policy(policy: object) -> None:
+    """Refuse what lacks something that a `SelectionPolicy` has.
+
+    Raises:
+        ValueError: Names it.
+    """
+    asked = [name for name in (*SelectionPolicy.__annotations__, *vars(SelectionPolicy)) if not name.startswith("_")]
+    if missing := [name for name in asked if not hasattr(policy, name)]:
+        raise ValueError(
+            f"the policy {type(policy).__name__} has no {', '.join(missing)}; make it a subclass of "
+            "dro_trl.SelectionPolicy, which has defaults for most"
+        )
 
 
 def check_candidates(rows: Sequence[Question], num_selected: int) -> None:
@@ -127,17 +239,10 @@ def load_policy(
     Raises:
         ValueError: If there is no such class, or it does not take `kwargs`.
     """
-    module, _, name = path.rpartition(".")
-    try:
-        policy_class = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"policy={path!r} is not the dotted path of a class ({error}); for example dro_trl.PlackettLucePolicy"
-        ) from error
+    example = "for example dro_trl.PlackettLucePolicy"
+    policy_class = import_dotted(path, f"policy={path!r} is not the dotted path of a class", example)
     if missing := [method for method in METHODS if not callable(getattr(policy_class, method, None))]:
-        raise ValueError(
-            f"policy={path!r} is no policy: it has no {missing[0]}; for example dro_trl.PlackettLucePolicy"
-        )
+        raise ValueError(f"policy={path!r} is no policy: it has no {missing[0]}; {example}")
     if "num_selected" in (kwargs or {}):
         raise ValueError("policy_kwargs: num_selected is an option of its own; take it out, and set that")
     given = {"num_selected": num_selected, **({} if texts == DEFAULT else {"texts": texts}), **(kwargs or {})}

@@ -2,18 +2,27 @@
 
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from dro_trl.lm import prompts
-from dro_trl.lm.logps import chosen_logps
-from dro_trl.lm.packing import SharedPromptBatch, kept_logits, pack
-from dro_trl.lm.prompts import DEFAULT, PromptTexts, Tokenizer
-from dro_trl.policies.base import SelectionLogps, SelectionSample, check_candidates
+from dro_trl.lm import encoding, prompts
+from dro_trl.lm.attention import blocks_of
+from dro_trl.lm.logps import chosen_logps, kept_logits
+from dro_trl.lm.packing import SharedPromptBatch, pack
+from dro_trl.lm.prompts import DEFAULT, PromptTexts
+from dro_trl.lm.tokens import Tokenizer
+from dro_trl.policies.base import (
+    Reading,
+    SelectionLogps,
+    SelectionPolicy,
+    SelectionSample,
+    StatedReading,
+    check_candidates,
+)
 from dro_trl.policies.score_weights import ScoreWeights
 from dro_trl.types import Question
 
@@ -111,12 +120,6 @@ class ScoringInputs:
         return sizes
 
     @property
-    def questions(self) -> Tensor:
-        """(R,) int64: the question that each of the batch's rows is of."""
-        every = torch.arange(len(self.item_mask), device=self.item_mask.device)
-        return every if len(self.batch.input_ids) == len(every) else every.repeat_interleave(self.item_mask.sum(-1))
-
-    @property
     def longest(self) -> int:
         """Tokens from the beginning of a prompt to the end of its longest continuation."""
         return int(self.batch.position_ids.max()) + 1
@@ -160,7 +163,7 @@ def _question_scores(logits: Tensor, batch: SharedPromptBatch, reads_answer: boo
     return [zeros.masked_scatter(asked, logps).sum(-1), *parts]
 
 
-class PlackettLucePolicy:
+class PlackettLucePolicy(SelectionPolicy):
     """Draws K passages without replacement, in proportion to the exponential of their item scores.
 
     Args:
@@ -188,6 +191,7 @@ class PlackettLucePolicy:
     """
 
     state_pooling = "mean"
+    score_weights: ScoreWeights
 
     def __init__(
         self,
@@ -230,7 +234,7 @@ class PlackettLucePolicy:
         return self.item_score in ("pointwise", "query_likelihood")
 
     def _token(self, stem: str, text: str) -> int:
-        ids = prompts.continuation_ids(self.tokenizer, stem, text)
+        ids = encoding.continuation_ids(self.tokenizer, stem, text)
         if len(ids) != 1:
             raise ValueError(
                 f"the tokenizer splits {text!r} after {stem!r} into {len(ids)} tokens, but item_score="
@@ -264,31 +268,31 @@ class PlackettLucePolicy:
 
     def _rendered(self, row: Question) -> tuple[str, list[tuple[int, int]]]:
         text, spans = prompts.scoring_prompt(row["question"], row["candidates"], self.texts)
-        rendered, shift = prompts.render(self.tokenizer, text), prompts.text_start(self.tokenizer)
+        rendered, shift = encoding.render(self.tokenizer, text), encoding.text_start(self.tokenizer)
         return rendered, [(shift + start, shift + end) for start, end in spans]
 
     def _encode_pointwise(self, row: Question) -> _Encoded:
         text, spans = self._rendered(row)
         pieces = [text[: spans[0][0]], *(text[start:end] for start, end in spans)]
-        shared, *passages = prompts.encode_all(self.tokenizer, pieces)
+        shared, *passages = encoding.encode_all(self.tokenizer, pieces)
         return _scored_at_the_end(shared, passages)
 
     def _encode_passage_end(self, row: Question) -> _Encoded:
         text, spans = self._rendered(row)
-        ids, ends = prompts.encode_with_ends(self.tokenizer, text, [end for _, end in spans])
+        ids, ends = encoding.encode_with_ends(self.tokenizer, text, [end for _, end in spans])
         scored = {end + 1 for end in ends}
         flags = [index in scored for index in range(1, len(ids) + 1)]
         return _Encoded(ids[:1], [[*ids[1:], ANY_TOKEN]], [flags])
 
     def _encode_query_likelihood(self, row: Question) -> _Encoded:
-        texts = [prompts.render(self.tokenizer, prompts.question_prompt(p, self.texts)) for p in row["candidates"]]
-        head = prompts.text_start(self.tokenizer) + len(self.texts.passage)
-        asked = prompts.question_ids(self.tokenizer, row["question"], self.texts)
+        texts = [encoding.render(self.tokenizer, prompts.question_prompt(p, self.texts)) for p in row["candidates"]]
+        head = encoding.text_start(self.tokenizer) + len(self.texts.passage)
+        asked = encoding.question_ids(self.tokenizer, row["question"], self.texts)
         flags = [True] * len(asked)
         if self.reads_answer:
-            ids = prompts.encode(self.tokenizer, f"\n{self.texts.answer}")
+            ids = encoding.encode(self.tokenizer, f"\n{self.texts.answer}")
             asked, flags = [*asked, *ids, ANY_TOKEN], [*flags, *[False] * len(ids), True]
-        shared, *stems = prompts.encode_all(self.tokenizer, [texts[0][:head], *(text[head:] for text in texts)])
+        shared, *stems = encoding.encode_all(self.tokenizer, [texts[0][:head], *(text[head:] for text in texts)])
         return _Encoded(
             shared,
             [[*stem, *asked] for stem in stems],
@@ -304,12 +308,36 @@ class PlackettLucePolicy:
                 "(window_size of RAGPipeline, `dro-trl evaluate` and `dro-trl ask`)"
             )
         text = prompts.ranking_prompt(row["question"], candidates, IDENTIFIERS[: len(candidates)], self.texts)
-        ids = prompts.encode(self.tokenizer, prompts.render(self.tokenizer, text, lead=self.texts.choice))
+        ids = encoding.encode(self.tokenizer, encoding.render(self.tokenizer, text, lead=self.texts.choice))
         return _scored_at_the_end(ids[:1], [ids[1:]])
 
     def prior(self, row: Question) -> Tensor:
         """Return what the retriever's scores add to the item scores of a row, (N,) float32."""
         return self.score_weights.weight.detach()[1] * _standardised(row)
+
+    def questions_of(self, inputs: ScoringInputs) -> Tensor:
+        """Return the question that each row is of; see `SelectionPolicy.questions_of`."""
+        every = torch.arange(len(inputs.item_mask), device=inputs.item_mask.device)
+        whole = len(inputs.batch.input_ids) == len(every)
+        return every if whole else every.repeat_interleave(inputs.item_mask.sum(-1))
+
+    def packed(self, inputs: ScoringInputs, selections: Tensor) -> SharedPromptBatch:
+        """Return what the selector reads, whatever is selected."""
+        return inputs.batch
+
+    @classmethod
+    def stated_reading(cls, stated: StatedReading, item_score: ItemScore = "pointwise", **kwargs: Any) -> Reading:
+        """Return what the selector reads for an `item_score`; see `SelectionPolicy.stated_reading`."""
+        n = stated.num_candidates
+        if item_score == "query_likelihood":
+            return Reading(stated.passage + stated.asked, n * stated.asked, n)
+        blocks = blocks_of([stated.question], [[stated.passage] * n]) if item_score == "pointwise" else None
+        return Reading(n * stated.passage + stated.question, 1 if item_score == "identifier" else n, 1, blocks)
+
+    def own_scores(self, model: nn.Module, inputs: ScoringInputs) -> list[list[float]]:
+        """Return the item scores without the retriever's prior; see `SelectionPolicy.own_scores`."""
+        scores = self.item_scores(model, replace(inputs, prior=torch.zeros_like(inputs.prior)))
+        return [row[:size] for row, size in zip(scores.tolist(), inputs.sizes, strict=True)]
 
     def item_scores(self, model: nn.Module, inputs: ScoringInputs) -> Tensor:
         """Return the item scores in float32, (B, N), -inf where a row has fewer candidates. One forward pass."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dro_trl.policies.plackett_luce import PlackettLucePolicy
+from dro_trl.policies.base import SelectionPolicy
 from dro_trl.types import Question, Selection
 
 Scored = tuple[Selection, list[float]]
@@ -81,7 +81,7 @@ def select_by_scores(
     score: Callable[[Sequence[Question]], list[list[float]]],
     rows: Sequence[Question],
     windows: SlidingWindows,
-    policy: PlackettLucePolicy,
+    policy: SelectionPolicy,
 ) -> list[Scored]:
     """Score a window's passages at a time, and select from the scores of all: for scores that do not depend on others.
 

@@ -7,10 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dro_trl.options.masking import revealed
+from dro_trl.names import refuse_unknown
 from dro_trl.options.values import Option, check_values
-from dro_trl.recipes.file import find_recipe, read_recipe, refuse_unknown
+from dro_trl.recipes.file import find_recipe, read_recipe
 from dro_trl.recipes.option_fields import declared_options
+from dro_trl.recipes.secrets import revealed
 
 UNUSED = frozenset({"dataset_config", "dataset_streaming", "ignore_bias_buffers"})
 """Fields of TRL's that nothing here heeds; a recipe that sets one is refused, as with any unknown key."""
@@ -46,17 +47,17 @@ class RecipeKind:
 
 TRAIN = RecipeKind(
     (
-        "dro_trl.recipes.training.DROScriptArguments",
+        "dro_trl.recipes.arguments.DROScriptArguments",
         "dro_trl.trainer.dro_config.DROConfig",
-        "dro_trl.recipes.training.RecipeModel",
+        "dro_trl.recipes.arguments.RecipeModel",
     ),
     UNUSED,
 )
 WARMUP = RecipeKind(
     (
-        "dro_trl.recipes.training.DROScriptArguments",
+        "dro_trl.recipes.arguments.DROScriptArguments",
         "dro_trl.trainer.warmup_config.WarmupConfig",
-        "dro_trl.recipes.training.RecipeModel",
+        "dro_trl.recipes.arguments.RecipeModel",
     ),
     UNUSED | UNUSED_IN_WARMUP,
     "warmup",

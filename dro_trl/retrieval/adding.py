@@ -11,9 +11,10 @@ from typing import Any, Protocol
 from rich.progress import MofNCompleteColumn
 
 from dro_trl.files.unfinished import Unfinished
-from dro_trl.retrieval.gold import AnswerMatch, mark_answers, missed_gold, recall, with_gold, without
+from dro_trl.metrics import recall
+from dro_trl.retrieval.base import Retriever
+from dro_trl.retrieval.gold import AnswerMatch, mark_answers, missed_gold, with_gold, without
 from dro_trl.retrieval.progress import batched, progress_bar
-from dro_trl.retrieval.pyserini import PyseriniRetriever
 from dro_trl.retrieval.questions import QuestionRows, query_id
 from dro_trl.retrieval.stored_run import StoredRun
 from dro_trl.retrieval.trec_run import PassageSource, candidates_of_run, run_lines
@@ -108,7 +109,7 @@ class Finder(Protocol):
         ...
 
 
-def by_bm25(retriever: PyseriniRetriever) -> Finder:
+def by_bm25(retriever: Retriever) -> Finder:
     """Return what finds passages in an index."""
     return lambda rows, wanted: retriever.retrieve_batches((row["question"] for _, row in rows), wanted)
 
@@ -208,7 +209,7 @@ def _count(tally: Tally, row: dict[str, Any], found: list[Passage], added: int, 
         for cutoff in CUTOFFS:
             if cutoff <= k:
                 name = f"recall@{cutoff}"
-                tally.recalls[name] = tally.recalls.get(name, 0) + recall(row["gold_ids"], ranked, cutoff)
+                tally.recalls[name] = tally.recalls.get(name, 0) + recall(row["gold_ids"], ranked[:cutoff])
 
 
 def figures(tally: Tally) -> dict[str, float]:

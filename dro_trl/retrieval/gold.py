@@ -13,16 +13,6 @@ class AnswerMatch(StrEnum):
     extended = "extended"
 
 
-def recall(gold_ids: list[str], ranked_ids: list[str], cutoff: int) -> float:
-    """Return the share of the gold passages among the first `cutoff` ranked ones.
-
-    >>> recall(["a", "b"], ["c", "a", "b"], 2)
-    0.5
-    """
-    gold = set(gold_ids)
-    return len(gold.intersection(ranked_ids[:cutoff])) / len(gold)
-
-
 def mark_answers(row: dict[str, Any], match: AnswerMatch) -> bool:
     """Let a row that names no gold passages name its candidates that hold an answer.
 

@@ -17,10 +17,10 @@ from rich.progress import MofNCompleteColumn, TextColumn
 
 from dro_trl.files.folders import check_replaceable, whole_folder
 from dro_trl.files.writing import load_json, load_object, write_json
-from dro_trl.retrieval.corpus import CorpusFile, open_corpus, read_corpus
+from dro_trl.retrieval.base import Retriever
+from dro_trl.retrieval.corpus import CorpusFile, open_corpus, parse_stored, read_corpus
 from dro_trl.retrieval.jvm import JavaError, JavaProcess
 from dro_trl.retrieval.progress import batched, progress_bar
-from dro_trl.retrieval.stored import parse_stored
 from dro_trl.types import Passage
 
 _METADATA = "dro_trl_index.json"
@@ -33,7 +33,7 @@ _DOCUMENTS_PER_REQUEST = 1_000
 _QUESTIONS_PER_REQUEST, _PASSAGES_PER_REQUEST = 256, 10_000
 
 
-class PyseriniRetriever:
+class PyseriniRetriever(Retriever):
     """BM25 over a Lucene index, searched in a process of its own.
 
     Scores are Lucene's BM25 as Anserini reports it: rounded to four decimals, and lowered by about 1e-6 for each
@@ -82,6 +82,8 @@ class PyseriniRetriever:
                 f"{self.index / _METADATA} speaks of {recorded} passages and the index holds {self.num_passages}; "
                 "build it again with `dro-trl index --overwrite`"
             )
+        decided_by = json.dumps([self._identity, self.num_passages, self.k1, self.b])
+        self.fingerprint: str = hashlib.sha256(decided_by.encode()).hexdigest()
 
     def _verify(self) -> float | None:
         """Hold the files against Lucene's checksums, unless done since they changed; return the seconds it took."""
@@ -171,11 +173,6 @@ class PyseriniRetriever:
                     raise OSError(errno.ENOSPC, f"{full[0]}; nothing is left of the new index", str(target)) from error
                 raise
         return cls(target, k1=k1, b=b, threads=threads)
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of all that determines the results (corpus, `k1`, `b`), to cache them by."""
-        return hashlib.sha256(json.dumps([self._identity, self.num_passages, self.k1, self.b]).encode()).hexdigest()
 
     def retrieve(self, questions: Sequence[str], k: int) -> list[list[Passage]]:
         """Find the best passages for each question.

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from dro_trl.metrics import recall
 from dro_trl.types import Passage, Selection
 
 
@@ -28,8 +29,7 @@ def evidence_recall_reward(
     for row, (selection, passages, gold) in enumerate(zip(selections, candidates, gold_ids, strict=True)):
         if not gold:
             raise ValueError(_no_gold(row, gold, kwargs.get("question")))
-        chosen = {passages[index]["id"] for index in selection}
-        rewards.append(len(chosen.intersection(gold)) / len(set(gold)))
+        rewards.append(recall(gold, [passages[index]["id"] for index in selection]))
     return rewards
 
 

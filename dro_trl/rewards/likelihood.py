@@ -1,43 +1,10 @@
 """The likelihood of the answer under the generator, as a reward."""
 
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
-Reduction = Literal["sum", "mean"]
-Aliases = Literal["first", "best", "marginal"]
-
-
-def reduce_answer_logps(token_logps: Tensor, mask: Tensor, reduction: Reduction, aliases: Aliases) -> Tensor:
-    """Reduce the log-probabilities of an answer's aliases to one number.
-
-    Args:
-        token_logps: (..., A, T) log-probabilities of the tokens of A aliases, in nats.
-        mask: (..., A, T) bool, False where padded; an alias without tokens is left out.
-        reduction: `"sum"` is log p_g(y|x, d_z); `"mean"` divides by the number of tokens, a length-dependent
-            temperature.
-        aliases: `"first"` takes the first alias, `"best"` the likeliest, `"marginal"` the logarithm of their sum.
-
-    Returns:
-        (...,) in nats (per token for `"mean"`).
-
-    Raises:
-        ValueError: If `reduction` or `aliases` is unknown.
-    """
-    if reduction not in ("sum", "mean"):
-        raise ValueError(f"likelihood_reduction={reduction!r} is unknown; use 'sum' or 'mean'")
-    lengths = mask.sum(-1)
-    logps = (token_logps * mask).sum(-1)
-    if reduction == "mean":
-        logps = logps / lengths.clamp(min=1)
-    if aliases == "first":
-        return logps[..., 0]
-    logps = logps.masked_fill(lengths == 0, float("-inf"))
-    if aliases == "best":
-        return logps.amax(-1)
-    if aliases == "marginal":
-        return logps.logsumexp(-1)
-    raise ValueError(f"likelihood_aliases={aliases!r} is unknown; use 'first', 'best' or 'marginal'")
+from dro_trl.lm.logps import Aliases, Reduction, reduce_answer_logps
 
 
 class AnswerLogLikelihood:

@@ -10,9 +10,10 @@ from dro_trl.lm.devices import settle_precision, with_trained_dtype
 from dro_trl.lm.older_versions import adopt_checkpointing
 from dro_trl.lm.prompts import PromptTexts, prompt_texts
 from dro_trl.lm.turns import Chat
+from dro_trl.losses.options import LossOptions
 from dro_trl.options.masking import guarded, masked
 from dro_trl.options.values import Share, check_config
-from dro_trl.recipes.file import read_yaml
+from dro_trl.options.yaml_text import read_yaml
 from dro_trl.trainer.refused_options import check_options
 
 
@@ -126,7 +127,7 @@ class SelectionConfig(TrainingArguments):
 
 
 @dataclass
-class DROConfig(SelectionConfig):
+class DROConfig(LossOptions, SelectionConfig):
     """Options of `DROTrainer`, beside those of `transformers.TrainingArguments`.
 
     `learning_rate` is the selector's. Defaults are those that learnt in the runs reported in the documentation.
@@ -166,9 +167,6 @@ class DROConfig(SelectionConfig):
     temperature: PositiveFloat = field(
         default=1.0, metadata={"help": "Temperature of the draw; the weights correct for it exactly."}
     )
-    reward_temperature: PositiveFloat = field(
-        default=1.0, metadata={"help": "T in the weights `softmax(log rho + r / T)`; 1 is the exact posterior."}
-    )
     reward_weights: list[float] | None = field(
         default=None, metadata={"help": "Weight of each reward function; all 1 where not set."}
     )
@@ -205,26 +203,7 @@ class DROConfig(SelectionConfig):
         default=1, metadata={"help": "How often each estimated sample is used (mu); off-policy after the first."}
     )
 
-    # Maximization step
-    loss_type: Literal["dro", "grpo", "rloo", "reinforce", "ppo"] = field(
-        default="dro",
-        metadata={
-            "help": "What the selector is trained with: 'dro' (importance weights), or a baseline from reinforcement "
-            "learning on the same samples and rewards; the generator then weighs all selections alike."
-        },
-    )
-    epsilon: PositiveFloat = field(
-        default=0.2, metadata={"help": "Clipping of the ratio in 'grpo', 'rloo' and 'ppo'."}
-    )
-    epsilon_high: PositiveFloat | None = field(
-        default=None, metadata={"help": "Upper clipping of the ratio; `epsilon` where not set."}
-    )
-    scale_rewards: Literal["group", "none"] = field(
-        default="group",
-        metadata={"help": "Divide the advantages of 'grpo' by the group's standard deviation, or not (Dr. GRPO)."},
-    )
-    vf_coef: NonNegativeFloat = field(default=0.1, metadata={"help": "Weight of the value head's loss in 'ppo'."})
-    cliprange_value: PositiveFloat = field(default=0.2, metadata={"help": "Clipping of the value in 'ppo'."})
+    # Maximization step (beside `LossOptions`)
     generator_learning_rate: NonNegativeFloat | None = field(
         default=None, metadata={"help": "Initial learning rate of the generator; the selector's where not set."}
     )
@@ -233,17 +212,6 @@ class DROConfig(SelectionConfig):
     )
     generator_loss_coef: NonNegativeFloat = field(
         default=1.0, metadata={"help": "Lambda, weight of the generator's term."}
-    )
-    control_variate: bool = field(
-        default=True, metadata={"help": "Subtract rho / sum(rho) from the weights in the selector's term."}
-    )
-    entropy_coef: NonNegativeFloat = field(default=0.0, metadata={"help": "Weight of the selector's entropy bonus."})
-    kl_coef: NonNegativeFloat = field(
-        default=0.0,
-        metadata={
-            "help": "Weight of KL(selector || starting selector): in the loss, or in the reward with loss_type 'rloo' "
-            "and 'ppo'."
-        },
     )
 
     # Logging

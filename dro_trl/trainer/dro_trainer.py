@@ -11,29 +11,26 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback, set_seed
 from transformers.trainer_utils import EvalLoopOutput
 
-from dro_trl.lm.generation import answer_selections
-from dro_trl.lm.prompts import Tokenizer
+from dro_trl.lm.logps import reduce_answer_logps
+from dro_trl.lm.tokens import Tokenizer
 from dro_trl.lm.turns import saved_turns
-from dro_trl.losses import loss_types as objectives
-from dro_trl.losses import terms as losses
-from dro_trl.losses.dro import worth_training
-from dro_trl.losses.loss_types import ScoredSelections
-from dro_trl.models.loading import load_tokenizers, make_pair
+from dro_trl.losses import loss_types
+from dro_trl.losses.base import ScoredSelections
+from dro_trl.losses.dro import dro_loss, worth_training
+from dro_trl.models.answers import answer_selections
 from dro_trl.models.selector_generator import SelectorGeneratorOutput, parameter_groups
 from dro_trl.policies.base import SelectionPolicy
+from dro_trl.policies.randomness import random_generator
 from dro_trl.retrieval.base import Retriever
 from dro_trl.rewards.calls import RewardFunc, RewardSum, reward_columns
-from dro_trl.rewards.likelihood import AnswerLogLikelihood, reduce_answer_logps
-from dro_trl.trainer.collapse import CollapseMonitor
-from dro_trl.trainer.dataset import prepare_dataset
+from dro_trl.rewards.likelihood import AnswerLogLikelihood
+from dro_trl.trainer.building import load_tokenizers, make_pair
+from dro_trl.trainer.dataset import Collator, ReadAhead, prepare_dataset
 from dro_trl.trainer.dro_config import DROConfig
-from dro_trl.trainer.monitoring import Means, step_metrics
+from dro_trl.trainer.monitoring import Monitor, step_metrics
 from dro_trl.trainer.pair_trainer import PairTrainer
-from dro_trl.trainer.read_ahead import Collator, ReadAhead
-from dro_trl.trainer.sampler import EstimationSampler, num_counted, random_generator, rows_of_estimation
-from dro_trl.trainer.selection_table import print_selections
+from dro_trl.trainer.sampler import EstimationSampler, num_counted
 from dro_trl.trainer.starts import learnt_start, load_starts
-from dro_trl.trainer.token_counter import TokenCounter
 from dro_trl.types import Question
 
 logger = logging.getLogger(__name__)
@@ -110,10 +107,7 @@ class DROTrainer(PairTrainer):
             optimizers=optimizers,
         )
         self.model_accepts_loss_kwargs = False  # compute_loss averages over questions; Trainer over accumulation.
-        self.monitor = CollapseMonitor(args.num_selections)
-        self._tokens = TokenCounter(self.model.base_models())
-        self._means = {"train": Means(), "eval": Means()}
-        self._to_print: list[dict[str, Any]] = []
+        self.monitor = Monitor(args, self.model.base_models())
 
     # Data
 
@@ -137,26 +131,10 @@ class DROTrainer(PairTrainer):
         )
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EstimationSampler:
-        args, num_rows = self.args, len(train_dataset or self.train_dataset)
-        step = self._train_batch_size * args.gradient_accumulation_steps * self.accelerator.num_processes
-        chunk = rows_of_estimation(num_rows, step, args.steps_per_estimation)
-        seed = args.seed if args.data_seed is None else args.data_seed
-        steps_in_epoch = -(-num_rows // chunk) * args.steps_per_estimation * args.num_iterations
-        sampler = EstimationSampler(
-            num_rows,
-            chunk,
-            repeats=self._slices * args.num_iterations,
-            slices=self._slices,
-            num_processes=self.accelerator.num_processes,
-            seed=seed,
-            epoch=lambda: self.state.global_step // steps_in_epoch,
+        num_rows, processes = len(train_dataset or self.train_dataset), self.accelerator.num_processes
+        return EstimationSampler.of_run(
+            self.args, num_rows, self._slices, processes, step=lambda: self.state.global_step
         )
-        if sampler.num_repeated:
-            logger.warning(
-                f"{num_rows} questions do not fill {sampler.num_chunks} estimation steps of {chunk} questions: "
-                f"{sampler.num_repeated} visits of each epoch are repeated ones"
-            )
-        return sampler
 
     # Estimation step
 
@@ -270,15 +248,15 @@ class DROTrainer(PairTrainer):
         rewards, scored = inputs["rewards"], self._scored(output, inputs)
         weight = self.weights(scored)
         loss = self.loss(output, scored, weight)
-        step = step_metrics(rows, output, scored, objectives.log_importance(scored, self.args))
+        step = step_metrics(rows, output, scored, loss_types.log_weights(scored, self.args))
         self._record({"loss": loss.detach().expand(len(rewards)), **step, **self._learnt_metrics()})
         if self.model.training:
-            self._watch(rows, output, rewards, weight, step)
+            self.monitor.watch(rows, output, rewards, weight, step)
         return (loss, {"loss": loss.detach()}) if return_outputs else loss
 
     def weights(self, scored: ScoredSelections) -> Tensor:
         """Return what each selection weighs, (B, M) without gradient, each row summing to 1."""
-        return objectives.selection_weights(scored, self.args)
+        return loss_types.selection_weights(scored, self.args)
 
     def loss(self, output: SelectorGeneratorOutput, scored: ScoredSelections, weight: Tensor) -> Tensor:
         """Return the loss of both models, a scalar.
@@ -291,13 +269,13 @@ class DROTrainer(PairTrainer):
         args = self.args
         total = scored.logps.new_zeros(())
         if args.train_selector:
-            total = total + objectives.selector_loss(scored, weight, args)
+            total = total + loss_types.selector_loss(scored, weight, args)
         if args.train_generator:
             tokens, mask = output.answer_logps, output.answer_mask
             assert tokens is not None
             assert mask is not None
             answer_logps = reduce_answer_logps(tokens, mask, args.likelihood_reduction, args.likelihood_aliases)
-            total = total + args.generator_loss_coef * losses.dro_loss(answer_logps, weight)
+            total = total + args.generator_loss_coef * dro_loss(answer_logps, weight)
         return total
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -315,47 +293,25 @@ class DROTrainer(PairTrainer):
     # Logging
 
     def _record(self, values: dict[str, Tensor]) -> None:
-        self._means["train" if self.model.training else "eval"].add(values)
+        (self.monitor.train if self.model.training else self.monitor.eval).add(values)
 
     def _learnt_metrics(self) -> dict[str, Tensor]:
         weights = self.accelerator.unwrap_model(self.model).score_weights
         return weights.metrics() if weights is not None else {}
 
-    def _watch(
-        self,
-        rows: Sequence[Question],
-        output: SelectorGeneratorOutput,
-        rewards: Tensor,
-        weight: Tensor,
-        step: dict[str, Tensor],
-    ) -> None:
-        """Warn of a collapse, and keep the selections for the table."""
-        if warning := self.monitor.update({name: float(values.mean()) for name, values in step.items()}):
-            logger.warning(warning)
-        if self.args.log_selections:
-            columns = (output.selections.tolist(), rewards.tolist(), weight.tolist())
-            self._to_print = [
-                {"row": row, "selections": z, "rewards": r, "weights": w}
-                for row, z, r, w in zip(rows, *columns, strict=True)
-            ]
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, beside Trainer's own values, the means of what the steps since the last log recorded."""
         if self.model.training:
-            means = self._means["train"].take()
-            self.state.num_input_tokens_seen += self._tokens.take()
-            counts = {"num_selections": self.args.num_selections, "num_tokens": self.state.num_input_tokens_seen}
-            logs.update({**means, **counts} if means else {})
+            logs.update(self.monitor.take(self.state))
         super().log(logs, start_time)
-        if self._to_print and self.model.training and self.is_world_process_zero():
-            print_selections(self._to_print[: self.args.num_selections_to_print], self.state.global_step)
-            self._to_print = []
+        if self.model.training and self.is_world_process_zero():
+            self.monitor.show(self.state.global_step)
 
     def prediction_step(
         self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Return the loss of a batch of the evaluation data."""
-        batch, means = self._prepare_inputs(inputs), self._means["eval"]
+        batch, means = self._prepare_inputs(inputs), self.monitor.eval
         counted = num_counted(
             len(inputs), self.args.eval_batch_size, self.args.process_index, self.accelerator.gradient_state
         )
@@ -376,7 +332,7 @@ class DROTrainer(PairTrainer):
     ) -> EvalLoopOutput:
         """Add to Trainer's metrics the means of what the batches recorded, with the prefix."""
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        means = self._means["eval"].take()
+        means = self.monitor.eval.take()
         assert output.metrics is not None
         output.metrics.update({f"{metric_key_prefix}_{name}": mean for name, mean in means.items()})
         return output
@@ -391,10 +347,9 @@ class DROTrainer(PairTrainer):
 
     def pending_state(self) -> dict[str, Any]:
         """Return this process's part of what is between two steps."""
-        return {"estimation": self._estimation, "means": self._means["train"].totals, "tokens": self._tokens.count}
+        return {"estimation": self._estimation, **self.monitor.pending()}
 
     def restore_pending_state(self, state: dict[str, Any]) -> None:
         """Take up what `pending_state` returned."""
         self._estimation = state["estimation"]
-        self._means["train"].totals = state["means"]
-        self._tokens.count = state["tokens"]
+        self.monitor.restore(state)

@@ -1,15 +1,41 @@
 """What a step tells about the selector, as numbers to log."""
 
-from collections.abc import Mapping, Sequence
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from torch import Tensor
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor, nn
+from transformers import TrainerState
 
+from dro_trl.lm.prompts import format_selection
 from dro_trl.losses import dro as weights
-from dro_trl.losses.loss_types import ScoredSelections
+from dro_trl.losses.base import ScoredSelections
+from dro_trl.metrics import recall
 from dro_trl.models.selector_generator import SelectorGeneratorOutput
+from dro_trl.trainer.dro_config import DROConfig
 from dro_trl.types import Question, Selection
+
+logger = logging.getLogger(__name__)
+
+
+COLLAPSED = (
+    "the selector has collapsed: over the last {steps} steps it drew {unique:.1f} distinct selections of "
+    "{num_selections} (entropy {entropy:.2f} nats, ESS {ess:.1f}), so its updates vanish, and what it selects still "
+    "misses{quality}. Lower learning_rate, or set entropy_coef (0.01 to 0.1) or kl_coef, and start again from a "
+    "checkpoint before this"
+)
+MEMORISED = (
+    "the generator no longer needs the passages: over the last {steps} steps the likelihood was the same for all of "
+    "{unique:.1f} distinct selections of {num_selections} (ESS {ess:.1f}), so the selector gets no signal{quality}. "
+    "Train on fewer epochs or more questions, lower generator_learning_rate, or set train_generator=False"
+)
 
 
 class Means:
@@ -62,10 +88,10 @@ def step_metrics(
     step = {
         "reward": rewards.mean(-1),
         "reward_std": rewards.std(-1, correction=0),
-        "iw_bound": weights.importance_weighted_bound(log_weights),
-        "ess": weights.effective_sample_size(weights.importance_weights(log_weights)),
+        "iw_bound": importance_weighted_bound(log_weights),
+        "ess": effective_sample_size(weights.importance_weights(log_weights)),
         "entropy": output.entropy.detach(),
-        "frac_unique_selections": weights.unique_fraction(output.selections),
+        "frac_unique_selections": unique_fraction(output.selections),
         "log_ratio_abs": log_ratios.abs().mean(-1),
     }
     if scored.ref_logps is not None:
@@ -83,8 +109,205 @@ def step_metrics(
 
 def _recalls(row: Question, selections: list[Selection]) -> Tensor | None:
     """The share of gold passages in each selection; None where the row names no gold passages."""
-    gold = set(row.get("gold_ids") or ())
+    gold = row.get("gold_ids")
     if not gold:
         return None
-    found = [len(gold & {row["candidates"][i]["id"] for i in selection}) for selection in selections]
-    return torch.tensor(found) / len(gold)
+    return torch.tensor([recall(gold, [row["candidates"][i]["id"] for i in selection]) for selection in selections])
+
+
+def effective_sample_size(weights: Tensor) -> Tensor:
+    """Return `1 / sum_m w_m^2`, (B,): from 1 (one selection has all the weight) to M (all weigh the same)."""
+    return 1.0 / weights.square().sum(-1)
+
+
+def importance_weighted_bound(log_weights: Tensor) -> Tensor:
+    """Return `log (1/M) sum_m exp(log w_m)`, (B,) nats: a lower bound on log p(y|x) (Burda et al., 2016)."""
+    return log_weights.logsumexp(-1) - math.log(log_weights.shape[-1])
+
+
+def unique_fraction(selections: Tensor) -> Tensor:
+    """Return the share of distinct ordered selections among the M of each row, (B,), from 1/M to 1."""
+    same = (selections[:, :, None, :] == selections[:, None, :, :]).all(-1)
+    first = same.tril(diagonal=-1).any(-1).logical_not()
+    return first.float().mean(-1)
+
+
+@dataclass
+class CollapseMonitor:
+    """Watches running means of what a step logs, and says once for each trap that it was met.
+
+    Args:
+        num_selections: M.
+        window: Steps over which the means are taken.
+    """
+
+    num_selections: int
+    window: int = 20
+
+    def __post_init__(self) -> None:
+        self._records: list[dict[str, float]] = []
+        self._said: set[str] = set()
+
+    def update(self, metrics: dict[str, float]) -> str | None:
+        """Add a step's `ess`, `entropy`, `frac_unique_selections`, and `selection_recall` where known.
+
+        Returns:
+            A warning, the first time that a trap is recognised.
+        """
+        self._records = [*self._records, metrics][-self.window :]
+        if len(self._records) < self.window:
+            return None
+        trap = self.diagnose()
+        if trap is None or trap in self._said:
+            return None
+        self._said.add(trap)
+        recall = self._mean("selection_recall")
+        return trap.format(
+            steps=self.window,
+            unique=self._mean("frac_unique_selections") * self.num_selections,
+            num_selections=self.num_selections,
+            entropy=self._mean("entropy"),
+            ess=self._mean("ess"),
+            quality="" if recall != recall else f" (recall of the sampled selections {recall:.2f})",
+        )
+
+    def diagnose(self) -> str | None:
+        """Return `COLLAPSED`, `MEMORISED`, or None for the window's means.
+
+        A selector that draws the same few selections because it has learnt which are right is no trap: with gold
+        passages known, a recall of 0.9 and more is not reported.
+        """
+        ess, unique = self._mean("ess") / self.num_selections, self._mean("frac_unique_selections")
+        if not ess >= 0.95 or self._mean("selection_recall") >= 0.9:  # Not known (NaN) is not high.
+            return None
+        if unique <= 1.5 / self.num_selections:
+            return COLLAPSED
+        return MEMORISED if unique >= 0.5 else None
+
+    def _mean(self, name: str) -> float:
+        values = [record[name] for record in self._records if name in record]
+        return sum(values) / len(values) if values else float("nan")
+
+
+def print_selections(samples: list[dict[str, Any]], step: int, console: Console | None = None) -> None:
+    """Print, for each question, its distinct selections with their counts, rewards and summed weights.
+
+    Args:
+        samples: Per question `row`, `selections` (M lists of indices), `rewards` (M) and `weights` (M).
+        step: Shown in the title.
+        console: Where to print; standard output where None.
+    """
+    table = Table(title=f"Sampled selections at step {step}", show_lines=True)
+    for name in ("Question", "Selection", "Gold", "Drawn"):
+        table.add_column(name, overflow="fold")
+    for name in ("Reward", "Weight"):
+        table.add_column(name, justify="right")
+    for sample in samples:
+        row = sample["row"]
+        gold = set(row.get("gold_ids") or ())
+        distinct: dict[tuple[int, ...], list[int]] = {}
+        for m, selection in enumerate(sample["selections"]):
+            distinct.setdefault(tuple(selection), []).append(m)
+        ranked = sorted(distinct.items(), key=lambda item: -sum(sample["weights"][m] for m in item[1]))
+        cells = [
+            (
+                format_selection(list(selection)),
+                f"{len(gold & {row['candidates'][i]['id'] for i in selection})}/{len(gold)}" if gold else "-",
+                str(len(members)),
+                f"{sample['rewards'][members[0]]:.2f}",
+                f"{sum(sample['weights'][m] for m in members):.2f}",
+            )
+            for selection, members in ranked
+        ]
+        table.add_row(escape(row["question"]), *("\n".join(column) for column in zip(*cells, strict=True)))
+    (console or Console()).print(table)
+
+
+class TokenCounter:
+    """Counts what models read while training, padding included where there is any: a shared prompt counts once.
+
+    A pass that is made again in the backward pass, as `scoring_token_budget` has it, counts again.
+
+    Args:
+        models: Causal LMs; one that is given twice is counted once.
+    """
+
+    def __init__(self, models: Iterable[nn.Module]) -> None:
+        self.count = 0
+        """Tokens read by this process since the last `take`."""
+        for model in {id(model): model for model in models}.values():
+            model.register_forward_pre_hook(self._note, with_kwargs=True)
+
+    def _note(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if model.training:
+            ids: Tensor | None = args[0] if args else kwargs.get("input_ids")
+            self.count += ids.numel() if ids is not None else kwargs["inputs_embeds"].shape[:-1].numel()
+
+    def take(self) -> int:
+        """Return the count of all processes together, and begin anew; every process must call it."""
+        counts: list[int] = gather_object([self.count])
+        self.count = 0
+        return sum(counts)
+
+
+class Monitor:
+    """What a run has recorded since its last log: means, tokens read, selections to show, signs of a collapse.
+
+    Args:
+        args: Options.
+        models: Those whose tokens are counted.
+    """
+
+    def __init__(self, args: DROConfig, models: Iterable[nn.Module]) -> None:
+        self.args = args
+        self.collapse = CollapseMonitor(args.num_selections)
+        self.tokens = TokenCounter(models)
+        self.train, self.eval = Means(), Means()
+        self._to_print: list[dict[str, Any]] = []
+
+    def watch(
+        self,
+        rows: Sequence[Question],
+        output: SelectorGeneratorOutput,
+        rewards: Tensor,
+        weight: Tensor,
+        step: Mapping[str, Tensor],
+    ) -> None:
+        """Warn of a collapse, and keep the selections for the table.
+
+        Args:
+            rows: B questions.
+            output: What the models make of their selections.
+            rewards: (B, M).
+            weight: (B, M), what each selection weighs.
+            step: What `step_metrics` returned.
+        """
+        if warning := self.collapse.update({name: float(values.mean()) for name, values in step.items()}):
+            logger.warning(warning)
+        if self.args.log_selections:
+            columns = (output.selections.tolist(), rewards.tolist(), weight.tolist())
+            self._to_print = [
+                {"row": row, "selections": z, "rewards": r, "weights": w}
+                for row, z, r, w in zip(rows, *columns, strict=True)
+            ]
+
+    def take(self, state: TrainerState) -> dict[str, float]:
+        """Return what training has recorded since the last time, and add up tokens; every process must call it."""
+        means = self.train.take()
+        state.num_input_tokens_seen += self.tokens.take()
+        counts = {"num_selections": self.args.num_selections, "num_tokens": state.num_input_tokens_seen}
+        return {**means, **counts} if means else {}
+
+    def show(self, step: int) -> None:
+        """Print the table of the selections that were kept, if there are any."""
+        if self._to_print:
+            print_selections(self._to_print[: self.args.num_selections_to_print], step)
+            self._to_print = []
+
+    def pending(self) -> dict[str, Any]:
+        """Return this process's part of what a checkpoint holds."""
+        return {"means": self.train.totals, "tokens": self.tokens.count}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up what `pending` returned."""
+        self.train.totals, self.tokens.count = state["means"], state["tokens"]

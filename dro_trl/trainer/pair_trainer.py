@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dro_trl.lm.compiling import compile_for
 from dro_trl.lm.older_versions import check_recomputed
-from dro_trl.lm.prompts import Tokenizer
+from dro_trl.lm.tokens import Tokenizer
 from dro_trl.lm.turns import adopt_turns, saved_turns
 from dro_trl.models.model_card import write_model_card
 from dro_trl.models.saving import (
@@ -21,8 +21,7 @@ from dro_trl.models.saving import (
     save_models,
     write_config,
 )
-from dro_trl.trainer.resumable_trainer import ResumableTrainer
-from dro_trl.trainer.resuming import RUN_NAME, begin_checkpoint
+from dro_trl.trainer.resuming import RUN_NAME, ResumableTrainer, begin_checkpoint
 
 
 class PairTrainer(ResumableTrainer):

@@ -1,11 +1,16 @@
 """The order in which questions are visited, and the random numbers that each is given."""
 
-import hashlib
+import logging
 from collections.abc import Callable, Iterator
+from typing import Self
 
 import torch
 from accelerate.state import GradientState
 from torch.utils.data import Sampler
+
+from dro_trl.trainer.dro_config import DROConfig
+
+logger = logging.getLogger(__name__)
 
 
 class EstimationSampler(Sampler[int]):
@@ -39,6 +44,36 @@ class EstimationSampler(Sampler[int]):
         self.num_rows, self.chunk, self.repeats, self.shuffle, self.seed = num_rows, chunk, repeats, shuffle, seed
         self.slices, self.num_processes, self.epoch = slices, num_processes, epoch
         self.num_chunks = -(-num_rows // chunk)
+
+    @classmethod
+    def of_run(cls, args: DROConfig, num_rows: int, slices: int, num_processes: int, step: Callable[[], int]) -> Self:
+        """Return the sampler of a training run, and warn where it visits questions twice in an epoch.
+
+        Args:
+            args: Its options.
+            num_rows: Rows to train on.
+            slices: Micro-batches in a process's part of a chunk.
+            num_processes: As in the constructor.
+            step: Says how many optimizer steps are done.
+        """
+        step_rows = args.train_batch_size * args.gradient_accumulation_steps * num_processes
+        chunk = rows_of_estimation(num_rows, step_rows, args.steps_per_estimation)
+        steps_in_epoch = -(-num_rows // chunk) * args.steps_per_estimation * args.num_iterations
+        sampler = cls(
+            num_rows,
+            chunk,
+            repeats=slices * args.num_iterations,
+            slices=slices,
+            num_processes=num_processes,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            epoch=lambda: step() // steps_in_epoch,
+        )
+        if sampler.num_repeated:
+            logger.warning(
+                f"{num_rows} questions do not fill {sampler.num_chunks} estimation steps of {chunk} questions: "
+                f"{sampler.num_repeated} visits of each epoch are repeated ones"
+            )
+        return sampler
 
     @property
     def num_repeated(self) -> int:
@@ -88,12 +123,6 @@ def rows_of_estimation(num_rows: int, step: int, steps: int) -> int:
             f"pass over the {num_rows} questions has; set it to {most} at most"
         )
     return steps * step
-
-
-def random_generator(seed: int, draw: int, question: str) -> torch.Generator:
-    """Return a generator that depends on these alone, not on the batch or the process that holds the question."""
-    key = f"{seed}\0{draw}\0{question}".encode()
-    return torch.Generator().manual_seed(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1)
 
 
 def num_counted(num_rows: int, batch_size: int, process: int, state: GradientState) -> int:

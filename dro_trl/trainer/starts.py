@@ -11,15 +11,16 @@ import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from dro_trl.lm.sharding import loading_whole
 from dro_trl.lm.turns import Turns, read_turns
 from dro_trl.models.causal_lm import check_causal
-from dro_trl.models.loading import Start, load_model, load_shared, loading_whole
+from dro_trl.models.loading import Start, load_model, load_shared
 from dro_trl.models.merging import save_whole
 from dro_trl.models.names import find_pair
 from dro_trl.models.reading import base_of, is_adapter_source
 from dro_trl.models.replacing import replacing_model
 from dro_trl.models.saving import CONFIG_NAME, MODELS, read_config
-from dro_trl.recipes.runs.digests import differences
+from dro_trl.records import differences
 from dro_trl.trainer.refused_options import check_adapter
 
 logger = logging.getLogger(__name__)

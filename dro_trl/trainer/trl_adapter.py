@@ -13,17 +13,17 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 
-from dro_trl.lm import prompts
+from dro_trl.lm import encoding, prompts
 from dro_trl.lm.answer_passes import pad_answers
-from dro_trl.lm.generation import answer_selections
-from dro_trl.lm.prompts import DEFAULT, PromptTexts, Tokenizer
-from dro_trl.lm.tokens import line_tokens
+from dro_trl.lm.prompts import DEFAULT, PromptTexts
+from dro_trl.lm.tokens import Tokenizer, line_tokens
 from dro_trl.lm.turns import set_turns
-from dro_trl.models.loading import Start, load_tokenizers
-from dro_trl.models.selector_generator import AnswerScorer
+from dro_trl.models.answers import AnswerScorer, answer_selections
+from dro_trl.models.loading import Start
 from dro_trl.policies.autoregressive import AutoregressivePolicy
 from dro_trl.retrieval.base import Retriever
 from dro_trl.rewards.calls import RewardFunc, call_reward, names_parameter, reward_name
+from dro_trl.trainer.building import load_tokenizers
 from dro_trl.trainer.dataset import prepare_dataset
 from dro_trl.trainer.dro_config import DROConfig
 from dro_trl.types import Question, Selection
@@ -67,7 +67,7 @@ def _tokenized_alike(tokenizer: Tokenizer, prompt: str) -> str:
             f"the special token {marked[0]!r} stands in the text of a question or passage, where TRL's trainers would "
             "read it as one; take it out of the row"
         )
-    expected = prompts.encode(tokenizer, prompt)
+    expected = encoding.encode(tokenizer, prompt)
     for text in (prompt, prompt.removeprefix(tokenizer.bos_token or "")):
         if tokenizer(text)["input_ids"] == expected:
             return text

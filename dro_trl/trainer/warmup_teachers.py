@@ -9,12 +9,12 @@ from typing import Any
 from accelerate.utils import gather_object
 from datasets import Dataset
 
-from dro_trl.evaluation.systems import score_answers
 from dro_trl.files.writing import load_object, write_json
-from dro_trl.lm.prompts import Tokenizer
+from dro_trl.lm.sharding import loading_whole
+from dro_trl.lm.tokens import Tokenizer
 from dro_trl.lm.turns import saved_turns
-from dro_trl.models.loading import load_model, loading_whole
-from dro_trl.models.selector_generator import AnswerScorer
+from dro_trl.models.answers import AnswerScorer, score_answers
+from dro_trl.models.loading import load_model
 from dro_trl.retrieval.trec_run import read_run
 from dro_trl.trainer.dataset import prepare_dataset
 from dro_trl.trainer.resuming import describe_run

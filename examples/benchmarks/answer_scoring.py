@@ -23,11 +23,9 @@ from small_models import PeakMemory, add_model_options, in_fresh_process, questi
 from small_runs import work_clock
 from transformers import PreTrainedModel
 
+from dro_trl import AnswerScorer, Question, Selection, gumbel_top_k
 from dro_trl.files.writing import write_json
-from dro_trl.lm import prompts
-from dro_trl.models.selector_generator import AnswerScorer
-from dro_trl.policies.plackett_luce import gumbel_top_k
-from dro_trl.types import Question, Selection
+from dro_trl.lm import encoding, prompts
 
 N, K, M = 20, 5, 16
 WAYS = ("plain", "dro-trl", "budget")
@@ -36,10 +34,12 @@ WAYS = ("plain", "dro-trl", "budget")
 def plain_logps(model: PreTrainedModel, row: Question, selections: list[Selection]) -> torch.Tensor:
     """Return log p(y|x, d_z) of each selection, one forward pass each, from the logits at all positions."""
     tokenizer, found = word_tokenizer(), []
-    answer = prompts.answer_ids(tokenizer, row["answers"][0])
+    answer = encoding.answer_ids(tokenizer, row["answers"][0])
     for selection in selections:
         text = prompts.generator_prompt(row["question"], [row["candidates"][i] for i in selection])
-        ids = torch.tensor([prompts.encode(tokenizer, prompts.render(tokenizer, text)) + answer], device=model.device)
+        ids = torch.tensor(
+            [encoding.encode(tokenizer, encoding.render(tokenizer, text)) + answer], device=model.device
+        )
         logps = model(input_ids=ids, use_cache=False).logits.float().log_softmax(-1)[0, :-1]
         found.append(logps.gather(-1, ids[0, 1:, None])[-len(answer) :].sum())
     return torch.stack(found)

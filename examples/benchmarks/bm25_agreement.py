@@ -19,11 +19,10 @@ import bm25s
 from rich.console import Console
 from rich.table import Table
 
+from dro_trl import Passage, PyseriniRetriever
 from dro_trl.files.text_rows import read_objects
 from dro_trl.files.writing import write_json
 from dro_trl.retrieval.corpus import read_corpus
-from dro_trl.retrieval.pyserini import PyseriniRetriever
-from dro_trl.types import Passage
 
 K1, B = 0.9, 0.4
 

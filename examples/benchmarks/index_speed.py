@@ -28,9 +28,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from dro_trl import PyseriniRetriever
 from dro_trl.files.writing import write_json
 from dro_trl.retrieval.jvm import find_java
-from dro_trl.retrieval.pyserini import PyseriniRetriever
 
 WORDS_PER_PASSAGE = 100
 VOCABULARY = 200_000

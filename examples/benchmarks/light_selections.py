@@ -23,8 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from dro_trl import DROConfig, DROTrainer
-from dro_trl.data.load import load_rag_dataset
+from dro_trl import DROConfig, DROTrainer, load_rag_dataset
 from dro_trl.files.writing import write_json
 
 
@@ -38,7 +37,7 @@ def generator_gradient(trainer: DROTrainer, row: Any, threshold: float) -> tuple
     loss.backward()
     seconds = process_time() - start
     parameters = (p for p in trainer.model.generator.parameters() if p.grad is not None)
-    left_out = trainer._means["train"].take().get("left_out_weight", 0.0)
+    left_out = trainer.monitor.train.take().get("left_out_weight", 0.0)
     return torch.cat([p.grad.flatten().float() for p in parameters]), left_out, seconds  # type: ignore[union-attr]
 
 

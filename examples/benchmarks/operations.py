@@ -9,11 +9,10 @@ import torch
 from torch._ops import OpOverloadPacket
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from dro_trl import AutoregressivePolicy
-from dro_trl.lm import prompts
+from dro_trl import AutoregressivePolicy, Question, Selection
+from dro_trl.lm import encoding, prompts
 from dro_trl.policies.autoregressive import Path
-from dro_trl.recipes.estimates.memory import ModelShape
-from dro_trl.types import Question, Selection
+from dro_trl.recipes.estimates.quantities import ModelShape
 
 aten = torch.ops.aten
 PRODUCTS = (aten.mm, aten.addmm, aten.bmm, aten.baddbmm)
@@ -101,9 +100,9 @@ def selector_reads(policy: Any, row: Question, selections: Sequence[Selection]) 
     text, spans = prompts.scoring_prompt(row["question"], row["candidates"], policy.texts)
     if policy.item_score == "pointwise":
         passages = [_length(policy, text[start:end]) for start, end in spans]
-        return Reads.of(_length(policy, prompts.render(policy.tokenizer, text[: spans[0][0]])), passages, len(spans))
+        return Reads.of(_length(policy, encoding.render(policy.tokenizer, text[: spans[0][0]])), passages, len(spans))
     if policy.item_score == "passage_end":
-        return Reads.of(_length(policy, prompts.render(policy.tokenizer, text)), [], len(spans))
+        return Reads.of(_length(policy, encoding.render(policy.tokenizer, text)), [], len(spans))
     raise ValueError(f"item_score={policy.item_score!r}: how little it has to read is not written down here")
 
 
@@ -117,7 +116,7 @@ def generator_reads(scorer: Any, row: Question, selections: Sequence[Selection])
 
 
 def _length(policy: Any, text: str) -> int:
-    return len(prompts.encode(policy.tokenizer, text))
+    return len(encoding.encode(policy.tokenizer, text))
 
 
 def sizes_of(shape: ModelShape) -> dict[str, int]:

@@ -23,12 +23,10 @@ from rich.console import Console
 from rich.table import Table
 from selector_memory import POLICIES
 
-from dro_trl.data.load import load_rag_dataset
+from dro_trl import AnswerScorer, load_rag_dataset, load_tokenizer
 from dro_trl.files.writing import write_json
-from dro_trl.lm import prompts
+from dro_trl.lm import encoding
 from dro_trl.lm.tokens import line_tokens
-from dro_trl.models.loading import load_tokenizer
-from dro_trl.models.selector_generator import AnswerScorer
 from dro_trl.policies.base import load_policy
 
 
@@ -60,7 +58,7 @@ def measure(model: str, rows: list[Any], policy: str, num_selected: int, num_sel
         for row, selections in zip(rows, drawn, strict=True):
             texts = [scorer.prompt(row, selection.tolist()) for selection in selections]
             found[way]["selector"].append(milliseconds(partial(chooser.encode, [row])))
-            found[way]["generator"].append(milliseconds(partial(prompts.encode_all, tokenizer, texts)))
+            found[way]["generator"].append(milliseconds(partial(encoding.encode_all, tokenizer, texts)))
     return found
 
 

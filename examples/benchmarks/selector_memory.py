@@ -19,10 +19,9 @@ from rich.console import Console
 from rich.table import Table
 from small_models import PeakMemory, add_model_options, in_fresh_process, questions, sized_model, word_tokenizer
 
+from dro_trl import Question, dro_loss
 from dro_trl.files.writing import write_json
-from dro_trl.losses.terms import dro_loss
 from dro_trl.policies.base import load_policy
-from dro_trl.types import Question
 
 POLICIES = {
     "pointwise": ("dro_trl.PlackettLucePolicy", {}),

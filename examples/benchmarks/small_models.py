@@ -13,8 +13,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from dro_trl import Question
 from dro_trl.lm import prompts
-from dro_trl.types import Question
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 

@@ -30,11 +30,10 @@ from small_runs import NUM_SELECTED as K
 from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
 
-from dro_trl import AnswerLogLikelihood, DROConfig
+from dro_trl import AnswerLogLikelihood, DROConfig, SelectionReward, trl_dataset
 from dro_trl.files.writing import write_json
 from dro_trl.lm.prompts import format_selection
 from dro_trl.policies.base import load_policy
-from dro_trl.trainer.trl_adapter import SelectionReward, trl_dataset
 
 N = 20
 MEMORY = 0.25

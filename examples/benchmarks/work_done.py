@@ -55,11 +55,11 @@ from small_models import (
 from small_runs import NUM_SELECTED, StepTimes, make_trainer, work_clock
 from transformers import TrainerCallback
 
+from dro_trl import Question
 from dro_trl.files.writing import write_json
 from dro_trl.policies.base import load_policy
-from dro_trl.recipes.estimates.memory import ModelShape
 from dro_trl.recipes.estimates.model_shapes import describe_model, load_config
-from dro_trl.types import Question
+from dro_trl.recipes.estimates.quantities import ModelShape
 
 LARGER = ("qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-7b")
 KINDS = ("layers", "attention", "logits")

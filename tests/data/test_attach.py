@@ -8,11 +8,12 @@ import pytest
 from datasets import Dataset
 
 from dro_trl.data.attach import attach_candidates
+from dro_trl.retrieval.base import Retriever
 from dro_trl.retrieval.pyserini import PyseriniRetriever
 from dro_trl.types import Passage
 
 
-class CountingRetriever:
+class CountingRetriever(Retriever):
     """Returns k passages that name the question, and counts how often it was asked."""
 
     def __init__(self, fingerprint: str | None = None) -> None:

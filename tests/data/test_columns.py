@@ -17,7 +17,7 @@ from dro_trl.data.columns import RowStore
 from dro_trl.data.load import load_rag_dataset, read_rag_dataset
 from dro_trl.trainer.dataset import prepare_dataset
 from dro_trl.trainer.dro_config import DROConfig
-from tests.tiny_models import tiny_tokenizer
+from tests.helpers.tiny_models import tiny_tokenizer
 
 
 def row(number, **further):

@@ -15,7 +15,7 @@ from datasets import Dataset
 from dro_trl.files.writing import write_jsonl
 from dro_trl.retrieval import jvm
 from tests.docs.pages import ROOT
-from tests.training import LORA, make_trainer, save_start
+from tests.helpers.training import LORA, make_trainer, save_start
 
 TOWNS = (
     "Oslo Lima Cairo Perth Quito Turin Kyoto Accra Delhi Dakar Hanoi Izmir Kabul Leeds Lyon Malmo Minsk Omsk Osaka "

@@ -14,11 +14,11 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from dro_trl.cli import run as run_script
 from dro_trl.cli.app import app
 from dro_trl.data.encyclopedia import FictionalEncyclopedia
+from dro_trl.recipes.runs import running as run_stages
 from dro_trl.recipes.runs.stage import Stage
-from dro_trl.recipes.studies import running as study_running
+from dro_trl.recipes.studies import running
 from dro_trl.retrieval import jvm, pyserini
 from dro_trl.retrieval.jvm import JavaProcess
 from tests.docs.pages import ROOT, Code, commands_of
@@ -37,14 +37,16 @@ NOT_RUN = {
         "a synopsis; tests/data converts every dataset"
     ),
     "accelerate launch --config_file recipes/accelerate/multi_gpu.yaml -m dro_trl train --config RECIPE.yaml": (
-        "wants GPUs; tests/distributed runs it on two CPU processes"
+        "wants GPUs; tests/integration/distributed runs it on two CPU processes"
     ),
     "accelerate launch --config_file recipes/accelerate/cpu_2proc.yaml -m dro_trl evaluate --model runs/mine "
-    "--dataset dev.jsonl": "two processes; tests/scripts/test_evaluate.py launches them",
+    "--dataset dev.jsonl": "two processes; tests/cli/test_evaluate.py launches them",
     "accelerate launch --config_file recipes/accelerate/cpu_2proc.yaml -m dro_trl train "
-    "--config RECIPE.yaml --resume": "two processes; tests/distributed launches them, and test_killed.py resumes them",
+    "--config RECIPE.yaml --resume": (
+        "two processes; tests/integration/distributed launches them, and test_killed.py resumes them"
+    ),
     "python examples/benchmarks/estimate_against_measured.py": (
-        "takes an hour; tests/scripts/test_estimate.py runs two of its configurations"
+        "takes an hour; tests/cli/test_estimate.py runs two of its configurations"
     ),
     "OMP_NUM_THREADS=1 python examples/benchmarks/step_against_trl.py --steps 2": (
         "takes 40 minutes, since its models are as large as the figures need; no test runs it"
@@ -207,8 +209,8 @@ def spare_processes(patch: pytest.MonkeyPatch) -> None:
         return {"seconds": 1.0, "peak_memory_bytes": 1}
 
     patch.setattr(Stage, "_run_command", run_stage)
-    patch.setattr(study_running, "run_command", run_row)
-    patch.setattr(run_script, "in_a_process", lambda function, *arguments: function(*arguments))
+    patch.setattr(running, "run_command", run_row)
+    patch.setattr(run_stages, "in_a_process", lambda function, *arguments: function(*arguments))
 
 
 class JavaPool:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from dro_trl.evaluation.comparison import compare, mean_interval
+from dro_trl.evaluation.bootstrap import mean_interval
+from dro_trl.evaluation.comparison import compare
 
 
 def compare_two(first, second, ks=(1, 2), seed=0, n_resamples=2000):

@@ -4,8 +4,9 @@ import pytest
 
 from dro_trl import PlackettLucePolicy, RAGPipeline
 from dro_trl.evaluation.evaluator import evaluate_pair, predict
-from dro_trl.evaluation.systems import Task, retriever_order, selector_order, shuffled
-from tests.tiny_models import tiny_model, tiny_questions, tiny_tokenizer
+from dro_trl.evaluation.systems import Task, retriever_order, selector_order
+from dro_trl.policies.randomness import shuffled
+from tests.helpers.tiny_models import tiny_model, tiny_questions, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from accelerate import PartialState
 
 from dro_trl.evaluation import parts as parts_module
 from dro_trl.evaluation.parts import describe_evaluation, discard, go_on
-from tests.tiny_models import tiny_questions
+from tests.helpers.tiny_models import tiny_questions
 
 
 def Parts(num_rows, batch_size, folder):

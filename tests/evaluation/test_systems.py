@@ -16,13 +16,12 @@ from dro_trl.evaluation.systems import (
     random_choice,
     retriever_order,
     selector_order,
-    shuffled,
     zero_shot_ranking,
 )
-from dro_trl.lm import prompts
+from dro_trl.lm import encoding, prompts
 from dro_trl.lm.generation import generate_answers
-from dro_trl.trainer.sampler import random_generator
-from tests.tiny_models import tiny_model, tiny_questions, tiny_tokenizer
+from dro_trl.policies.randomness import random_generator, shuffled
+from tests.helpers.tiny_models import tiny_model, tiny_questions, tiny_tokenizer
 
 ROWS = tiny_questions(4, 7, 5, 6)
 
@@ -49,8 +48,8 @@ def ids_of(task, selections):
 def answer_logp(pipeline, row, selection):
     """Log-likelihood of the first alias and its end, by a forward of its own without any padding or packing."""
     text = prompts.generator_prompt(row["question"], [row["candidates"][i] for i in selection])
-    prompt = prompts.encode(pipeline.tokenizer, prompts.render(pipeline.tokenizer, text))
-    answer = prompts.answer_ids(pipeline.tokenizer, row["answers"][0])
+    prompt = encoding.encode(pipeline.tokenizer, encoding.render(pipeline.tokenizer, text))
+    answer = encoding.answer_ids(pipeline.tokenizer, row["answers"][0])
     logits = pipeline.generator(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
     return float(logits.log_softmax(-1)[range(len(answer)), answer].sum())
 
@@ -91,10 +90,10 @@ def test_zero_shot_ranking_is_the_greedy_choice_of_the_listwise_prompt(pipeline)
     assert expected != selector_order(task_of(pipeline))
 
 
-def test_zero_shot_ranking_needs_the_selectors_tokenizer():
-    policy = types.SimpleNamespace(num_selected=2)
-    with pytest.raises(ValueError, match="needs the selector's tokenizer, which SimpleNamespace does not hold"):
-        zero_shot_ranking(task_of(pipeline_of(policy)))
+def test_a_policy_that_lacks_something_is_refused():
+    policy = types.SimpleNamespace(num_selected=2, **dict.fromkeys(("encode", "sample", "logps", "best")))
+    with pytest.raises(ValueError, match="the policy SimpleNamespace has no tokenizer, texts, .* a subclass of"):
+        pipeline_of(policy)
 
 
 def test_random_choices_are_seeded_and_even(pipeline):

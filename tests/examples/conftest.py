@@ -9,8 +9,8 @@ import pytest
 
 import dro_trl
 from dro_trl import DROConfig, DROTrainer
-from tests.tiny_models import tiny_questions
-from tests.training import save_start
+from tests.helpers.tiny_models import tiny_questions
+from tests.helpers.training import save_start
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 

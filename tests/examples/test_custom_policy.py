@@ -12,7 +12,7 @@ from scipy.stats import chisquare
 
 from dro_trl import RAGPipeline
 from tests.examples.conftest import EXAMPLES
-from tests.tiny_models import all_selections, random_generators, tiny_model, tiny_questions, tiny_tokenizer
+from tests.helpers.tiny_models import all_selections, random_generators, tiny_model, tiny_questions, tiny_tokenizer
 
 TAUS = [2.0, 0.5]
 
@@ -86,6 +86,6 @@ def test_the_example(run_example, monkeypatch):
     assert trainer.state.global_step == 2
     saved = json.loads(Path("custom_policy/dro_config.json").read_text())
     assert saved["policy"] == "custom_policy.RankTemperaturePolicy"
-    pipeline = RAGPipeline.from_pretrained("custom_policy")
+    pipeline = RAGPipeline.from_pretrained("custom_policy", trust_remote_code=True)
     assert pipeline.policy.rank_temperatures == TAUS
     assert len(pipeline.predict(tiny_questions(4))[0].passages) == 2

@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 
 from dro_trl import AutoregressivePolicy, RAGPipeline, exact_match_reward
-from dro_trl.lm import prompts
+from dro_trl.lm import encoding
 from dro_trl.lm.prompts import DEFAULT
-from tests.test_prompts import GERMAN
-from tests.tiny_models import tiny_questions, tiny_tokenizer
-from tests.training import make_trainer, save_start
+from tests.helpers.tiny_models import tiny_questions, tiny_tokenizer
+from tests.helpers.training import make_trainer, save_start
+from tests.lm.test_prompts import GERMAN
 
 
 def texts_read(monkeypatch):
     """Record every text that is encoded as a prompt."""
-    read, render = [], prompts.render
-    monkeypatch.setattr(prompts, "render", lambda *args, **kwargs: read.append(render(*args, **kwargs)) or read[-1])
+    read, render = [], encoding.render
+    monkeypatch.setattr(encoding, "render", lambda *args, **kwargs: read.append(render(*args, **kwargs)) or read[-1])
     return read
 
 

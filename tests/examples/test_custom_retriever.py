@@ -9,7 +9,7 @@ from transformers import BertConfig, BertModel
 
 from dro_trl import FictionalEncyclopedia, Retriever
 from tests.examples.conftest import EXAMPLES
-from tests.tiny_models import tiny_tokenizer
+from tests.helpers.tiny_models import tiny_tokenizer
 
 pytest.importorskip("faiss", reason="needs the extra: pip install 'dro-trl[dense]'")
 sentence_transformers = pytest.importorskip("sentence_transformers", reason="needs the extra `dense`")
@@ -49,7 +49,7 @@ def test_dense(classes, encoder):
     assert len(dense.retrieve(["Who?"], 10_000)[0]) == len(texts)
 
 
-class Fixed:
+class Fixed(Retriever):
     """Returns the same passages for every question."""
 
     def __init__(self, *ids):

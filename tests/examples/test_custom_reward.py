@@ -4,9 +4,10 @@ import sys
 
 import pytest
 
-from dro_trl.recipes.training import parse_recipe, run_recipe
+from dro_trl.recipes.arguments import parse_recipe
+from dro_trl.recipes.training import run_recipe
 from tests.examples.conftest import EXAMPLES
-from tests.training import logged
+from tests.helpers.training import logged
 
 
 def check(trainer):

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from dro_trl import DROTrainer
-from dro_trl.losses.loss_types import ScoredSelections
+from dro_trl.losses.base import ScoredSelections
 from tests.examples.conftest import EXAMPLES
-from tests.training import make_trainer
+from tests.helpers.training import make_trainer
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,12 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from dro_trl.recipes.training import parse_recipe, run_recipe
-from tests.distributed.launching import launch
+from dro_trl.recipes.arguments import parse_recipe
+from dro_trl.recipes.training import run_recipe
 from tests.examples.conftest import EXAMPLES
-from tests.tiny_models import tiny_tokenizer
-from tests.training import logged, save_start, write_recipe
+from tests.helpers.launching import launch
+from tests.helpers.tiny_models import tiny_tokenizer
+from tests.helpers.training import logged, save_start, write_recipe
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_under_zero3_the_judge_stays_whole(tmp_path, judge, monkeypatch):
     expected = logged(run_recipe(*parse_recipe(["--config", write_recipe(tmp_path, **lines)])), "rewards/Entailment")
     recipe = write_recipe(tmp_path, **lines, per_device_train_batch_size=1, use_cpu=None)
     environment = {"PYTHONPATH": f"{EXAMPLES.parent}:{EXAMPLES}"}
-    launch("zero3", "tests.distributed.recipe_program", "--config", recipe, environment=environment)
+    launch("zero3", "tests.helpers.recipe_program", "--config", recipe, environment=environment)
     history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
     found = [record["rewards/Entailment"] for record in history if "rewards/Entailment" in record]
     assert len(expected) == 2

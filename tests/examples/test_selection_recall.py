@@ -4,8 +4,8 @@ import json
 import sys
 
 from examples import selection_recall
-from tests.tiny_models import tiny_questions
-from tests.training import make_trainer, save_start
+from tests.helpers.tiny_models import tiny_questions
+from tests.helpers.training import make_trainer, save_start
 
 
 def test_systems_and_gains(tmp_path, monkeypatch, capsys):

@@ -7,6 +7,7 @@ import pytest
 from datasets import Dataset
 from hypothesis import strategies as st
 
+from dro_trl import Retriever
 from dro_trl.data.attach import attach_candidates
 from dro_trl.retrieval import pyserini
 from dro_trl.retrieval.jvm import JavaProcess
@@ -92,7 +93,7 @@ def encodable(text):
     return text.encode("utf-8", "replace").decode()
 
 
-class Retriever:
+class Numbered(Retriever):
     fingerprint = "0123"
 
     def retrieve(self, questions, k):
@@ -101,10 +102,10 @@ class Retriever:
 
 def check_cached(folder, content_of):
     questions = Dataset.from_dict({"question": [f"question {number}" for number in range(5)]})
-    expected = attach_candidates(questions, Retriever(), 2, cache_dir=folder).to_list()
+    expected = attach_candidates(questions, Numbered(), 2, cache_dir=folder).to_list()
     [file] = folder.glob("*.arrow")
     with holding(file, content_of(file.read_bytes())):
-        again = attempt(lambda: attach_candidates(questions, Retriever(), 2, cache_dir=folder).to_list(), file)[0]
+        again = attempt(lambda: attach_candidates(questions, Numbered(), 2, cache_dir=folder).to_list(), file)[0]
     assert again in (None, expected)
     return REFUSED if again is None else RIGHT
 

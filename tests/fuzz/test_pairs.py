@@ -11,8 +11,8 @@ from dro_trl import RAGPipeline
 from dro_trl.models.files import ADAPTER_CONFIG
 from tests.fuzz.mutations import file_of, json_text, mutated
 from tests.fuzz.outcomes import REFUSED, RIGHT, attempt, holding
-from tests.tiny_models import tiny_questions
-from tests.training import LORA, make_trainer, save_start
+from tests.helpers.tiny_models import tiny_questions
+from tests.helpers.training import LORA, make_trainer, save_start
 
 ROWS = tiny_questions(4, 6)
 KINDS = {"full": None, "LoRA": LORA}

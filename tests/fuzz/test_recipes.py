@@ -8,7 +8,7 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
-from dro_trl.recipes.training import parse_recipe
+from dro_trl.recipes.arguments import parse_recipe
 from tests.fuzz.mutations import DEEP, ODD, file_of
 from tests.fuzz.outcomes import REFUSED, RIGHT, attempt
 

@@ -49,7 +49,7 @@ STEPS = {
     "merge --model runs/pair --output_dir merged": [
         f"merged/{part}/model.safetensors" for part in ("selector", "generator")
     ],
-    "run wikimultihop --output_dir runs/whole": ["runs/whole/run.json", "runs/whole/6-evaluate/results.json"],
+    "run wikimultihop --output_dir runs/whole": ["runs/whole/stages.json", "runs/whole/6-evaluate/results.json"],
     f"compare --config encyclopedia {ALIKE} --eval_dataset_name {DATA} --methods '{{dro: {{}}}}' --seeds '[0]' "
     "--output_dir runs/study": [f"runs/study/report.{kind}" for kind in ("html", "md", "json")],
 }

@@ -11,11 +11,12 @@ from dro_trl import RAGPipeline
 from dro_trl.cli.app import app
 from dro_trl.lm import devices
 from dro_trl.lm.devices import Hardware, choose_device, choose_dtype, choose_trained_dtype, describe, find_hardware
+from dro_trl.recipes.arguments import parse_recipe
 from dro_trl.recipes.studies.parsing import parse_study
-from dro_trl.recipes.training import parse_recipe, run_recipe
+from dro_trl.recipes.training import run_recipe
+from dro_trl.recipes.warmup import parse_warmup, run_warmup
 from dro_trl.trainer.dro_config import DROConfig
-from dro_trl.trainer.warmup_trainer import parse_warmup, run_warmup
-from tests.training import LORA, make_trainer, save_start, write_recipe
+from tests.helpers.training import LORA, make_trainer, save_start, write_recipe
 
 PLAIN, FAST = Hardware(), Hardware(processor_bfloat16=True)
 H100 = Hardware("cuda", ("NVIDIA H100", "NVIDIA H100"), bfloat16=True)
@@ -107,7 +108,7 @@ def test_a_recipe_that_says_nothing_trains_in_what_there_is(tmp_path, processor,
     said = {(False, False): "float32", (False, True): "float32", (True, True): "bfloat16"}
     said[True, False] = "bfloat16 (weights in float32)"
     assert f"Training on the CPU in {said[processor, adapters]}\n" in capsys.readouterr().out
-    run = json.loads((tmp_path / "out" / "checkpoint-1" / "run.json").read_text())
+    run = json.loads((tmp_path / "out" / "checkpoint-1" / "training_run.json").read_text())
     assert (run["bf16"], run["model_init_kwargs"]["dtype"]) == (processor, half)
 
 
@@ -169,7 +170,8 @@ def test_a_pair_is_used_likewise(tmp_path, processor):
 
 @pytest.mark.parametrize(("option", "value"), [("device", "cudda"), ("device", "cuda:7"), ("dtype", "float31")])
 def test_a_command_says_it_in_one_line_before_it_loads_anything(tmp_path, option, value):
-    """There is neither a model nor an index."""
+    """There is neither a pair nor an index."""
+    save_start(tmp_path / "start")
     commands = [
         ["evaluate", "--model", str(tmp_path), "--dataset", "none.jsonl", f"--{option}", value],
         ["ask", "Who?", "--model", str(tmp_path), "--index_dir", str(tmp_path), f"--{option}", value],

@@ -20,13 +20,13 @@ from transformers import (
 )
 
 from dro_trl import AutoregressivePolicy, PlackettLucePolicy, RAGPipeline
-from dro_trl.lm import prompts
+from dro_trl.lm import encoding, prompts
 from dro_trl.lm.fitting import check_fit, cut_passages, position_limit
 from dro_trl.lm.generation import generate_answers
-from dro_trl.models.selector_generator import AnswerScorer
-from tests.lm.templates import template_of, with_template
-from tests.tiny_models import tiny_model, tiny_questions, tiny_tokenizer
-from tests.training import make_trainer
+from dro_trl.models.answers import AnswerScorer
+from tests.helpers.templates import template_of, with_template
+from tests.helpers.tiny_models import tiny_model, tiny_questions, tiny_tokenizer
+from tests.helpers.training import make_trainer
 
 
 def gpt2(tokenizer, positions: int) -> GPT2LMHeadModel:
@@ -51,7 +51,7 @@ def test_a_table_of_distances_ends_at_max_seq_len(size):
 
 def num_tokens(tokenizer, text: str) -> int:
     """Of a passage where it stands in a prompt."""
-    stem, whole = prompts.encode_all(tokenizer, ["Passage:", f"Passage: {text}"])
+    stem, whole = encoding.encode_all(tokenizer, ["Passage:", f"Passage: {text}"])
     return len(whole) - len(stem)
 
 
@@ -183,8 +183,8 @@ def test_a_window_has_to_fit_as_well(policy_class):
 def test_an_answer_has_to_fit_as_well():
     tokenizer, row = tiny_tokenizer(), tiny_questions(2)[0]
     length = len(
-        prompts.encode(
-            tokenizer, prompts.render(tokenizer, prompts.generator_prompt(row["question"], row["candidates"]))
+        encoding.encode(
+            tokenizer, encoding.render(tokenizer, prompts.generator_prompt(row["question"], row["candidates"]))
         )
     )
     ask = [row["question"]], [row["candidates"]], 6

@@ -8,11 +8,11 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from dro_trl import PlackettLucePolicy
-from dro_trl.lm import prompts
+from dro_trl.lm import encoding
 from dro_trl.lm.generation import generate_answers
 from dro_trl.lm.turns import set_turns, turns_of
-from tests.lm.templates import with_template
-from tests.tiny_models import tiny_model, tiny_questions
+from tests.helpers.templates import with_template
+from tests.helpers.tiny_models import tiny_model, tiny_questions
 
 LLAMA_2 = (
     "{% for m in messages %}{% if m['role'] == 'user' %}{{ bos_token + '[INST] ' + m['content'] + ' [/INST]' }}"
@@ -47,17 +47,19 @@ def test_an_answer_has_the_tokens_that_it_has_behind_its_prompt(template):
     tokenizer = set_turns(spaced_tokenizer(template), "true")
     messages = [{"role": "user", "content": "Who? Hm"}, {"role": "assistant", "content": "Ada Oslo"}]
     written = tokenizer(tokenizer.apply_chat_template(messages, tokenize=False), add_special_tokens=False)["input_ids"]
-    read = prompts.encode(tokenizer, prompts.render(tokenizer, "Who? Hm")) + prompts.answer_ids(tokenizer, "Ada Oslo")
+    read = encoding.encode(tokenizer, encoding.render(tokenizer, "Who? Hm")) + encoding.answer_ids(
+        tokenizer, "Ada Oslo"
+    )
     assert read == written
-    asked = prompts.question_ids(tokenizer, "Ada Oslo")
-    assert asked == written[len(written) - len(prompts.answer_ids(tokenizer, "Ada Oslo")) :][: len(asked)]
+    asked = encoding.question_ids(tokenizer, "Ada Oslo")
+    assert asked == written[len(written) - len(encoding.answer_ids(tokenizer, "Ada Oslo")) :][: len(asked)]
     assert PlackettLucePolicy(tokenizer, 2, item_score="query_likelihood").encode(tiny_questions(3)[:1])
 
 
 def test_spaces_before_an_answer_are_before_the_first_words_of_a_reply_too():
     tokenizer = set_turns(spaced_tokenizer(LLAMA_2), "true")
-    assert prompts.render(tokenizer, "Who?") == "<s>[INST] Who? [/INST]"
-    assert prompts.render(tokenizer, "Who?", "Best first:") == "<s>[INST] Who? [/INST] Best first:"
+    assert encoding.render(tokenizer, "Who?") == "<s>[INST] Who? [/INST]"
+    assert encoding.render(tokenizer, "Who?", "Best first:") == "<s>[INST] Who? [/INST] Best first:"
 
 
 @pytest.mark.parametrize("rest", ["", "\nmore", " more"])
@@ -113,7 +115,7 @@ def test_templates_without_a_place_for_a_thought(template):
     tokenizer = set_turns(with_template(template), "true")
     assert turns_of(tokenizer).think is None
     with pytest.raises(ValueError, match="max_thinking_tokens is set, and the generator's prompt has no place"):
-        prompts.render(tokenizer, "Who?", think=True)
+        encoding.render(tokenizer, "Who?", think=True)
 
 
 def test_the_default_of_several_templates_of_a_tokenizer(tmp_path):
@@ -131,7 +133,7 @@ def test_tokens_that_take_the_space_behind_them_do_so_beside_a_special_token_tha
     tokenizer.add_tokens([AddedToken(name, rstrip=True, normalized=False, special=True) for name in TAKING])
     tokenizer = set_turns(tokenizer, "true")
     plain, special = (
-        tokenizer.convert_ids_to_tokens(prompts.encode(tokenizer, prompts.render(tokenizer, text)))
+        tokenizer.convert_ids_to_tokens(encoding.encode(tokenizer, encoding.render(tokenizer, text)))
         for text in ("Who?", "Who? </s>")
     )
     end = plain.index("<|stop|>")

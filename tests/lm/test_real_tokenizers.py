@@ -15,13 +15,13 @@ import torch
 from transformers import AutoTokenizer
 
 from dro_trl import AutoregressivePolicy, PlackettLucePolicy
-from dro_trl.lm import prompts
+from dro_trl.lm import encoding, prompts
 from dro_trl.lm.fitting import cut_passages
 from dro_trl.lm.generation import generate_answers
 from dro_trl.lm.turns import set_turns, special_tokens, turns_of
-from dro_trl.models.selector_generator import AnswerScorer
-from tests.lm.templates import template_of
-from tests.tiny_models import tiny_model, tiny_questions
+from dro_trl.models.answers import AnswerScorer
+from tests.helpers.templates import template_of
+from tests.helpers.tiny_models import tiny_model, tiny_questions
 
 FOLDER = os.environ.get("DRO_TRL_TOKENIZERS")
 pytestmark = [
@@ -72,11 +72,11 @@ def test_prompts_and_answers_are_what_the_template_writes(family):
     tokenizer, _, end = family
     if end is None:
         assert turns_of(tokenizer).before == "<s>"
-        assert tokenizer.decode(prompts.answer_ids(tokenizer, "Paris")).strip(" ") == "Paris\n"
+        assert tokenizer.decode(encoding.answer_ids(tokenizer, "Paris")).strip(" ") == "Paris\n"
         return
     messages = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Paris"}]
     whole = tokenizer.apply_chat_template(messages, tokenize=False)
-    read = prompts.encode(tokenizer, prompts.render(tokenizer, "Who?")) + prompts.answer_ids(tokenizer, "Paris")
+    read = encoding.encode(tokenizer, encoding.render(tokenizer, "Who?")) + encoding.answer_ids(tokenizer, "Paris")
     assert read == tokenizer(whole, add_special_tokens=False)["input_ids"][: len(read)]
     assert read[-1] == tokenizer.convert_tokens_to_ids(end)
 
@@ -85,8 +85,8 @@ def test_kept_lines_are_the_whole_texts_tokens(family):
     tokenizer, _, _ = family
     for row in ROWS:
         for text in (prompts.scoring_prompt(row["question"], row["candidates"])[0], "a\r\nb", "\n\n x", "ü\u0308\n"):
-            rendered = prompts.render(tokenizer, text)
-            assert prompts.encode(tokenizer, rendered) == tokenizer(rendered, add_special_tokens=False)["input_ids"]
+            rendered = encoding.render(tokenizer, text)
+            assert encoding.encode(tokenizer, rendered) == tokenizer(rendered, add_special_tokens=False)["input_ids"]
 
 
 def test_special_tokens_in_a_text_are_its_letters(family):
@@ -96,9 +96,9 @@ def test_special_tokens_in_a_text_are_its_letters(family):
     ids = set(tokenizer.convert_tokens_to_ids(tokens))
     for start in range(0, len(tokens), 50):
         text = "It says " + " and ".join(tokens[start : start + 50]) + "."
-        rendered = prompts.render(tokenizer, text)
-        harmless = prompts.encode(tokenizer, prompts.render(tokenizer, "It says."))
-        read = prompts.encode(tokenizer, rendered)
+        rendered = encoding.render(tokenizer, text)
+        harmless = encoding.encode(tokenizer, encoding.render(tokenizer, "It says."))
+        read = encoding.encode(tokenizer, rendered)
         assert [i for i in read if i in ids] == [i for i in harmless if i in ids]
         assert text in tokenizer.decode(read)
 
@@ -130,10 +130,10 @@ def test_selections_sum_to_one_for_long_lists(family):
 
 def test_cut_passages_are_whole_letters_within_the_limit(family):
     tokenizer, _, _ = family
-    stem = len(prompts.encode(tokenizer, "Passage:"))
+    stem = len(encoding.encode(tokenizer, "Passage:"))
     for most in (3, 7, 12):
         for passage in cut_passages(ROWS[:1], tokenizer, most)[0][0]["candidates"]:
-            assert len(prompts.encode(tokenizer, f"Passage: {passage['text']}")) - stem <= most
+            assert len(encoding.encode(tokenizer, f"Passage: {passage['text']}")) - stem <= most
             assert not passage["text"].endswith("Cafe")
 
 

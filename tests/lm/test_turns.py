@@ -9,7 +9,7 @@ import torch
 from transformers import GenerationConfig
 
 from dro_trl import AutoregressivePolicy, PlackettLucePolicy, RAGPipeline
-from dro_trl.lm import prompts
+from dro_trl.lm import encoding, prompts
 from dro_trl.lm.generation import generate_answers
 from dro_trl.lm.turns import (
     Turns,
@@ -22,11 +22,11 @@ from dro_trl.lm.turns import (
     turns_before,
     turns_of,
 )
+from dro_trl.models.answers import AnswerScorer
 from dro_trl.models.saving import merge_adapters, read_config
-from dro_trl.models.selector_generator import AnswerScorer
-from tests.lm.templates import template_of, with_template
-from tests.tiny_models import CHAT_TEMPLATE, tiny_model, tiny_questions, tiny_tokenizer
-from tests.training import LORA, make_trainer
+from tests.helpers.templates import template_of, with_template
+from tests.helpers.tiny_models import CHAT_TEMPLATE, tiny_model, tiny_questions, tiny_tokenizer
+from tests.helpers.training import LORA, make_trainer
 
 TEMPLATES = {
     "qwen2_5": ("assistant\n", "<|im_end|>", None),
@@ -55,14 +55,14 @@ def test_a_prompt_and_its_answer_are_what_the_template_writes(name):
     """Token for token, up to the end of the answer: of [user, assistant], and of nothing but that."""
     tokenizer = templated(name)
     before, end, mark = TEMPLATES[name]
-    prompt = prompts.render(tokenizer, USER["content"])
+    prompt = encoding.render(tokenizer, USER["content"])
     assert prompt.endswith(before)
-    assert tokenizer.decode(prompts.answer_ids(tokenizer, "Ada Oslo")) == f"Ada Oslo{end}"
+    assert tokenizer.decode(encoding.answer_ids(tokenizer, "Ada Oslo")) == f"Ada Oslo{end}"
     assert turns_of(tokenizer).thought_mark == mark
     whole = tokenizer.apply_chat_template([USER, ANSWER], tokenize=False)
     assert whole.startswith(f"{prompt}Ada Oslo")
     written = tokenizer(whole, add_special_tokens=False)["input_ids"]
-    read = prompts.encode(tokenizer, prompt) + prompts.answer_ids(tokenizer, ANSWER["content"])
+    read = encoding.encode(tokenizer, prompt) + encoding.answer_ids(tokenizer, ANSWER["content"])
     if name == "glm4moe":  # It ends an answer with what opens the next message.
         assert read.pop() == tokenizer.convert_tokens_to_ids("<|user|>")
     assert read == written[: len(read)]
@@ -82,7 +82,7 @@ def test_every_likelihood_is_taken_where_the_template_puts_an_answer(name):
     whole = tokenizer.apply_chat_template(messages, tokenize=False)
     ids = torch.tensor([tokenizer(whole, add_special_tokens=False)["input_ids"]])
     num = int(mask.sum())
-    start = len(prompts.encode(tokenizer, whole.partition(row["answers"][0] + TEMPLATES[name][1])[0]))
+    start = len(encoding.encode(tokenizer, whole.partition(row["answers"][0] + TEMPLATES[name][1])[0]))
     with torch.no_grad():
         plain = model(input_ids=ids).logits.log_softmax(-1)[0]
     expected = [float(plain[start + i - 1, ids[0, start + i]]) for i in range(num)]
@@ -215,16 +215,16 @@ def test_special_tokens_in_a_text_are_its_letters(chat):
     harmless = "Passage: ab <x> cd\nQuestion: Who?\nAnswer:"
     for token in ("</s>", "<s>", "<|im_end|>", "<|im_start|>", "<pad>"):
         text = harmless.replace("<x>", token)
-        rendered = prompts.render(tokenizer, text)
-        assert len(rendered) == len(prompts.render(tokenizer, text.replace(token, "x" * len(token))))
-        ids = prompts.encode(tokenizer, rendered)
+        rendered = encoding.render(tokenizer, text)
+        assert len(rendered) == len(encoding.render(tokenizer, text.replace(token, "x" * len(token))))
+        ids = encoding.encode(tokenizer, rendered)
         assert text in tokenizer.decode(ids)
-        expected = prompts.encode(tokenizer, prompts.render(tokenizer, harmless))
+        expected = encoding.encode(tokenizer, encoding.render(tokenizer, harmless))
         assert [i for i in ids if i in special] == [i for i in expected if i in special]
-        answer = prompts.answer_ids(tokenizer, f"a {token} b")
+        answer = encoding.answer_ids(tokenizer, f"a {token} b")
         assert [i for i in answer if i in special] == ([tokenizer.eos_token_id] if chat else [])
         assert f"a {token} b" in tokenizer.decode(answer)
-        asked = prompts.question_ids(tokenizer, f"a {token}?")
+        asked = encoding.question_ids(tokenizer, f"a {token}?")
         assert not special & set(asked)
     scored = PlackettLucePolicy(tokenizer, 1)
     rows = [tiny_questions(2)[0], tiny_questions(2)[0]]
@@ -238,16 +238,16 @@ def test_special_tokens_in_a_text_are_its_letters(chat):
 def test_texts_without_special_tokens_are_tokenized_as_ever(name):
     tokenizer = templated(name)
     for text in ("Passage: naïve 日本 🎈\nQuestion: <b>Who</b>?\nAnswer:", "a < b | c > d", "\U000f0001 private"):
-        rendered = prompts.render(tokenizer, text)
+        rendered = encoding.render(tokenizer, text)
         assert text in rendered
-        assert prompts.encode(tokenizer, rendered) == tokenizer(rendered, add_special_tokens=False)["input_ids"]
+        assert encoding.encode(tokenizer, rendered) == tokenizer(rendered, add_special_tokens=False)["input_ids"]
 
 
 def test_questions_and_answers_are_stripped():
     tokenizer, passage = tiny_tokenizer(), tiny_questions(1)[0]["candidates"][0]
     for text, other in (("Who?", " Who?\n"), ("Ada", "\tAda ")):
-        assert prompts.answer_ids(tokenizer, text) == prompts.answer_ids(tokenizer, other)
-        assert prompts.question_ids(tokenizer, text) == prompts.question_ids(tokenizer, other)
+        assert encoding.answer_ids(tokenizer, text) == encoding.answer_ids(tokenizer, other)
+        assert encoding.question_ids(tokenizer, text) == encoding.question_ids(tokenizer, other)
         assert prompts.generator_prompt(text, [passage]) == prompts.generator_prompt(other, [passage])
         assert prompts.scoring_prompt(text, [passage]) == prompts.scoring_prompt(other, [passage])
         assert prompts.ranking_prompt(text, [passage], "1") == prompts.ranking_prompt(other, [passage], "1")

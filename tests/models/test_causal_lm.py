@@ -10,8 +10,8 @@ from dro_trl import DROTrainer
 from dro_trl.cli.app import app
 from dro_trl.models.causal_lm import check_causal
 from dro_trl.models.loading import load_model
-from tests.tiny_models import tiny_model, tiny_tokenizer
-from tests.training import LORA, make_trainer, options, questions, save_start, write_recipe
+from tests.helpers.tiny_models import tiny_model, tiny_tokenizer
+from tests.helpers.training import LORA, make_trainer, options, questions, save_start, write_recipe
 
 SIZES = {
     "vocab_size": 64,

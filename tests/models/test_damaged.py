@@ -11,9 +11,9 @@ from dro_trl import RAGPipeline
 from dro_trl.cli.app import is_expected
 from dro_trl.models.files import ADAPTER_CONFIG
 from dro_trl.models.saving import merge_adapters
-from tests.models.damages import BYTES, TENSORS, damages, files_of, remove, rewrite, tensors
-from tests.tiny_models import tiny_questions
-from tests.training import LORA, make_trainer, save_start
+from tests.helpers.damages import BYTES, TENSORS, damages, files_of, remove, rewrite, tensors
+from tests.helpers.tiny_models import tiny_questions
+from tests.helpers.training import LORA, make_trainer, save_start
 
 ROWS = tiny_questions(4, 6)
 DORA = LoraConfig(**{**LORA.to_dict(), "use_dora": True})

@@ -14,8 +14,8 @@ from dro_trl.models.loading import load_model
 from dro_trl.models.merging import save_whole
 from dro_trl.models.replacing import STAGING, replacing_model
 from dro_trl.models.saving import copy_pair, merge_adapters
-from tests.tiny_models import tiny_questions
-from tests.training import LORA, make_trainer, save_start
+from tests.helpers.tiny_models import tiny_questions
+from tests.helpers.training import LORA, make_trainer, save_start
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROWS = tiny_questions(4, 5)
@@ -97,7 +97,7 @@ def contents(folder):
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
     root = tmp_path_factory.mktemp("killed")
-    program = [sys.executable, "-m", "tests.models.kill_program", save_start(root / "start"), str(root)]
+    program = [sys.executable, "-m", "tests.helpers.kill_program", save_start(root / "start"), str(root)]
     subprocess.run(program, check=True, cwd=REPOSITORY, timeout=250)
     return root
 

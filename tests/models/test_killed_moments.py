@@ -23,8 +23,8 @@ from dro_trl.models.gemma import gemma_3_270m
 from dro_trl.models.loading import load_model
 from dro_trl.models.replacing import STAGING
 from dro_trl.trainer.resuming import last_checkpoint
+from tests.helpers.training import make_trainer, save_start
 from tests.models.test_killed import REPOSITORY, ROWS, SAVES
-from tests.training import make_trainer, save_start
 
 KILLS = os.environ.get("DRO_TRL_KILLS", "20")
 
@@ -120,7 +120,7 @@ def leftovers(folder):
 def killed(request, tmp_path_factory):
     root = tmp_path_factory.mktemp("killed")
     start = save_start(root / "start")
-    program = [sys.executable, "-m", "tests.models.moments_program", start, str(root), request.param]
+    program = [sys.executable, "-m", "tests.helpers.moments_program", start, str(root), request.param]
     subprocess.run(program, check=True, cwd=REPOSITORY, timeout=3000)
     return root, int(request.param)
 

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from dro_trl.models.merging import save_whole
 from dro_trl.models.quantised import keep_gradients
 from dro_trl.models.reading import read_model
-from tests.tiny_models import tiny_tokenizer
-from tests.training import save_start
+from tests.helpers.tiny_models import tiny_tokenizer
+from tests.helpers.training import save_start
 
 IDS = torch.tensor([[5, 7, 6, 8, 9, 3, 4, 100, 200, 5]])
 

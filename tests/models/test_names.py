@@ -13,9 +13,9 @@ import torch
 from dro_trl import RAGPipeline
 from dro_trl.models.names import located, pair_folder, portable
 from dro_trl.models.saving import merge_adapters, read_config
-from tests.hub_server import hub_server
-from tests.tiny_models import tiny_questions
-from tests.training import LORA, make_trainer, save_start
+from tests.helpers.hub_server import hub_server
+from tests.helpers.tiny_models import tiny_questions
+from tests.helpers.training import LORA, make_trainer, save_start
 
 ROWS = tiny_questions(4, 5)
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +39,9 @@ def test_nothing_in_a_pair_says_where_it_is(tmp_path, options):
     """Its folder and its base are moved together, and it answers as before; so do its start and its checkpoint."""
     pair = trained(tmp_path / "here", **options, save_strategy="steps", save_steps=2)
     expected = [answers(pair), answers(pair, RAGPipeline.from_start)]
-    for file in [path for path in pair.rglob("*") if path.suffix in (".json", ".md") and path.name != "run.json"]:
+    for file in [
+        path for path in pair.rglob("*") if path.suffix in (".json", ".md") and path.name != "training_run.json"
+    ]:
         assert str(tmp_path) not in file.read_text(), file
     shutil.move(tmp_path / "here", tmp_path / "there")
     moved = tmp_path / "there" / "runs" / "pair"
@@ -110,8 +112,8 @@ def test_saving_a_pipeline(tmp_path):
 PROGRAM = """
 import dataclasses, json, sys
 from dro_trl import RAGPipeline
-from dro_trl.cli import app
-from tests.tiny_models import tiny_questions
+from dro_trl.cli.app import app
+from tests.helpers.tiny_models import tiny_questions
 pair, out, dataset = sys.argv[1:]
 RAGPipeline.from_pretrained(pair).push_to_hub("someone/pair", token="hf_x", include_base=True)
 rows = tiny_questions(4, 5)
@@ -119,7 +121,7 @@ found = {name: RAGPipeline.from_pretrained("someone/pair", revision=name).predic
          for name in (None, "main", "v1")}
 json.dump({str(k): [dataclasses.asdict(o) for o in v] for k, v in found.items()}, open(out, "w"))
 app(["evaluate", "--model", "someone/pair", "--dataset", dataset, "--no-start"], standalone_mode=False)
-from tests.training import LORA, make_trainer
+from tests.helpers.training import LORA, make_trainer
 trainer = make_trainer("second", model="someone/pair", peft_config=LORA)
 assert trainer._start["selector"].endswith("selector")
 """

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from dro_trl.lm import prompts
+from dro_trl.lm import encoding
 from dro_trl.lm.older_versions import checkpoint_activations
 from dro_trl.policies.autoregressive import AutoregressivePolicy, Path
-from tests.tiny_models import (
+from tests.helpers.tiny_models import (
     MODEL_TYPES,
     gradients,
     largest_difference,
@@ -23,8 +23,8 @@ def naive_choices(policy: AutoregressivePolicy, model, row, selection: list[int]
     """The log-probability of each choice, (K,), in one plain pass over the prompt and the written selection."""
     (prompt,) = policy.encode([row]).prompt_ids
     text = ["", *(f" > [{i + 1}]" for i in range(len(row["candidates"])))]
-    first = [prompts.encode(policy.tokenizer, f" [{i + 1}]") for i in range(len(row["candidates"]))]
-    later = [prompts.encode(policy.tokenizer, text[i + 1]) for i in range(len(row["candidates"]))]
+    first = [encoding.encode(policy.tokenizer, f" [{i + 1}]") for i in range(len(row["candidates"]))]
+    later = [encoding.encode(policy.tokenizer, text[i + 1]) for i in range(len(row["candidates"]))]
     written = sum((first[z] if k == 0 else later[z] for k, z in enumerate(selection)), [])
     logits = model(input_ids=torch.tensor([prompt + written])).logits[0, len(prompt) - 1 :]
     place, choices = 0, []

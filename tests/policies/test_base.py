@@ -3,7 +3,7 @@
 import pytest
 
 from dro_trl.policies.base import load_policy
-from tests.tiny_models import tiny_tokenizer
+from tests.helpers.tiny_models import tiny_tokenizer
 
 
 @pytest.mark.parametrize(
@@ -27,8 +27,8 @@ from tests.tiny_models import tiny_tokenizer
             "policy_kwargs={'a': 1} is not what dro_trl.PlackettLucePolicy takes",
         ),
         ("dro_trl.PlackettLucePolicy", {"num_selected": 3}, "policy_kwargs: num_selected is an option of its own"),
-        ("json.loads", {}, "policy='json.loads' is no policy: it has no sample; for example"),
-        ("dro_trl.DROConfig", {}, "policy='dro_trl.DROConfig' is no policy: it has no sample; for example"),
+        ("json.loads", {}, "policy='json.loads' is no policy: it has no encode; for example"),
+        ("dro_trl.DROConfig", {}, "policy='dro_trl.DROConfig' is no policy: it has no encode; for example"),
         ("nosuch.Policy", {}, "policy='nosuch.Policy' is not the dotted path of a class"),
     ],
 )

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dro_trl.policies.autoregressive import AutoregressivePolicy
 from dro_trl.policies.plackett_luce import PlackettLucePolicy
-from tests.tiny_models import all_selections, random_generators, tiny_model, tiny_questions, tiny_tokenizer
+from tests.helpers.tiny_models import all_selections, random_generators, tiny_model, tiny_questions, tiny_tokenizer
 
 PAIRS = all_selections(4, 2)
 POLICIES = {

@@ -7,11 +7,11 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from dro_trl.lm import prompts
-from dro_trl.losses.dro import control_variate, importance_weighted_bound, importance_weights, log_importance
-from dro_trl.losses.terms import dro_loss
+from dro_trl.lm import encoding, prompts
+from dro_trl.losses.dro import control_variate, dro_loss, importance_weights, log_importance
 from dro_trl.policies.plackett_luce import PlackettLucePolicy, every_item, gumbel_top_k, plackett_luce_logps
-from tests.tiny_models import (
+from dro_trl.trainer.monitoring import importance_weighted_bound
+from tests.helpers.tiny_models import (
     MODEL_TYPES,
     all_selections,
     gradients,
@@ -65,7 +65,7 @@ def test_scores_are_read_right_after_the_marker(name):
     """Everything up to and with the token at the i-th kept position decodes to the prompt's text up to "Useful:"."""
     tokenizer, row = TOKENIZERS[name](), awkward_row()
     text, spans = prompts.scoring_prompt(row["question"], row["candidates"])
-    rendered = prompts.render(tokenizer, text)
+    rendered = encoding.render(tokenizer, text)
     before = rendered.index(text)
     inputs = PlackettLucePolicy(tokenizer, 2, "passage_end").encode([row, *tiny_questions(3)])
     positions = inputs.batch.logits_to_keep[0].nonzero().flatten().tolist()
@@ -107,10 +107,10 @@ def test_pointwise_scores_are_those_of_each_passage_alone(kind, name):
         for b, row in enumerate(rows):
             for i, passage in enumerate(row["candidates"]):
                 text, ((_, end),) = prompts.scoring_prompt(row["question"], [passage])
-                rendered = prompts.render(tokenizer, text)
+                rendered = encoding.render(tokenizer, text)
                 head = rendered.index(text) + end - len(f"Passage: {prompts.passage_text(passage)}\nUseful:")
                 pieces = [rendered[:head], rendered[head : rendered.index(text) + end]]
-                ids = [token for piece in pieces for token in prompts.encode(tokenizer, piece)]
+                ids = [token for piece in pieces for token in encoding.encode(tokenizer, piece)]
                 logits = model(input_ids=torch.tensor([ids])).logits[0, -1]
                 assert scores[b, i].item() == pytest.approx(float(logits[yes] - logits[no]), abs=1e-4)
         assert scores[1, 3:].tolist() == [-math.inf] * 2
@@ -132,13 +132,13 @@ def test_query_likelihood_equals_plain_passes(kind, name):
     with torch.no_grad():
         scores = policy.item_scores(model, policy.encode(rows))
         for b, row in enumerate(rows):
-            asked = prompts.question_ids(tokenizer, row["question"])
+            asked = encoding.question_ids(tokenizer, row["question"])
             spoken = tokenizer.decode(asked)
             assert spoken.strip() == row["question"]
             for i, passage in enumerate(row["candidates"]):
-                text = prompts.render(tokenizer, f"Passage: {prompts.passage_text(passage)}\nQuestion:")
+                text = encoding.render(tokenizer, f"Passage: {prompts.passage_text(passage)}\nQuestion:")
                 at = text.index("Passage:") + len("Passage:")
-                ids = [*prompts.encode(tokenizer, text[:at]), *prompts.encode(tokenizer, text[at:]), *asked]
+                ids = [*encoding.encode(tokenizer, text[:at]), *encoding.encode(tokenizer, text[at:]), *asked]
                 logps = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
                 before = range(len(ids) - len(asked) - 1, len(ids) - 1)
                 expected = sum(float(logps[t, ids[t + 1]]) for t in before) / 4

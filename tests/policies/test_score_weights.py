@@ -7,13 +7,19 @@ import torch
 from datasets import Dataset
 
 from dro_trl import PlackettLucePolicy, RAGPipeline
-from dro_trl.lm import prompts
-from dro_trl.losses.dro import control_variate, importance_weights, log_importance
-from dro_trl.losses.terms import dro_loss
+from dro_trl.lm import encoding, prompts
+from dro_trl.losses.dro import control_variate, dro_loss, importance_weights, log_importance
 from dro_trl.models.saving import load_models
 from dro_trl.policies.plackett_luce import plackett_luce_logps
-from tests.tiny_models import MODEL_TYPES, gradients, largest_difference, tiny_model, tiny_questions, tiny_tokenizer
-from tests.training import LORA, logged, make_trainer, save_start
+from tests.helpers.tiny_models import (
+    MODEL_TYPES,
+    gradients,
+    largest_difference,
+    tiny_model,
+    tiny_questions,
+    tiny_tokenizer,
+)
+from tests.helpers.training import LORA, logged, make_trainer, save_start
 
 LEARNT = {"item_score": "query_likelihood", "answer_confidence": 0.5, "score_temperature": 4.0, "learn_weights": True}
 
@@ -33,11 +39,11 @@ def test_confidence_is_minus_the_entropy_of_the_answers_first_token(kind, chat):
     expected = torch.full((2, 5), float("nan"))
     for i, row in enumerate(rows):
         for j, passage in enumerate(row["candidates"]):
-            text = prompts.render(tokenizer, prompts.question_prompt(passage))
+            text = encoding.render(tokenizer, prompts.question_prompt(passage))
             ids = [
-                *prompts.encode(tokenizer, text),
-                *prompts.question_ids(tokenizer, row["question"]),
-                *prompts.encode(tokenizer, "\nAnswer:"),
+                *encoding.encode(tokenizer, text),
+                *encoding.question_ids(tokenizer, row["question"]),
+                *encoding.encode(tokenizer, "\nAnswer:"),
             ]
             logits = model(input_ids=torch.tensor([ids])).logits[0, -1]
             expected[i, j] = -torch.distributions.Categorical(logits=logits).entropy()

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from dro_trl import AutoregressivePolicy, PlackettLucePolicy, RAGPipeline
-from dro_trl.evaluation.systems import Task, draw_selections, shuffled, zero_shot_ranking
+from dro_trl.evaluation.systems import Task, draw_selections, zero_shot_ranking
+from dro_trl.policies.randomness import shuffled
 from dro_trl.policies.sliding_windows import SlidingWindows, select_by_windows
-from tests.tiny_models import record_forwards, tiny_model, tiny_questions, tiny_tokenizer
+from tests.helpers.tiny_models import record_forwards, tiny_model, tiny_questions, tiny_tokenizer
 
 ROWS = tiny_questions(4, 23, 9, 60, 10, 11)
 for row in ROWS:

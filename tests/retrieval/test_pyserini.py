@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from dro_trl.retrieval.base import Retriever
+from dro_trl.retrieval.corpus import parse_stored
 from dro_trl.retrieval.jvm import JavaError, JavaProcess
 from dro_trl.retrieval.pyserini import PyseriniRetriever
-from dro_trl.retrieval.stored import parse_stored
 
 PASSAGE = {"id": "1", "title": "One", "text": "first passage"}
 

@@ -6,7 +6,8 @@ import math
 import pytest
 import torch
 
-from dro_trl.rewards.likelihood import AnswerLogLikelihood, reduce_answer_logps
+from dro_trl.lm.logps import reduce_answer_logps
+from dro_trl.rewards.likelihood import AnswerLogLikelihood
 
 LOGPS = torch.tensor(
     [

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dro_trl.data.formats.converting import SourceFormat, SourceQuestion, text_id
+from dro_trl.data.formats.base import SourceFormat, SourceQuestion
+from dro_trl.data.formats.converting import text_id
 from dro_trl.data.schema import check_text
 from dro_trl.files.text_rows import parse_number, read_cells, read_json, split_words
 

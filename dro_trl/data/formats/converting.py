@@ -1,50 +1,12 @@
 """What the converters of public datasets share: the question they make of a raw row, and the look-up in a corpus."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from dro_trl.data.schema import RowFault, check_list, check_text
-
-
-class TitledText(NamedTuple):
-    """A passage as a source quotes it: not by an id but by its title, and by its text where it gives one."""
-
-    title: str
-    text: str = ""
-
-
-@dataclass(frozen=True)
-class SourceQuestion:
-    """A question as a source has it."""
-
-    question: str
-    answers: list[str] | None
-    """Aliases of the answer; None where the source has no answers at all."""
-    id: str | None = None
-    """None where the source has none: the number of its row then stands for it."""
-    gold_ids: list[str] = field(default_factory=list)
-    """Ids of gold passages in the corpus that belongs to the source."""
-    gold_passages: list[TitledText] = field(default_factory=list)
-    """Gold passages that the source quotes."""
-    gold_field: str = "gold_ids"
-    """The source's own name of the field that both are from, for errors."""
-    excluded_ids: list[str] = field(default_factory=list)
-    """Ids of documents that retrieval is to leave out, such as the one that the question itself is."""
-    candidates: list[TitledText] | None = None
-    """Passages that somebody's retriever found, best first, where the source comes with them."""
-
-
-@dataclass(frozen=True)
-class SourceFormat:
-    """How one public format is read."""
-
-    read: Callable[[Path], Iterator[tuple[int, object]]]
-    """Yields where each raw row stands, counted from 1, and the row, or the `ValueError` that says what is wrong."""
-    convert: Callable[[dict[str, Any]], SourceQuestion]
-    """Makes a question of a raw row, or raises `ValueError`."""
+from dro_trl.data.formats.base import SourceQuestion, TitledText
+from dro_trl.data.schema import RowFault, check_text
 
 
 @dataclass
@@ -152,18 +114,6 @@ def prepare_questions(
 def quoted_id(passage: TitledText) -> str:
     """Return an id for a passage that has none: a hash of its title and text, so that equal passages share it."""
     return hashlib.sha256(f"{passage.title}\n{_squeezed(passage.text)}".encode()).hexdigest()[:16]
-
-
-def answer_list(value: object, field: str) -> list[str]:
-    """Return a list of at least one answer, each once.
-
-    Raises:
-        ValueError: It is none, or holds something other than text.
-    """
-    answers = check_list(value, field, 'a list of texts, such as ["Paris", "City of Paris"]')
-    if not answers:
-        raise ValueError(f"field '{field}': found an empty list; expected at least one answer")
-    return list(dict.fromkeys(check_text(answer, f"{field}[{number}]") for number, answer in enumerate(answers)))
 
 
 def text_id(value: object, field: str) -> str:

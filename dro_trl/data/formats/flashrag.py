@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from dro_trl.data.formats.converting import SourceFormat, SourceQuestion, TitledText, answer_list, text_id
+from dro_trl.data.formats.base import SourceFormat, SourceQuestion, TitledText, answer_list
+from dro_trl.data.formats.converting import text_id
 from dro_trl.data.formats.hotpotqa import supporting_passages
 from dro_trl.data.schema import check_text
 from dro_trl.files.text_rows import read_json

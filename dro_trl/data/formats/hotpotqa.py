@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from dro_trl.data.formats.converting import SourceFormat, SourceQuestion, TitledText
+from dro_trl.data.formats.base import SourceFormat, SourceQuestion, TitledText
 from dro_trl.data.schema import check_text
 from dro_trl.files.text_rows import read_json
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dro_trl.data.formats.converting import SourceFormat, SourceQuestion, TitledText, text_id
+from dro_trl.data.formats.base import SourceFormat, SourceQuestion, TitledText
+from dro_trl.data.formats.converting import text_id
 from dro_trl.data.schema import check_list, check_text
 from dro_trl.files.text_rows import read_json
 

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dro_trl.data.formats.converting import SourceFormat, SourceQuestion, answer_list, text_id
+from dro_trl.data.formats.base import SourceFormat, SourceQuestion, answer_list
+from dro_trl.data.formats.converting import text_id
 from dro_trl.data.schema import check_list, check_text
 from dro_trl.files.text_rows import read_cells, read_json
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dro_trl.data.formats import kilt
-from dro_trl.data.formats.converting import SourceFormat, SourceQuestion, TitledText
+from dro_trl.data.formats.base import SourceFormat, SourceQuestion, TitledText
 from dro_trl.data.schema import check_list, check_text
 from dro_trl.files.text_rows import read_json
 

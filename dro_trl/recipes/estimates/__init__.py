@@ -1,0 +1,7 @@
+"""`dro-trl estimate`: memory and time before anything is run.
+
+estimate                 a recipe's estimate
+memory, flops            the formulas
+model_shapes, lengths    what they are given
+quantities               the values that they speak of
+"""

@@ -10,16 +10,19 @@ import torch
 from trl import ModelConfig
 
 from dro_trl.lm import devices
-from dro_trl.models.loading import measures_from_a_copy, starts_at_nothing
+from dro_trl.models.loading import starts_at_nothing
 from dro_trl.models.reading import whole_name
-from dro_trl.recipes.estimates import memory as formulas
+from dro_trl.recipes.arguments import DROScriptArguments, make_parts
+from dro_trl.recipes.building import peft_config_of
+from dro_trl.recipes.estimates import memory
 from dro_trl.recipes.estimates.flops import forward_flops, training_flops
 from dro_trl.recipes.estimates.lengths import Lengths, QuestionLengths, StatedLengths, find_lengths
-from dro_trl.recipes.estimates.memory import Backend, BackendName, ModelShape, ModelStep, Precision, Reading, Tuning
+from dro_trl.recipes.estimates.memory import ModelStep
 from dro_trl.recipes.estimates.model_shapes import describe_model, load_config
+from dro_trl.recipes.estimates.quantities import Backend, BackendName, ModelShape, Precision, Reading, Tuning
 from dro_trl.recipes.file import find_recipe, read_recipe
 from dro_trl.recipes.options import Given
-from dro_trl.recipes.training import DROScriptArguments, make_parts, peft_config_of
+from dro_trl.trainer.building import measures_from_a_copy
 from dro_trl.trainer.dro_config import DROConfig
 from dro_trl.trainer.starts import goes_on, start_names
 
@@ -174,7 +177,7 @@ def frozen_memory(run: Run) -> float:
         frozen += whole(run.selector)
         if run.adapters:  # Which are part of what is copied; on a shared base both.
             copied = run.selector.trained + (run.generator.trained if shared else 0)
-            frozen += copied * formulas.trained_size(run.precision, True, run.backend)
+            frozen += copied * memory.trained_size(run.precision, True, run.backend)
     return frozen
 
 
@@ -208,14 +211,14 @@ def in_one_pass(reading: Reading, budget: int | None) -> Reading:
 def model_step(run: Run, role: Role, reading: Reading) -> ModelStep:
     """Return what a model adds to a step's memory."""
     shape, tuning, precision, backend = role.shape, role.tuning, run.precision, run.backend
-    logits, logits_kept = formulas.logits_memory(shape, precision, reading)
-    size = formulas.trained_size(precision, tuning.adapted is not None, backend)
+    logits, logits_kept = memory.logits_memory(shape, precision, reading)
+    size = memory.trained_size(precision, tuning.adapted is not None, backend)
     head = shape.head_weights * size if tuning.full else 0.0
     return ModelStep(
-        kept=formulas.kept_activations(shape, precision, tuning, reading, backend.gpu)
-        + formulas.converted_weights(shape, precision, tuning),
-        forward=formulas.working_memory(shape, precision, tuning, reading, backward=False),
-        backward=formulas.working_memory(shape, precision, tuning, reading) if tuning.trained else 0.0,
+        kept=memory.kept_activations(shape, precision, tuning, reading, backend.gpu)
+        + memory.converted_weights(shape, precision, tuning),
+        forward=memory.working_memory(shape, precision, tuning, reading, backward=False),
+        backward=memory.working_memory(shape, precision, tuning, reading) if tuning.trained else 0.0,
         logits=logits,
         logits_kept=logits_kept if tuning.trained else 0.0,
         gradients=backend.share(2, role.trained * size),
@@ -229,10 +232,10 @@ def estimate_memory(run: Run, rows: int | None = None) -> dict[str, Any]:
     roles = [run.selector, run.generator]
     trained = sum(role.trained for role in roles)
     optimizer = str(getattr(args.optim, "value", args.optim))
-    state = formulas.state_memory(trained, frozen_memory(run), precision, run.adapters, optimizer, backend)
-    size = formulas.trained_size(precision, run.adapters, backend)
+    state = memory.state_memory(trained, frozen_memory(run), precision, run.adapters, optimizer, backend)
+    size = memory.trained_size(precision, run.adapters, backend)
     gathered = max(role.shape.head_weights + 2 * role.shape.layer_weights for role in roles)
-    state["buffers"] = formulas.communication_memory(trained, gathered, size, precision.compute, backend)
+    state["buffers"] = memory.communication_memory(trained, gathered, size, precision.compute, backend)
     host = {}
     if backend.offload_weights:
         host["weights"], state["weights"] = state["weights"], 0.0
@@ -247,7 +250,7 @@ def estimate_memory(run: Run, rows: int | None = None) -> dict[str, Any]:
     if backend.offload_optimizer:
         parts = [replace(part, gradients=0.0, head_gradient=0.0) for part in parts]
     stays = args.gradient_accumulation_steps > 1 or backend.deepspeed
-    moments = formulas.phases(
+    moments = memory.phases(
         state["weights"] + state["optimizer"] + state["buffers"], parts[0], parts[1], gradients_stay=stays
     )
     peak = max(moments, key=moments.__getitem__)

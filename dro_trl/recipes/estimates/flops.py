@@ -1,6 +1,6 @@
 """What a training step needs of floating-point operations, as formulas of shapes and token counts."""
 
-from dro_trl.recipes.estimates.memory import ModelShape, Reading, Tuning
+from dro_trl.recipes.estimates.quantities import ModelShape, Reading, Tuning
 
 
 def forward_flops(shape: ModelShape, reading: Reading) -> tuple[float, float]:

@@ -8,23 +8,22 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
+
 from dro_trl.data.load import load_rag_dataset
-from dro_trl.lm import prompts
+from dro_trl.lm import encoding, prompts
 from dro_trl.lm.attention import Blocks, blocks_of
-from dro_trl.models.loading import Start, load_tokenizers
+from dro_trl.models.loading import Start
 from dro_trl.models.reading import whole_name
-from dro_trl.policies.autoregressive import AutoregressivePolicy
-from dro_trl.policies.base import load_policy
-from dro_trl.policies.plackett_luce import PlackettLucePolicy
-from dro_trl.recipes.estimates.memory import Compared
+from dro_trl.names import import_dotted
+from dro_trl.policies.base import StatedReading, load_policy
+from dro_trl.recipes.estimates.quantities import Compared
+from dro_trl.trainer.building import load_tokenizers
 from dro_trl.trainer.dataset import prepare_dataset
 from dro_trl.trainer.dro_config import DROConfig
 from dro_trl.types import Question
 
 logger = logging.getLogger(__name__)
-
-TOKENS_OF_A_CHOICE = 4
-"""Of " > [3]"."""
 
 
 @dataclass(frozen=True)
@@ -89,23 +88,16 @@ def attention_sizes(blocks: Blocks | None) -> tuple[Compared | None, float]:
 def stated_lengths(args: DROConfig, stated: StatedLengths) -> QuestionLengths:
     """Return the lengths that stated ones add up to; the texts around them are counted with three tokens each."""
     passage = min(stated.passage, args.max_passage_tokens or stated.passage) + 3
-    n, k, m = args.num_candidates, args.num_selected, args.num_selections
+    n, k = args.num_candidates, args.num_selected
     kwargs: Any = args.policy_kwargs or {}
-    score = kwargs.get("item_score", "pointwise")
-    question = stated.question + 12
-    selector, kept, rows = n * passage + question, n, 1
-    blocks = None
-    if args.policy.endswith("AutoregressivePolicy"):
-        blocks = blocks_of([selector], [[k * TOKENS_OF_A_CHOICE] * m])
-        selector, kept = selector + m * k * TOKENS_OF_A_CHOICE, m * k
-    elif score == "pointwise":
-        blocks = blocks_of([question], [[passage] * n])
-    elif score == "query_likelihood":
-        selector, kept, rows = passage + stated.question, n * stated.question, n
-    elif score == "identifier":
-        kept = 1
+    policy = import_dotted(
+        args.policy, f"policy={args.policy!r} is not the dotted path of a class", "see docs/extending.md"
+    )
+    lengths = StatedReading(stated.question + 12, passage, stated.question, n, k, args.num_selections)
+    read = policy.stated_reading(lengths, **kwargs)
     generator = k * passage + stated.question + 6 + stated.answer
-    return QuestionLengths(selector, kept, generator, stated.answer, rows, *attention_sizes(blocks))
+    sizes = attention_sizes(read.blocks)
+    return QuestionLengths(read.tokens, read.kept, generator, stated.answer, read.rows, *sizes)
 
 
 def measured_lengths(
@@ -114,26 +106,19 @@ def measured_lengths(
     """Return the lengths of each question, whose passages are cut, as in training, with selections drawn at random."""
     kwargs: Any = args.policy_kwargs
     policy: Any = load_policy(args.policy, tokenizer, args.num_selected, kwargs)
-    if not isinstance(policy, (AutoregressivePolicy, PlackettLucePolicy)):
-        raise ValueError(f"policy={args.policy!r}: what it reads is not known; its lengths cannot be estimated")
     draw = random.Random(seed)
     return [_lengths_of(row, policy, tokenizer, args, draw) for row in rows]
 
 
 def _lengths_of(row: Question, policy: Any, tokenizer: Any, args: DROConfig, draw: random.Random) -> QuestionLengths:
-    inputs = policy.encode([row])
     selection = draw.sample(range(len(row["candidates"])), args.num_selected)
-    if isinstance(policy, AutoregressivePolicy):
-        written = sum(len(policy.choice_ids(item, first=k == 0)) for k, item in enumerate(selection))
-        kept = args.num_selections * args.num_selected
-        blocks = blocks_of([len(inputs.prompt_ids[0])], [[written] * args.num_selections])
-    else:
-        rows, length = inputs.batch.input_ids.shape
-        kept = int(inputs.batch.logits_to_keep.sum())
-        blocks = inputs.batch.blocks or blocks_of([length - 1] * rows, [[1]] * rows)
+    batch = policy.packed(policy.encode([row]), torch.tensor([[selection] * args.num_selections]))
+    rows, length = batch.input_ids.shape
+    blocks = batch.blocks or blocks_of([length - 1] * rows, [[1]] * rows)
     text = prompts.generator_prompt(row["question"], [row["candidates"][i] for i in selection])
-    answer = len(prompts.answer_ids(tokenizer, row["answers"][0]))
-    read = len(prompts.encode(tokenizer, prompts.render(tokenizer, text)))
+    answer = len(encoding.answer_ids(tokenizer, row["answers"][0]))
+    read = len(encoding.encode(tokenizer, encoding.render(tokenizer, text)))
+    kept = int(batch.logits_to_keep.sum())
     return QuestionLengths(len(blocks.texts), kept, read + answer, answer, 1, *attention_sizes(blocks))
 
 

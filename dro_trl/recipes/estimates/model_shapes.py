@@ -7,7 +7,7 @@ import torch
 from peft import PeftConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
-from dro_trl.recipes.estimates.memory import ModelShape, Tuning
+from dro_trl.recipes.estimates.quantities import ModelShape, Tuning
 
 
 def _shape(kind: str, hidden: int, intermediate: int, layers: int, heads: int, kv: int, vocabulary: int, **rest: Any):  # type: ignore[no-untyped-def]

@@ -6,14 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from dro_trl.files.writing import load_object, write_json
+from dro_trl.records import file_digest
 
 RECORD_NAME = "stage.json"
-
-
-def file_digest(path: Path) -> str:
-    """Return the first 16 hexadecimal digits of a file's SHA-256."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 class Digests:
@@ -60,26 +55,3 @@ class Digests:
     def save(self) -> None:
         """Write what is known for the next time."""
         write_json(self.store, self.known)
-
-
-def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """Say what differs between two records, nested entries by their dotted names.
-
-    >>> differences({"k": 20, "train": {"seed": 0}}, {"train": {"seed": 1, "limit": 5}})
-    ["k was 20 and is now 'not set'", "train.limit was 'not set' and is now 5", 'train.seed was 0 and is now 1']
-    """
-    saved, current = _flat(before), _flat(after)
-    unset = "not set"
-    return [
-        f"{name} was {saved.get(name, unset)!r} and is now {current.get(name, unset)!r}"
-        for name in sorted({*saved, *current})
-        if saved.get(name, unset) != current.get(name, unset)
-    ]
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested entries by dotted names; lists stay whole."""
-    flat: dict[str, Any] = {}
-    for name, entry in value.items():
-        flat |= _flat(entry, f"{prefix}{name}.") if isinstance(entry, dict) and entry else {f"{prefix}{name}": entry}
-    return flat

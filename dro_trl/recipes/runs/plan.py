@@ -8,8 +8,9 @@ from typing import Any
 
 from typer.exceptions import TyperException
 
+from dro_trl.names import refuse_unknown
 from dro_trl.options.values import check_values
-from dro_trl.recipes.file import find_recipe, names_code, read_recipe, refuse_unknown
+from dro_trl.recipes.file import find_recipe, names_code, read_recipe
 from dro_trl.recipes.options import KINDS
 from dro_trl.recipes.runs.stage import Stage
 

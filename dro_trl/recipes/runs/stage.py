@@ -4,10 +4,8 @@ import json
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,8 +14,11 @@ from typing import Any
 import dro_trl
 from dro_trl.files.writing import load_object, write_json
 from dro_trl.names import MODULES
-from dro_trl.options.masking import masked, masked_words, write_recipe
-from dro_trl.recipes.runs.digests import RECORD_NAME, Digests, differences
+from dro_trl.options.masking import masked, masked_words
+from dro_trl.recipes.processes import start
+from dro_trl.recipes.runs.digests import RECORD_NAME, Digests
+from dro_trl.recipes.secrets import write_recipe
+from dro_trl.records import differences
 
 STARTED_NAME = "started.json"
 EARLIER_NAME = "earlier"
@@ -167,18 +168,6 @@ class Stage:
                 f"stage {self.name}: `{self.shown(arguments)}` ended with exit code {code}; its own message is above. "
                 "The same `dro-trl run` goes on there"
             )
-
-
-def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
-    """Start a process as `Popen` does; an interruption meanwhile, such as by SIGTERM, ends it as well."""
-    with ThreadPoolExecutor(1) as pool:  # Signals interrupt the main thread alone.
-        starting = pool.submit(lambda: subprocess.Popen(command, **options))
-        try:
-            return starting.result()
-        except BaseException:
-            if starting.exception() is None:
-                starting.result().kill()
-            raise
 
 
 def read_record(path: Path) -> dict[str, Any] | None:

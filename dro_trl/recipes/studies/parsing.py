@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dro_trl.options.masking import write_recipe
+from dro_trl.names import refuse_unknown
 from dro_trl.options.values import Option, check_values, options_of
-from dro_trl.recipes.file import find_recipe, read_recipe, refuse_unknown
+from dro_trl.recipes.file import find_recipe, read_recipe
 from dro_trl.recipes.options import TRAIN, split_arguments, typed_values
+from dro_trl.recipes.secrets import write_recipe
 from dro_trl.recipes.studies.plan import OWN_ORDER, START_SYSTEMS, Row, Study, plan_rows, slug
 
 SAMPLE_FIELDS = (
@@ -94,7 +95,7 @@ def parse_row(row: Row) -> tuple[Any, Any, Any]:
     Raises:
         ValueError: If it is faulty; names the method.
     """
-    from dro_trl.recipes.training import parse_recipe  # With torch, which takes seconds to import.
+    from dro_trl.recipes.arguments import parse_recipe  # With torch, which takes seconds to import.
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recipe.yaml"
@@ -109,10 +110,10 @@ def check_inputs_of(rows: Iterable[Row]) -> None:
     """Look at the data and the models that rows read, each once, before any is run.
 
     Raises:
-        ValueError: As `dro_trl.recipes.training.check_inputs`.
-        OSError: As `dro_trl.recipes.training.check_inputs`.
+        ValueError: As `dro_trl.recipes.building.check_inputs`.
+        OSError: As `dro_trl.recipes.building.check_inputs`.
     """
-    from dro_trl.recipes.training import check_inputs
+    from dro_trl.recipes.building import check_inputs
 
     seen = set()
     for row in rows:

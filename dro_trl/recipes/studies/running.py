@@ -3,10 +3,6 @@
 import json
 import math
 import os
-import subprocess
-import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +10,17 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from dro_trl.files.folders import locked
 from dro_trl.files.writing import load_object, write_json
-from dro_trl.options.masking import masked, write_recipe
+from dro_trl.options.masking import masked
+from dro_trl.recipes.arguments import parse_recipe
 from dro_trl.recipes.file import names_code
-from dro_trl.recipes.runs.digests import differences, file_digest
-from dro_trl.recipes.runs.stage import start
+from dro_trl.recipes.processes import run_command
+from dro_trl.recipes.secrets import write_recipe
 from dro_trl.recipes.studies.parsing import check_inputs_of
 from dro_trl.recipes.studies.plan import Row, Study, plan_rows
-from dro_trl.recipes.training import parse_recipe
+from dro_trl.records import differences, file_digest
 from dro_trl.trainer.resuming import last_checkpoint
 
 PLAN_NAME, RESULT_NAME = "plan.json", "row.json"
-_LINES_OF_LOG = 15
 _REMEDY = "delete the folder of its row to have that run again"
 
 
@@ -107,41 +103,6 @@ def check_same_row(row: Row, plan: dict[str, Any]) -> None:
             f"{row.folder} was made under another recipe: {'; '.join(differing)}. Set it back, choose another "
             "output_dir, or delete that folder to run the row again"
         )
-
-
-def run_command(arguments: Sequence[str], log: Path, lock: int) -> dict[str, float]:
-    """Run `python -m dro_trl ARGUMENTS` in a process of its own, its output appended to a file.
-
-    Args:
-        arguments: Of `dro-trl`.
-        log: The file.
-        lock: A file descriptor that the process holds as well.
-
-    Returns:
-        `seconds` from start to end, and `peak_memory_bytes`, the process's largest resident set.
-
-    Raises:
-        RuntimeError: If it fails; the message has the end of its output.
-    """
-    started = time.monotonic()
-    with log.open("ab") as file:
-        command = [sys.executable, "-P", "-m", "dro_trl", *arguments]
-        process = start(command, stdout=file, stderr=subprocess.STDOUT, pass_fds=[lock])
-        try:
-            # Unlike getrusage(RUSAGE_CHILDREN), wait4 tells of this child alone, not of the largest so far.
-            _, status, usage = os.wait4(process.pid, 0)
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        end = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LINES_OF_LOG:])
-        raise RuntimeError(
-            f"dro-trl {arguments[0]} ended with exit code {process.returncode}; give the same command again to go on. "
-            f"{log} ends with:\n{end}"
-        )
-    return {"seconds": round(time.monotonic() - started, 1), "peak_memory_bytes": usage.ru_maxrss * 1024}
 
 
 def _run_row(study: Study, row: Row, plan: dict[str, Any], with_start: bool, lock: int) -> dict[str, Any]:
