@@ -115,6 +115,8 @@ class AutoregressivePolicy(SelectionPolicy):
         texts: The words of the prompt.
     """
 
+    writes = True
+
     def __init__(self, tokenizer: Tokenizer, num_selected: int = 5, texts: PromptTexts = DEFAULT) -> None:
         self.tokenizer = tokenizer
         self.texts = texts

@@ -106,6 +106,8 @@ class SelectionPolicy(Protocol):
     others come after choices."""
     proposal: str = "policy"
     """What selections are drawn from for training; `"every_passage"` draws nothing."""
+    writes: bool = False
+    """Whether a selection is written token by token, each choice in a forward pass of its own."""
     score_weights: ScoreWeights | None = None
     """What scores are weighed with, where training may learn it."""
 
@@ -227,6 +229,19 @@ def check_own(path: str, source: Path) -> None:
     )
 
 
+def policy_class(path: str) -> Any:
+    """Return the subclass of `SelectionPolicy` that a dotted path names.
+
+    Raises:
+        ValueError: If there is none, or it lacks a policy's methods.
+    """
+    example = "for example dro_trl.PlackettLucePolicy"
+    found: Any = import_dotted(path, f"policy={path!r} is not the dotted path of a class", example)
+    if missing := [method for method in METHODS if not callable(getattr(found, method, None))]:
+        raise ValueError(f"policy={path!r} is no policy: it has no {missing[0]}; {example}")
+    return found
+
+
 def load_policy(
     path: str,
     tokenizer: Tokenizer,
@@ -239,17 +254,14 @@ def load_policy(
     Raises:
         ValueError: If there is no such class, or it does not take `kwargs`.
     """
-    example = "for example dro_trl.PlackettLucePolicy"
-    policy_class = import_dotted(path, f"policy={path!r} is not the dotted path of a class", example)
-    if missing := [method for method in METHODS if not callable(getattr(policy_class, method, None))]:
-        raise ValueError(f"policy={path!r} is no policy: it has no {missing[0]}; {example}")
+    found = policy_class(path)
     if "num_selected" in (kwargs or {}):
         raise ValueError("policy_kwargs: num_selected is an option of its own; take it out, and set that")
     given = {"num_selected": num_selected, **({} if texts == DEFAULT else {"texts": texts}), **(kwargs or {})}
     try:
-        inspect.signature(policy_class).bind(tokenizer, **given)
+        inspect.signature(found).bind(tokenizer, **given)
     except TypeError as error:
         raise ValueError(f"policy_kwargs={kwargs!r} is not what {path} takes: {error}") from error
-    given |= check_values(kwargs or {}, options_of_call(policy_class, kwargs or {}), "policy_kwargs")
-    policy: SelectionPolicy = policy_class(tokenizer, **given)
+    given |= check_values(kwargs or {}, options_of_call(found, kwargs or {}), "policy_kwargs")
+    policy: SelectionPolicy = found(tokenizer, **given)
     return policy

@@ -12,6 +12,7 @@ from trl import ModelConfig
 from dro_trl.lm import devices
 from dro_trl.models.loading import starts_at_nothing
 from dro_trl.models.reading import whole_name
+from dro_trl.policies.base import policy_class
 from dro_trl.recipes.arguments import DROScriptArguments, make_parts
 from dro_trl.recipes.building import peft_config_of
 from dro_trl.recipes.estimates import memory
@@ -64,7 +65,7 @@ class Run:
     @property
     def autoregressive(self) -> bool:
         """Whether selections are written token by token."""
-        return self.args.policy.endswith("AutoregressivePolicy")
+        return bool(policy_class(self.args.policy).writes)
 
 
 def read_backend(
@@ -197,7 +198,7 @@ def readings(run: Run, lengths: QuestionLengths, rows: int) -> tuple[Reading, Re
         rows * lengths.selector_kept,
         lengths.selector_compared,
         lengths.selector_longest,
-        token_logps=kwargs.get("item_score") == "query_likelihood" and not run.autoregressive,
+        token_logps=kwargs.get("item_score") == "query_likelihood",
     )
     return selector, Reading(prompts, lengths.generator, prompts * lengths.answer)
 

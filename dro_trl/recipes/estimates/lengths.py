@@ -15,8 +15,7 @@ from dro_trl.lm import encoding, prompts
 from dro_trl.lm.attention import Blocks, blocks_of
 from dro_trl.models.loading import Start
 from dro_trl.models.reading import whole_name
-from dro_trl.names import import_dotted
-from dro_trl.policies.base import StatedReading, load_policy
+from dro_trl.policies.base import StatedReading, load_policy, policy_class
 from dro_trl.recipes.estimates.quantities import Compared
 from dro_trl.trainer.building import load_tokenizers
 from dro_trl.trainer.dataset import prepare_dataset
@@ -90,9 +89,7 @@ def stated_lengths(args: DROConfig, stated: StatedLengths) -> QuestionLengths:
     passage = min(stated.passage, args.max_passage_tokens or stated.passage) + 3
     n, k = args.num_candidates, args.num_selected
     kwargs: Any = args.policy_kwargs or {}
-    policy = import_dotted(
-        args.policy, f"policy={args.policy!r} is not the dotted path of a class", "see docs/extending.md"
-    )
+    policy = policy_class(args.policy)
     lengths = StatedReading(stated.question + 12, passage, stated.question, n, k, args.num_selections)
     read = policy.stated_reading(lengths, **kwargs)
     generator = k * passage + stated.question + 6 + stated.answer
