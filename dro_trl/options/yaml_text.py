@@ -10,12 +10,27 @@ import yaml
 
 MERGE = "tag:yaml.org,2002:merge"
 _SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
 
 
 class _Scalars:
     """Reads scalars as YAML 1.2 does: `010` is ten, `1e-4` a number, and `no`, `1:30` and `2024-01-01` are text."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+
+
+for _tag, _pattern, _first in (
+    ("null", r"(~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    ("bool", r"(true|True|TRUE|false|False|FALSE)$", list("tTfF")),
+    ("int", r"([-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$", list("-+0123456789")),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$", list("-+.0123456789")),
+    ("float", r"([-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$", list("-+.")),
+    ("merge", r"<<$", ["<"]),  # Of YAML 1.1, and what lets a recipe take over lines of another part of it.
+):
+    for _letter in _first:
+        _Scalars.yaml_implicit_resolvers.setdefault(_letter, []).append(
+            (f"tag:yaml.org,2002:{_tag}", re.compile(_pattern))
+        )
 
 
 class _RecipeLoader(_Scalars, yaml.SafeLoader):
@@ -39,6 +54,10 @@ class _RecipeLoader(_Scalars, yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
             lines[key] = key_node.start_mark.line + 1
         return super().construct_yaml_map(node)
+
+
+_RecipeLoader.add_constructor("tag:yaml.org,2002:int", _RecipeLoader.construct_whole)
+_RecipeLoader.add_constructor("tag:yaml.org,2002:map", _RecipeLoader.construct_lines)
 
 
 class _RecipeDumper(_Scalars, yaml.SafeDumper):

@@ -2,33 +2,11 @@
 
 import difflib
 import errno
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dro_trl.options.yaml_text import _SHORT, _RecipeLoader, _Scalars, read_yaml
-
-for _tag, _pattern, _first in (
-    ("null", r"(~|null|Null|NULL|)$", ["~", "n", "N", ""]),
-    ("bool", r"(true|True|TRUE|false|False|FALSE)$", list("tTfF")),
-    ("int", r"([-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$", list("-+0123456789")),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$", list("-+.0123456789")),
-    ("float", r"([-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$", list("-+.")),
-    ("merge", r"<<$", ["<"]),  # Of YAML 1.1, and what lets a recipe take over lines of another part of it.
-):
-    for _letter in _first:
-        _Scalars.yaml_implicit_resolvers.setdefault(_letter, []).append(
-            (f"tag:yaml.org,2002:{_tag}", re.compile(_pattern))
-        )
-
-
-_RecipeLoader.add_constructor("tag:yaml.org,2002:int", _RecipeLoader.construct_whole)
-_RecipeLoader.add_constructor("tag:yaml.org,2002:map", _RecipeLoader.construct_lines)
-
-
-_SHORT.maxstring = _SHORT.maxother = 80
-
+from dro_trl.options.yaml_text import read_yaml
 
 _COMMANDS = {
     "": "dro-trl train --config",
