@@ -1,4 +1,4 @@
-"""The trainer: estimation step, maximization step, logging and saving; the maths is in `weights` and `losses`."""
+"""The trainer: estimation step, maximization step, logging and saving; the maths is in `dro_trl.losses`."""
 
 import logging
 from collections.abc import Sequence
