@@ -43,6 +43,11 @@ def starting_safely() -> Iterator[None]:
             os.environ["PYTHONSAFEPATH"] = before
 
 
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is nearest to one, None where none is near."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
+
+
 def refuse_unknown(names: Iterable[object], known: Collection[str], source: str) -> None:
     """Refuse names that are not among the known ones.
 
@@ -51,8 +56,8 @@ def refuse_unknown(names: Iterable[object], known: Collection[str], source: str)
     """
     for name in names:
         if name not in known:
-            nearest = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+            near = nearest(str(name), known)
+            hint = f"; did you mean {near!r}?" if near else ""
             raise ValueError(f"{source}: unknown key {name!r}{hint}")
 
 

@@ -1,6 +1,5 @@
 """Datasets from files, folders and the hub, checked against the schema."""
 
-import difflib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from dro_trl.data.row_files import dataset_of
 from dro_trl.data.schema import COLUMNS, RowFault, check_columns, describe_faults
 from dro_trl.data.text_row_reader import TextRowReader
 from dro_trl.files.text_rows import is_json_lines, parse_json, read_cells, read_json
+from dro_trl.names import nearest
 
 logger = logging.getLogger(__name__)
 
@@ -127,8 +127,8 @@ def _check_exists(path: Path) -> None:
     if path.is_file():
         return
     there = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    nearest = difflib.get_close_matches(path.name, there, n=1)
-    hint = f"; did you mean {path.parent / nearest[0]}?" if nearest else ""
+    near = nearest(path.name, there)
+    hint = f"; did you mean {path.parent / near}?" if near else ""
     raise FileNotFoundError(f"{path}: no such file{hint}")
 
 

@@ -1,11 +1,12 @@
 """What a row of a dataset must be, and the error that says where one is not."""
 
-import difflib
 import json
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from dro_trl.names import nearest
 
 COLUMNS = ("question", "answers", "candidates", "gold_ids")
 _FAULTS_SHOWN = 10
@@ -188,8 +189,8 @@ def _absent(name: str, row: Mapping[Any, object]) -> str:
 def _hint(name: str, present: Iterable[str]) -> str:
     """Point to the column that was probably meant."""
     others = [other for other in present if isinstance(other, str) and other not in (*COLUMNS, name)]
-    nearest = difflib.get_close_matches(name, others, n=1)
-    return f"; did you mean '{nearest[0]}'? Rename it to '{name}'" if nearest else ""
+    near = nearest(name, others)
+    return f"; did you mean '{near}'? Rename it to '{name}'" if near else ""
 
 
 def _shown(value: object) -> str:

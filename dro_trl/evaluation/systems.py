@@ -1,7 +1,6 @@
 """The systems that a pair is compared with: each chooses the passages that a generator reads."""
 
 import copy
-import difflib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,6 +8,7 @@ from typing import Literal
 import torch
 
 from dro_trl.models.answers import AnswerScorer, score_answers
+from dro_trl.names import nearest
 from dro_trl.pipeline import RAGPipeline
 from dro_trl.policies.autoregressive import AutoregressivePolicy
 from dro_trl.policies.randomness import _ORACLE, _RANDOM, _random_orders, random_generator
@@ -174,7 +174,7 @@ def find_systems(names: Collection[str]) -> dict[str, System]:
     """
     for name in names:
         if name not in SYSTEMS:
-            nearest = difflib.get_close_matches(name, SYSTEMS, n=1)
-            hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(map(repr, SYSTEMS))}"
+            near = nearest(name, SYSTEMS)
+            hint = f"did you mean {near!r}?" if near else f"there are {', '.join(map(repr, SYSTEMS))}"
             raise ValueError(f"unknown system {name!r}; {hint}")
     return {name: system for name, system in SYSTEMS.items() if name in names}

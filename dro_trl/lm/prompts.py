@@ -1,10 +1,10 @@
 """Every text that a model reads or writes: this is the only place where one is put together."""
 
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+from dro_trl.names import nearest
 from dro_trl.types import Passage, Selection
 
 
@@ -48,8 +48,8 @@ def prompt_texts(given: dict[str, str] | None) -> PromptTexts:
     known = [field.name for field in fields(PromptTexts)]
     for name in given or {}:
         if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(known)}"
+            near = nearest(name, known)
+            hint = f"did you mean {near!r}?" if near else f"there are {', '.join(known)}"
             raise ValueError(f"prompt_texts: unknown text {name!r}; {hint}")
     return PromptTexts(**(given or {}))
 
