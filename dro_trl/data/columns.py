@@ -1,7 +1,7 @@
 """Rows to Arrow tables: the schema's columns with the schema's types, and any others whatever they hold."""
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -123,13 +123,15 @@ class _Types:
         if name not in self.texts:
             try:
                 _check_fields({key for value in values if isinstance(value, dict) for key in value})
+                if any("\0" in key for key in _keys(values)):
+                    raise pa.ArrowInvalid("Arrow cuts the name of a field at such a sign")
                 array = pa.array(values, self._fixed.get(name))
                 _check_levels(array.type)
                 kind = _common_type(self._found.get(name, array.type), array.type)
                 array = _cast(array, kind)
                 self._found[name] = kind
                 return array
-            except (pa.ArrowException, OverflowError, UnicodeError):
+            except (pa.ArrowException, OverflowError, RecursionError, UnicodeError):
                 self._turn_to_text(name)
         return texts_of(values)
 
@@ -172,6 +174,16 @@ def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
     except pa.ArrowInvalid:  # Arrow loses nulls of lists that hold nothing else, where their type stays.
         return pa.array(array.to_pylist(), kind)
     return cast
+
+
+def _keys(values: Iterable[Any]) -> Iterator[str]:
+    """Yield the names of all objects in values, at any level."""
+    for value in values:
+        if isinstance(value, dict):
+            yield from value
+            yield from _keys(value.values())
+        elif isinstance(value, list):
+            yield from _keys(value)
 
 
 def _check_fields(names: Collection[str]) -> None:

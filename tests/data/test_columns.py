@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dro_trl.data import row_files
@@ -214,6 +214,8 @@ def without_nulls(value):
     return [without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
+@example([{"a\0b": False, "a": True}])
+@example([[{"\0": 1}]])
 @given(st.lists(values, min_size=1, max_size=5))
 def test_no_value_is_lost_whatever_it_is(extras):
     table, texts = table_of_rows(row(number, extra=value) for number, value in enumerate(extras))
