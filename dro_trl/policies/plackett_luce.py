@@ -1,6 +1,5 @@
 """Plackett-Luce over item scores: one forward pass of the prompt gives every selection's probability."""
 
-import string
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -9,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from dro_trl.lm import encoding, prompts
 from dro_trl.lm.attention import blocks_of
-from dro_trl.lm.logps import chosen_logps, kept_logits
+from dro_trl.lm.logps import kept_logits
 from dro_trl.lm.packing import SharedPromptBatch, pack
 from dro_trl.lm.prompts import DEFAULT, PromptTexts
 from dro_trl.lm.tokens import Tokenizer
@@ -23,14 +21,10 @@ from dro_trl.policies.base import (
     StatedReading,
     check_candidates,
 )
+from dro_trl.policies.item_scores import ItemScore, ItemScores, standardised
 from dro_trl.policies.score_weights import ScoreWeights
 from dro_trl.types import Question
 
-IDENTIFIERS = string.ascii_uppercase + string.ascii_lowercase
-ANY_TOKEN = 0
-"""Stands where a token is predicted but none is given."""
-
-ItemScore = Literal["pointwise", "passage_end", "query_likelihood", "identifier"]
 Proposal = Literal["policy", "every_passage"]
 
 
@@ -129,40 +123,6 @@ class ScoringInputs:
         return ScoringInputs(self.batch.to(device), self.item_mask.to(device), self.prior.to(device))
 
 
-@dataclass
-class _Encoded:
-    """One row as `pack` takes it: what all continuations share, the continuations, and which tokens are scored."""
-
-    shared: list[int]
-    continuations: list[list[int]]
-    scored: list[list[bool]]
-
-
-def _scored_at_the_end(shared: list[int], continuations: list[list[int]]) -> _Encoded:
-    """Read the prediction after the last token of each continuation."""
-    flags = [[False] * len(ids) + [True] for ids in continuations]
-    return _Encoded(shared, [[*ids, ANY_TOKEN] for ids in continuations], flags)
-
-
-def _standardised(row: Question) -> Tensor:
-    """The retriever's scores of a row's candidates, of mean 0 and standard deviation 1, (N,) float32."""
-    scores = torch.tensor([passage["score"] for passage in row["candidates"]], dtype=torch.float32)
-    return (scores - scores.mean()) / scores.std(correction=0).clamp(min=1e-6)
-
-
-def _question_scores(logits: Tensor, batch: SharedPromptBatch, reads_answer: bool) -> list[Tensor]:
-    """The log p(question | passage) and, where read, minus the entropy after it, in nats, both (B, N) float32."""
-    asked, parts = batch.target_mask, []
-    zeros = torch.zeros_like(batch.targets, dtype=torch.float32)
-    if reads_answer:  # The last of each item's targets.
-        last = asked & ~nn.functional.pad(asked[..., 1:], (0, 1))
-        log_probs = logits[batch.sources[last]].float().log_softmax(-1)
-        parts = [zeros.masked_scatter(last, (log_probs.exp() * log_probs).sum(-1)).sum(-1)]
-        asked = asked & ~last
-    logps = chosen_logps(logits, batch.sources[asked], batch.targets[asked])
-    return [zeros.masked_scatter(asked, logps).sum(-1), *parts]
-
-
 class PlackettLucePolicy(SelectionPolicy):
     """Draws K passages without replacement, in proportion to the exponential of their item scores.
 
@@ -205,8 +165,6 @@ class PlackettLucePolicy(SelectionPolicy):
         proposal: Proposal = "policy",
         texts: PromptTexts = DEFAULT,
     ) -> None:
-        if item_score not in get_args(ItemScore):
-            raise ValueError(f"item_score={item_score!r} is unknown; use one of {str(get_args(ItemScore))[1:-1]}")
         if score_temperature == 0:
             raise ValueError("score_temperature=0 divides the scores by nothing; 1 leaves them as they are")
         if answer_confidence is not None and item_score != "query_likelihood":
@@ -221,26 +179,13 @@ class PlackettLucePolicy(SelectionPolicy):
         self.texts = texts
         self.num_selected = num_selected
         self.item_score = item_score
-        self.reads_answer = answer_confidence is not None
+        self.scores = ItemScores(tokenizer, item_score, texts, reads_answer=answer_confidence is not None)
         self.score_weights = ScoreWeights(score_temperature, retriever_prior, answer_confidence, learn_weights)
-        if item_score == "identifier":
-            self.token_ids = torch.tensor([self._token(texts.choice, letter) for letter in IDENTIFIERS])
-        elif item_score != "query_likelihood":
-            self.token_ids = torch.tensor([self._token(texts.useful, f" {word}") for word in (texts.yes, texts.no)])
 
     @property
     def scores_alone(self) -> bool:
         """Whether an item's score, but for the retriever's prior, does not depend on the other candidates."""
         return self.item_score in ("pointwise", "query_likelihood")
-
-    def _token(self, stem: str, text: str) -> int:
-        ids = encoding.continuation_ids(self.tokenizer, stem, text)
-        if len(ids) != 1:
-            raise ValueError(
-                f"the tokenizer splits {text!r} after {stem!r} into {len(ids)} tokens, but item_score="
-                f"{self.item_score!r} needs one; use AutoregressivePolicy with this tokenizer"
-            )
-        return ids[0]
 
     def encode(self, rows: Sequence[Question]) -> ScoringInputs:
         """Encode the prompt of each row; see `SelectionPolicy.encode`.
@@ -249,13 +194,7 @@ class PlackettLucePolicy(SelectionPolicy):
             ValueError: If a row has fewer than K candidates, or more than there are identifiers.
         """
         check_candidates(rows, self.num_selected)
-        encode = {
-            "pointwise": self._encode_pointwise,
-            "passage_end": self._encode_passage_end,
-            "query_likelihood": self._encode_query_likelihood,
-            "identifier": self._encode_identifier,
-        }[self.item_score]
-        encoded = [encode(row) for row in rows]
+        encoded = [self.scores.encode(row) for row in rows]
         batch = pack(
             [row.shared for row in encoded],
             [row.continuations for row in encoded],
@@ -264,56 +203,11 @@ class PlackettLucePolicy(SelectionPolicy):
         )
         sizes = torch.tensor([len(row["candidates"]) for row in rows])
         item_mask = torch.arange(int(sizes.max())) < sizes[:, None]
-        return ScoringInputs(batch, item_mask, pad_sequence([_standardised(row) for row in rows], batch_first=True))
-
-    def _rendered(self, row: Question) -> tuple[str, list[tuple[int, int]]]:
-        text, spans = prompts.scoring_prompt(row["question"], row["candidates"], self.texts)
-        rendered, shift = encoding.render(self.tokenizer, text), encoding.text_start(self.tokenizer)
-        return rendered, [(shift + start, shift + end) for start, end in spans]
-
-    def _encode_pointwise(self, row: Question) -> _Encoded:
-        text, spans = self._rendered(row)
-        pieces = [text[: spans[0][0]], *(text[start:end] for start, end in spans)]
-        shared, *passages = encoding.encode_all(self.tokenizer, pieces)
-        return _scored_at_the_end(shared, passages)
-
-    def _encode_passage_end(self, row: Question) -> _Encoded:
-        text, spans = self._rendered(row)
-        ids, ends = encoding.encode_with_ends(self.tokenizer, text, [end for _, end in spans])
-        scored = {end + 1 for end in ends}
-        flags = [index in scored for index in range(1, len(ids) + 1)]
-        return _Encoded(ids[:1], [[*ids[1:], ANY_TOKEN]], [flags])
-
-    def _encode_query_likelihood(self, row: Question) -> _Encoded:
-        texts = [encoding.render(self.tokenizer, prompts.question_prompt(p, self.texts)) for p in row["candidates"]]
-        head = encoding.text_start(self.tokenizer) + len(self.texts.passage)
-        asked = encoding.question_ids(self.tokenizer, row["question"], self.texts)
-        flags = [True] * len(asked)
-        if self.reads_answer:
-            ids = encoding.encode(self.tokenizer, f"\n{self.texts.answer}")
-            asked, flags = [*asked, *ids, ANY_TOKEN], [*flags, *[False] * len(ids), True]
-        shared, *stems = encoding.encode_all(self.tokenizer, [texts[0][:head], *(text[head:] for text in texts)])
-        return _Encoded(
-            shared,
-            [[*stem, *asked] for stem in stems],
-            [[False] * len(stem) + flags for stem in stems],
-        )
-
-    def _encode_identifier(self, row: Question) -> _Encoded:
-        candidates = row["candidates"]
-        if len(candidates) > len(IDENTIFIERS):
-            raise ValueError(
-                f"question {row['question']!r} has {len(candidates)} candidates, but item_score='identifier' has "
-                f"{len(IDENTIFIERS)} letters; use another item_score or fewer candidates, or select by windows "
-                "(window_size of RAGPipeline, `dro-trl evaluate` and `dro-trl ask`)"
-            )
-        text = prompts.ranking_prompt(row["question"], candidates, IDENTIFIERS[: len(candidates)], self.texts)
-        ids = encoding.encode(self.tokenizer, encoding.render(self.tokenizer, text, lead=self.texts.choice))
-        return _scored_at_the_end(ids[:1], [ids[1:]])
+        return ScoringInputs(batch, item_mask, pad_sequence([standardised(row) for row in rows], batch_first=True))
 
     def prior(self, row: Question) -> Tensor:
         """Return what the retriever's scores add to the item scores of a row, (N,) float32."""
-        return self.score_weights.weight.detach()[1] * _standardised(row)
+        return self.score_weights.weight.detach()[1] * standardised(row)
 
     def questions_of(self, inputs: ScoringInputs) -> Tensor:
         """Return the question that each row is of; see `SelectionPolicy.questions_of`."""
@@ -341,18 +235,7 @@ class PlackettLucePolicy(SelectionPolicy):
 
     def item_scores(self, model: nn.Module, inputs: ScoringInputs) -> Tensor:
         """Return the item scores in float32, (B, N), -inf where a row has fewer candidates. One forward pass."""
-        batch = inputs.batch
-        logits = kept_logits(model, batch)
-        if self.item_score == "query_likelihood":
-            parts = _question_scores(logits, batch, self.reads_answer)
-        else:
-            token_ids = self.token_ids.to(batch.input_ids.device)
-            found = logits[batch.sources[batch.target_mask]][:, token_ids].float()
-            if self.item_score == "identifier":
-                parts = [found[:, : inputs.item_mask.shape[1]]]
-            else:
-                zeros = torch.zeros_like(inputs.prior)
-                parts = [zeros.masked_scatter(inputs.item_mask, found[:, 0] - found[:, 1])]
+        parts = self.scores.read(kept_logits(model, inputs.batch), inputs.batch, inputs.item_mask)
         scores: Tensor = self.score_weights([parts[0], inputs.prior, *parts[1:]])
         return scores.masked_fill(~inputs.item_mask, float("-inf"))
 

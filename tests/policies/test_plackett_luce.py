@@ -101,7 +101,7 @@ def test_pointwise_scores_are_those_of_each_passage_alone(kind, name):
     tokenizer = TOKENIZERS[name]()
     policy, model = PlackettLucePolicy(tokenizer, 1, "pointwise"), tiny_model(kind, tokenizer)
     rows = [awkward_row(), *tiny_questions(3)]
-    yes, no = policy.token_ids.tolist()
+    yes, no = policy.scores.token_ids.tolist()
     with torch.no_grad():
         scores = policy.item_scores(model, policy.encode(rows))
         for b, row in enumerate(rows):
