@@ -4,6 +4,8 @@ Every question names the kind of thing it asks for ("Which town ..."), because a
 for answering then answers in a word or two.
 """
 
+import random
+from dataclasses import dataclass
 from typing import NamedTuple
 
 
@@ -24,6 +26,46 @@ class Relation(NamedTuple):
     wordings: tuple[Wording, ...]
     phrase: str = ""
     """Where the value is another entity: how a question refers to it by way of `{x}`."""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """`value` is the `relation` of `subject`, told in the relation's wording number `wording`."""
+
+    subject: str
+    relation: Relation
+    value: str
+    wording: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question, its answer, and the facts it rests on in reading order."""
+
+    question: str
+    answer: str
+    facts: tuple[Fact, ...]
+    kind: str
+    """`one_hop`, `two_hop`, `three_hop` or `comparison`."""
+
+
+def state(
+    rng: random.Random, subject: str, relation: Relation, value: str, mention: str = "", wording: int | None = None
+) -> Fact:
+    """Tell a fact.
+
+    Args:
+        rng: Draws the wording where none is given.
+        subject: Name of the entity that it is about.
+        relation: What is told of it.
+        value: The relation's value.
+        mention: What stands behind the subject's name, between commas.
+        wording: Number of the relation's wording.
+    """
+    wording = rng.randrange(len(relation.wordings)) if wording is None else wording
+    text = relation.wordings[wording].statement.format(x=subject + mention, v=value).replace(",.", ".")
+    return Fact(subject, relation, value, wording, text)
 
 
 def _relation(name: str, values: str, *wordings: tuple[str, str], phrase: str = "") -> Relation:
@@ -165,6 +207,16 @@ ATTRIBUTES: dict[str, tuple[Relation, ...]] = {
         ),
     ),
 }
+
+AGE = _relation(
+    "age",
+    " ".join(str(years) for years in range(16, 99)),
+    ("{x} is {v} years old.", "How old is {x}?"),
+    ("The age of {x} is {v} years.", "Which age is {x}?"),
+)
+
+COMPARISONS = {True: "Which person is older, {x} or {y}?", False: "Which person is younger, {x} or {y}?"}
+"""What is asked about two ages, by whether the greater one is the answer."""
 
 LINKS: dict[str, tuple[Relation, ...]] = {
     "Person": (

@@ -1,5 +1,6 @@
 """The fictional encyclopedia: unambiguous, never the same twice, and hard for BM25 in the way that it should be."""
 
+import hashlib
 import json
 import re
 from collections import Counter
@@ -109,6 +110,19 @@ def test_the_same_seed_gives_the_same_world_and_another_seed_another():
     assert first == again
     names = [{passage["title"] for passage in world.corpus} - set(THINGS) for world in (first, other)]
     assert not names[0] & names[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "digests"),
+    [
+        ((0, 160, 200), ("498cbc44cbece0f5", "f0936e94f51d66a5", "d6b05328dfd489d9")),
+        ((7, 41, 19), ("ea898127b4ff8204", "d962c071c18076f7", "c90c5437ba47465d")),
+    ],
+)
+def test_the_world_without_shares_is_that_of_the_published_figures(tmp_path, arguments, digests):
+    FictionalEncyclopedia.generate(*arguments).write(tmp_path)
+    files = [(tmp_path / f"{name}.jsonl").read_bytes() for name in ("corpus", "train", "eval")]
+    assert tuple(hashlib.sha256(file).hexdigest()[:16] for file in files) == digests
 
 
 def test_names_and_sentences_are_short(world):

@@ -239,8 +239,8 @@ def shrink_the_encyclopedia(patch: pytest.MonkeyPatch) -> None:
     """Have every encyclopedia hold four questions at most, which is what training and evaluation take long for."""
     generate = FictionalEncyclopedia.generate
 
-    def few(seed: int = 0, num_train: int = 160, num_eval: int = 200) -> FictionalEncyclopedia:
-        return generate(seed, min(num_train, 4), min(num_eval, 4))
+    def few(seed: int = 0, num_train: int = 160, num_eval: int = 200, **shares: float) -> FictionalEncyclopedia:
+        return generate(seed, min(num_train, 4), min(num_eval, 4), **shares)
 
     patch.setattr(FictionalEncyclopedia, "generate", staticmethod(few))
 
