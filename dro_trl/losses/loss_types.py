@@ -7,8 +7,9 @@ from torch import Tensor
 from dro_trl.losses.base import ScoredSelections
 from dro_trl.losses.baselines import grpo_objective, ppo_objective, reinforce_objective, rloo_objective
 from dro_trl.losses.dro import dro_objective, importance_weights, log_importance
-from dro_trl.losses.options import LossOptions
+from dro_trl.losses.options import OVER_PASSAGES, LossOptions
 from dro_trl.losses.terms import entropy_loss
+from dro_trl.losses.without_draws import log_copies, replug_objective
 
 LOSSES: dict[str, Callable[[ScoredSelections, Tensor, LossOptions], Tensor]] = {
     "dro": dro_objective,
@@ -16,6 +17,7 @@ LOSSES: dict[str, Callable[[ScoredSelections, Tensor, LossOptions], Tensor]] = {
     "rloo": rloo_objective,
     "reinforce": reinforce_objective,
     "ppo": ppo_objective,
+    "replug": replug_objective,
 }
 """The selector's loss by `loss_type`, of the selections, their weights, (B, M), and the options: a scalar."""
 
@@ -26,9 +28,14 @@ def log_weights(scored: ScoredSelections, args: LossOptions) -> Tensor:
 
 
 def selection_weights(scored: ScoredSelections, args: LossOptions) -> Tensor:
-    """Return what each selection weighs, (B, M), rows summing to 1: the posterior with `"dro"`, else all alike."""
+    """Return what each selection weighs, (B, M), rows summing to 1: the posterior with `"dro"`, else all alike.
+
+    Where every passage is taken, it is passages that weigh alike, however often each is.
+    """
     if args.loss_type == "dro":
         return importance_weights(log_weights(scored, args))
+    if args.loss_type in OVER_PASSAGES:
+        return importance_weights(-log_copies(scored))
     return scored.rewards.new_full(scored.rewards.shape, 1 / scored.rewards.shape[-1])
 
 

@@ -41,7 +41,7 @@ class SelectionSample(SelectionLogps):
     """Selections drawn from a policy, of K passages each."""
 
     selections: Tensor
-    """(B, M, K) int64, indices of candidates."""
+    """(B, M, K) int64, indices of candidates; (B, M, 1) where every passage is taken by itself."""
     behavior_logps: Tensor
     """(B, M) float32, log q(z|x) in nats under the tempered policy they were drawn from, without gradient."""
 

@@ -144,9 +144,10 @@ class PlackettLucePolicy(SelectionPolicy):
         learn_weights: Whether `score_temperature` (as its inverse), `retriever_prior` and `answer_confidence` are
             where training starts, at a rate of their own (`policy_learning_rate`), and not where it stays.
         proposal: What selections are drawn from for training. `"policy"`: from the policy itself. `"every_passage"`,
-            for K = 1 and M >= N: nothing is drawn, each passage is a selection, so that DRO's gradient is exact (as in
-            RAG-Sequence, Lewis et al., 2020). More can be selected afterwards. For `loss_type="dro"` without entropy
-            and KL terms: what else there is estimates something from draws, and is refused.
+            for M >= N: nothing is drawn, each passage is a selection of its own whatever K, so that DRO's gradient is
+            that of K = 1, exactly (as in RAG-Sequence, Lewis et al., 2020). K are selected afterwards. For
+            `loss_type` `"dro"`, `"replug"` and `"emdr2"` without entropy and KL terms: what else there is estimates
+            something from draws, and is refused.
         texts: The words of the prompts; `yes` and `no` stand for " yes" and " no".
     """
 
@@ -250,15 +251,10 @@ class PlackettLucePolicy(SelectionPolicy):
         """Draw selections by Gumbel top-K, or take every passage; see `SelectionPolicy.sample`.
 
         Raises:
-            ValueError: If every passage is to be taken, and K is not 1 or there are more of them than selections.
+            ValueError: If every passage is to be taken, and there are more of them than selections.
         """
         scores = self.item_scores(model, inputs)
         if self.proposal == "every_passage":
-            if self.num_selected != 1:
-                raise ValueError(
-                    f"proposal='every_passage' and num_selected={self.num_selected}: train with num_selected=1, and "
-                    "give num_selected to RAGPipeline, `dro-trl evaluate` or `dro-trl ask` afterwards"
-                )
             selections, shares = (part.to(scores.device) for part in every_item(inputs.sizes, num_selections))
             logps, entropies = plackett_luce_logps(scores, selections)
             return SelectionSample(logps, entropies.mean(-1), selections, shares)

@@ -14,6 +14,7 @@ from dro_trl.lm.turns import (
     set_turns,
     stop_where_answers_end,
 )
+from dro_trl.losses.options import OVER_PASSAGES
 from dro_trl.models.adapters import AdapterView, share_base, train_roles
 from dro_trl.models.answers import AnswerScorer
 from dro_trl.models.loading import (
@@ -79,15 +80,20 @@ def _check_policy(policy: SelectionPolicy, args: DROConfig) -> None:
         )
     if policy.proposal == "every_passage":
         _check_every_passage(args)
+    elif args.loss_type in OVER_PASSAGES:
+        raise ValueError(
+            f"loss_type={args.loss_type!r} and proposal={policy.proposal!r} do not go together, since that loss is a "
+            "sum over single passages; set proposal='every_passage' (policy_kwargs of PlackettLucePolicy)"
+        )
 
 
 def _check_every_passage(args: DROConfig) -> None:
     """Refuse what estimates something from selections that were drawn, where none is."""
-    for name, needed in (("loss_type", "dro"), ("entropy_coef", 0), ("kl_coef", 0)):
-        if getattr(args, name) != needed:
+    for name, allowed in (("loss_type", ("dro", *OVER_PASSAGES)), ("entropy_coef", (0,)), ("kl_coef", (0,))):
+        if getattr(args, name) not in allowed:
             raise ValueError(
                 f"proposal='every_passage' and {name}={getattr(args, name)!r} do not go together, since that needs "
-                f"selections drawn from the policy; set {name}={needed!r}, or proposal='policy'"
+                f"selections drawn from the policy; set {name}={allowed[0]!r}, or proposal='policy'"
             )
 
 

@@ -319,19 +319,15 @@ def test_every_passage_is_taken_in_training_and_k_of_them_afterwards():
     torch.testing.assert_close(sample.logps[1].exp().sum(), torch.tensor(1.0))
     wider = PlackettLucePolicy(tiny_tokenizer(), 3, proposal="every_passage")
     assert wider.best(model, wider.encode(rows))[0].shape == (2, 3)
+    of_one = wider.sample(model, wider.encode(rows), 6, random_generators(2))
+    assert torch.equal(of_one.selections, sample.selections)  # Whatever K is selected afterwards.
+    assert torch.equal(of_one.logps, sample.logps)
 
 
-@pytest.mark.parametrize(
-    ("num_selected", "num_selections", "message"),
-    [
-        (2, 6, "proposal='every_passage' and num_selected=2: train with num_selected=1"),
-        (1, 5, "num_selections=5 and a question of 6 candidates: set num_selections to 6"),
-    ],
-)
-def test_what_every_passage_asks_for(num_selected, num_selections, message):
-    policy = PlackettLucePolicy(tiny_tokenizer(), num_selected, proposal="every_passage")
+def test_what_every_passage_asks_for():
+    policy = PlackettLucePolicy(tiny_tokenizer(), 1, proposal="every_passage")
     model, inputs = tiny_model("llama", tiny_tokenizer()), policy.encode(tiny_questions(4, 6))
-    with pytest.raises(ValueError, match=message):
-        policy.sample(model, inputs, num_selections, random_generators(2))
+    with pytest.raises(ValueError, match="num_selections=5 and a question of 6 candidates: set num_selections to 6"):
+        policy.sample(model, inputs, 5, random_generators(2))
     with pytest.raises(ValueError, match="proposal='all' is unknown"):
         PlackettLucePolicy(tiny_tokenizer(), proposal="all")

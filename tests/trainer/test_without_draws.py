@@ -1,0 +1,58 @@
+"""A tiny pair trained with each baseline that draws nothing: what is read, and which weights get a gradient."""
+
+import math
+
+import pytest
+import torch
+from datasets import Dataset
+
+from dro_trl import RAGPipeline
+from tests.helpers.tiny_models import tiny_questions
+from tests.helpers.training import gradients, logged, make_trainer
+
+EVERY = {"num_selected": 2, "num_selections": 6, "policy_kwargs": {"proposal": "every_passage"}}
+
+
+def models_with_gradient(trainer) -> set[str]:
+    """The models that a step moves; its loss must be a number."""
+    loss, grads = gradients(trainer, {"rows": trainer.train_dataset.to_list()[:2], "draw": 0})
+    assert math.isfinite(loss)
+    return {name.partition(".")[0] for name, gradient in grads.items() if gradient.abs().max() > 0}
+
+
+@pytest.mark.parametrize("loss_type", ["dro", "replug"])
+@pytest.mark.parametrize("trained", [("selector", "generator"), ("selector",)])
+def test_single_passages_train_the_models_that_are_trained(tmp_path, loss_type, trained):
+    trainer = make_trainer(tmp_path, loss_type=loss_type, train_generator="generator" in trained, **EVERY)
+    assert models_with_gradient(trainer) == set(trained)
+    batch = {"rows": trainer.train_dataset.to_list()[:2], "draw": 0}
+    assert trainer.estimate(trainer.model, batch)["selections"].shape == (2, 6, 1)
+
+
+def test_rag_sequence_trains_on_each_passage_and_selects_several(tmp_path):
+    trainer = make_trainer(tmp_path, eval_dataset=Dataset.from_list(tiny_questions(4, 6)), **EVERY)
+    trainer.train()
+    assert logged(trainer, "frac_unique_selections")
+    assert math.isfinite(trainer.evaluate()["eval_loss"])
+    trainer.save_model()
+    pipeline = RAGPipeline.from_pretrained(tmp_path, device="cpu")
+    assert all(len(set(selection)) == 2 for selection, _ in pipeline.select(tiny_questions(4, 6)))
+
+
+def test_replug_off_policy_is_the_same_divergence(tmp_path):
+    """Samples that are used twice are still all passages: the second loss is that of the moved selector, exactly."""
+    trainer = make_trainer(tmp_path, loss_type="replug", num_iterations=2, train_generator=False, **EVERY)
+    rows = trainer.train_dataset.to_list()[:2]
+    kept = trainer.estimate(trainer.model, {"rows": rows, "draw": 0})
+    with torch.no_grad():
+        for parameter in trainer.model.selector.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    again = gradients(trainer, {"rows": rows, "draw": 0, **kept})[0]
+    afresh = gradients(trainer, {"rows": rows, "draw": 0})[0]
+    assert again == pytest.approx(afresh, rel=1e-5)
+
+
+def test_a_sum_over_passages_needs_every_passage(tmp_path):
+    message = "loss_type='replug' and proposal='policy' do not go together.*set proposal='every_passage'"
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tmp_path, loss_type="replug")
