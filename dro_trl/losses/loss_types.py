@@ -9,7 +9,7 @@ from dro_trl.losses.baselines import grpo_objective, ppo_objective, reinforce_ob
 from dro_trl.losses.dro import dro_objective, importance_weights, log_importance
 from dro_trl.losses.options import OVER_PASSAGES, LossOptions
 from dro_trl.losses.terms import entropy_loss
-from dro_trl.losses.without_draws import log_copies, replug_objective
+from dro_trl.losses.without_draws import emdr2_objective, log_copies, replug_objective
 
 LOSSES: dict[str, Callable[[ScoredSelections, Tensor, LossOptions], Tensor]] = {
     "dro": dro_objective,
@@ -18,6 +18,7 @@ LOSSES: dict[str, Callable[[ScoredSelections, Tensor, LossOptions], Tensor]] = {
     "reinforce": reinforce_objective,
     "ppo": ppo_objective,
     "replug": replug_objective,
+    "emdr2": emdr2_objective,
 }
 """The selector's loss by `loss_type`, of the selections, their weights, (B, M), and the options: a scalar."""
 
@@ -28,11 +29,12 @@ def log_weights(scored: ScoredSelections, args: LossOptions) -> Tensor:
 
 
 def selection_weights(scored: ScoredSelections, args: LossOptions) -> Tensor:
-    """Return what each selection weighs, (B, M), rows summing to 1: the posterior with `"dro"`, else all alike.
+    """Return what each selection weighs, (B, M), rows summing to 1: the posterior or all alike.
 
-    Where every passage is taken, it is passages that weigh alike, however often each is.
+    It is the posterior with `"dro"` and `"emdr2"`. With `"replug"` it is passages that weigh alike, however often each
+    of them is taken.
     """
-    if args.loss_type == "dro":
+    if args.loss_type in ("dro", "emdr2"):
         return importance_weights(log_weights(scored, args))
     if args.loss_type in OVER_PASSAGES:
         return importance_weights(-log_copies(scored))

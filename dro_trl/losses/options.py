@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat
 
-OVER_PASSAGES = ("replug",)
+OVER_PASSAGES = ("replug", "emdr2")
 """Losses that are sums over single passages, every one of which is taken."""
 
 
@@ -16,13 +16,13 @@ class LossOptions:
     reward_temperature: PositiveFloat = field(
         default=1.0, metadata={"help": "T in the weights `softmax(log rho + r / T)`; 1 is the exact posterior."}
     )
-    loss_type: Literal["dro", "grpo", "rloo", "reinforce", "ppo", "replug"] = field(
+    loss_type: Literal["dro", "grpo", "rloo", "reinforce", "ppo", "replug", "emdr2"] = field(
         default="dro",
         metadata={
             "help": "What the selector is trained with: 'dro' (importance weights); a baseline from reinforcement "
             "learning on the same samples and rewards ('grpo', 'rloo', 'reinforce', 'ppo'), or of earlier joint "
-            "training, passage by passage ('replug', with proposal 'every_passage'). With a baseline the generator "
-            "weighs all selections alike."
+            "training, passage by passage ('replug', 'emdr2', with proposal 'every_passage'). With a baseline the "
+            "generator weighs all selections alike; with 'emdr2' it learns from the K likeliest passages together."
         },
     )
     epsilon: PositiveFloat = field(

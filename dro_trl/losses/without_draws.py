@@ -1,10 +1,11 @@
-"""Baselines without draws, over every passage by itself: REPLUG LSR."""
+"""Baselines without draws, over every passage by itself: REPLUG LSR, and the selector's side of EMDR²."""
 
 import math
 
 from torch import Tensor
 
 from dro_trl.losses.base import ScoredSelections
+from dro_trl.losses.dro import dro_loss
 from dro_trl.losses.options import LossOptions
 
 
@@ -34,3 +35,26 @@ def replug_loss(logps: Tensor, rewards: Tensor, log_counts: Tensor, temperature:
 def replug_objective(scored: ScoredSelections, weight: Tensor, args: LossOptions) -> Tensor:
     """Return the loss of REPLUG LSR."""
     return replug_loss(scored.logps, scored.rewards, log_copies(scored), args.reward_temperature)
+
+
+def emdr2_objective(scored: ScoredSelections, weight: Tensor, args: LossOptions) -> Tensor:
+    """Return the selector's loss of EMDR² (Sachan et al., 2021): `-log sum_d p_s(d|x) exp(r_d / T)` by its gradient.
+
+    The rewards, the generator's likelihoods given each passage alone, are held constant; the weights are then the
+    posterior over passages.
+    """
+    return dro_loss(scored.logps, weight)
+
+
+def likeliest(selections: Tensor, logps: Tensor, num_selected: int) -> Tensor:
+    """Return the K passages of the highest probability as one selection, (B, 1, K), best first.
+
+    Args:
+        selections: (B, M, 1) int64 single passages, some of them possibly several times.
+        logps: (B, M) their log-probabilities.
+        num_selected: K.
+    """
+    passages = selections[..., 0]
+    repeated = (passages[:, :, None] == passages[:, None, :]).tril(diagonal=-1).any(-1)
+    top = logps.detach().masked_fill(repeated, float("-inf")).topk(num_selected, dim=-1).indices
+    return passages.gather(1, top)[:, None]

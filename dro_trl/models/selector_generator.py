@@ -37,6 +37,10 @@ class SelectorGeneratorOutput(ModelOutput):
     not worth training: without gradient, or 0 where rewards were known."""
     answer_mask: Tensor | None = None
     """(B, M, A, T) bool."""
+    trained_logps: Tensor | None = None
+    """(B, L, A, T) as `answer_logps`, of the selections that the generator trains on where these are others."""
+    trained_mask: Tensor | None = None
+    """(B, L, A, T) bool."""
     state_values: Tensor | None = None
     """(B,) V(x), the reward that the value head expects; only with a value head."""
 
@@ -112,6 +116,7 @@ class SelectorGenerator(nn.Module):
         score_answers: bool = True,
         score_reference: bool = False,
         worth_training: Callable[[SelectorGeneratorOutput], Tensor] | None = None,
+        others: Callable[[SelectorGeneratorOutput], Tensor] | None = None,
         rewarded: bool = False,
     ) -> SelectorGeneratorOutput:
         """Score selections under both models, drawing them first where none are given.
@@ -129,7 +134,9 @@ class SelectorGenerator(nn.Module):
             score_reference: Whether to run the reference selector.
             worth_training: Says of which selections the answers are scored with gradient, (B, M) bool, at least one in
                 a row, from what is known without; of all where None.
-            rewarded: Whether it needs no answers to say so. Those without gradient are then not scored.
+            others: Says which selections, (B, L, K), the generator trains on in place of these, whose answers are then
+                scored without gradient.
+            rewarded: Whether rewards need no answers. Those without gradient are then not scored.
 
         Raises:
             ValueError: If neither selections nor what it takes to draw them is given.
@@ -157,7 +164,12 @@ class SelectorGenerator(nn.Module):
             entropy=scored.entropy,
             state_values=self.value_head(noted, self.policy.questions_of(inputs)) if self.value_head else None,
         )
-        if score_answers:
+        if score_answers and others is not None:
+            if not rewarded:
+                with torch.no_grad():
+                    output.answer_logps, output.answer_mask = self.scorer.logps(self.generator, rows, selections)
+            output.trained_logps, output.trained_mask = self.scorer.logps(self.generator, rows, others(output))
+        elif score_answers:
             self._score_answers(rows, output, worth_training if torch.is_grad_enabled() else None, rewarded)
         return output
 

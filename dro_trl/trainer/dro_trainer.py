@@ -17,6 +17,7 @@ from dro_trl.lm.turns import saved_turns
 from dro_trl.losses import loss_types
 from dro_trl.losses.base import ScoredSelections
 from dro_trl.losses.dro import dro_loss, worth_training
+from dro_trl.losses.without_draws import likeliest
 from dro_trl.models.answers import answer_selections
 from dro_trl.models.selector_generator import SelectorGeneratorOutput, parameter_groups
 from dro_trl.policies.base import SelectionPolicy
@@ -194,6 +195,7 @@ class DROTrainer(PairTrainer):
             score_answers=args.train_generator or (self.reward_sum.names("answer_logps") and not estimated),
             score_reference=args.kl_coef > 0 and args.train_selector and not estimated,
             worth_training=partial(self._worth_training, batch) if args.min_generator_weight else None,
+            others=self._likeliest if args.loss_type == "emdr2" and args.train_generator else None,
             rewarded=estimated or not self.reward_sum.names("answer_logps"),
         )
         return output
@@ -206,6 +208,9 @@ class DROTrainer(PairTrainer):
         worth = worth_training(weight, output.selections, self.args.min_generator_weight)
         self._record({"left_out_weight": (weight * ~worth).sum(-1)})
         return worth
+
+    def _likeliest(self, output: SelectorGeneratorOutput) -> Tensor:
+        return likeliest(output.selections, output.selector_logps, self.args.num_selected)
 
     @staticmethod
     def _scored(output: SelectorGeneratorOutput, batch: Batch) -> ScoredSelections:
@@ -272,6 +277,8 @@ class DROTrainer(PairTrainer):
             total = total + loss_types.selector_loss(scored, weight, args)
         if args.train_generator:
             tokens, mask = output.answer_logps, output.answer_mask
+            if output.trained_logps is not None:
+                tokens, mask, weight = output.trained_logps, output.trained_mask, torch.ones_like(weight[:, :1])
             assert tokens is not None
             assert mask is not None
             answer_logps = reduce_answer_logps(tokens, mask, args.likelihood_reduction, args.likelihood_aliases)

@@ -11,7 +11,7 @@ from torch import Tensor
 from dro_trl import DROConfig
 from dro_trl.losses.base import ScoredSelections
 from dro_trl.losses.loss_types import selection_weights, selector_loss
-from dro_trl.losses.without_draws import replug_loss
+from dro_trl.losses.without_draws import likeliest, replug_loss
 from dro_trl.policies.plackett_luce import every_item, plackett_luce_logps
 
 SCORES = torch.tensor([[0.5, -0.3, 0.1, 0.8], [1.2, 0.4, -0.6, -torch.inf]], dtype=torch.float64)
@@ -59,6 +59,39 @@ def test_replug_descends_the_divergence_from_the_language_models_preference(num_
     torch.testing.assert_close(found, gradient, atol=1e-6, rtol=1e-6)
     alike = torch.tensor([[1 / 4] * 4, [1 / 3] * 3 + [0]], dtype=torch.float64)
     torch.testing.assert_close(weight, alike, atol=1e-6, rtol=0)  # For the generator, where it is trained.
+
+
+@pytest.mark.parametrize("num_selections", [4, 6])
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_emdr2_ascends_the_marginal_over_single_passages(num_selections, temperature):
+    """log sum_k p(z_k) SG(p(a | z_k)) (Sachan et al., 2021), here over all candidates."""
+
+    def surprise(scores: Tensor, answer_logps: Tensor) -> Tensor:
+        return -(scores.log_softmax(-1) + answer_logps / temperature).logsumexp(-1)
+
+    _, gradient = gradient_of(surprise)
+    _, found, weight = loss_and_gradient("emdr2", num_selections, reward_temperature=temperature)
+    torch.testing.assert_close(found, gradient, atol=1e-6, rtol=1e-6)
+    posterior = (SCORES + ANSWER_LOGPS / temperature).softmax(-1)
+    torch.testing.assert_close(weight, posterior, atol=1e-6, rtol=0)
+
+
+def test_emdr2_worked_by_hand():
+    """Flat over two, likelihoods 3/4 and 1/4: the posterior is 3/4, 1/4, and the loss falls by it less 1/2 each."""
+    scores = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
+    logps = scores.log_softmax(-1)
+    rewards = torch.tensor([[0.75, 0.25]], dtype=torch.float64).log()
+    scored = ScoredSelections(logps, torch.zeros(1, 2, dtype=torch.float64), rewards)
+    args = DROConfig("unused", loss_type="emdr2", bf16=False, report_to="none")
+    selector_loss(scored, selection_weights(scored, args), args).backward()
+    torch.testing.assert_close(scores.grad, torch.tensor([[-0.25, 0.25]], dtype=torch.float64))
+
+
+def test_the_likeliest_passages_are_taken_once():
+    """Of passages 0, 1, 2, 0, 1, 2 the copies do not count: best first, 2 and then 0."""
+    selections = torch.tensor([[0, 1, 2, 0, 1, 2], [0, 1, 2, 3, 4, 5]])[..., None]
+    logps = torch.tensor([[0.3, 0.1, 0.6, 0.3, 0.1, 0.6], [0.1, 0.05, 0.2, 0.05, 0.35, 0.25]]).log()
+    assert likeliest(selections, logps, 2).tolist() == [[[2, 0]], [[4, 5]]]
 
 
 def test_replug_worked_by_hand():

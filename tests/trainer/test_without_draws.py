@@ -20,7 +20,7 @@ def models_with_gradient(trainer) -> set[str]:
     return {name.partition(".")[0] for name, gradient in grads.items() if gradient.abs().max() > 0}
 
 
-@pytest.mark.parametrize("loss_type", ["dro", "replug"])
+@pytest.mark.parametrize("loss_type", ["dro", "replug", "emdr2"])
 @pytest.mark.parametrize("trained", [("selector", "generator"), ("selector",)])
 def test_single_passages_train_the_models_that_are_trained(tmp_path, loss_type, trained):
     trainer = make_trainer(tmp_path, loss_type=loss_type, train_generator="generator" in trained, **EVERY)
@@ -52,7 +52,33 @@ def test_replug_off_policy_is_the_same_divergence(tmp_path):
     assert again == pytest.approx(afresh, rel=1e-5)
 
 
-def test_a_sum_over_passages_needs_every_passage(tmp_path):
-    message = "loss_type='replug' and proposal='policy' do not go together.*set proposal='every_passage'"
+def test_emdr2_reads_the_likeliest_passages_together(tmp_path):
+    """The generator's gradient is that of the answer given the policy's best K alone, whatever single ones say."""
+    trainer = make_trainer(tmp_path, loss_type="emdr2", **EVERY)
+    pair, rows = trainer.model, trainer.train_dataset.to_list()[:2]
+    best, _ = pair.policy.best(pair.selector, pair.policy.encode(rows))
+    logps, _ = pair.scorer.logps(pair.generator, rows, best[:, None])
+    expected = torch.autograd.grad(-logps.sum((1, 2, 3)).mean(), list(pair.generator.parameters()))
+    read: list[torch.Tensor] = []
+    of_scorer = pair.scorer.logps
+    pair.scorer.logps = lambda model, rows, selections: read.append(selections) or of_scorer(model, rows, selections)
+    _, grads = gradients(trainer, {"rows": rows, "draw": 0})
+    assert [tuple(selections.shape) for selections in read] == [(2, 6, 1), (2, 1, 2)]
+    assert torch.equal(read[1][:, 0], best)
+    for (name, _), gradient in zip(pair.generator.named_parameters(), expected, strict=True):
+        torch.testing.assert_close(grads[f"generator.{name}"], gradient, atol=1e-5, rtol=1e-4)
+
+
+def test_emdr2_trains_off_policy_and_evaluates(tmp_path):
+    eval_dataset = Dataset.from_list(tiny_questions(4, 6))
+    trainer = make_trainer(tmp_path, loss_type="emdr2", num_iterations=2, eval_dataset=eval_dataset, **EVERY)
+    trainer.train()
+    assert all(map(math.isfinite, logged(trainer, "loss")))
+    assert math.isfinite(trainer.evaluate()["eval_loss"])
+
+
+@pytest.mark.parametrize("loss_type", ["replug", "emdr2"])
+def test_a_sum_over_passages_needs_every_passage(tmp_path, loss_type):
+    message = f"loss_type='{loss_type}' and proposal='policy' do not go together.*set proposal='every_passage'"
     with pytest.raises(ValueError, match=message):
-        make_trainer(tmp_path, loss_type="replug")
+        make_trainer(tmp_path, loss_type=loss_type)
