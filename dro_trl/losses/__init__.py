@@ -3,7 +3,7 @@
 loss_types     `loss_type` to loss; a new loss is a function, a line there and a value in `options`
 dro            importance weights and DRO's loss
 baselines      GRPO, RLOO, REINFORCE, PPO
-without_draws  REPLUG LSR, EMDR²
+without_draws  REPLUG LSR, EMDR², supervision
 base, options  what a loss is given
 terms          entropy and KL, which several share
 """

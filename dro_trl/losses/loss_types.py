@@ -9,7 +9,7 @@ from dro_trl.losses.baselines import grpo_objective, ppo_objective, reinforce_ob
 from dro_trl.losses.dro import dro_objective, importance_weights, log_importance
 from dro_trl.losses.options import OVER_PASSAGES, LossOptions
 from dro_trl.losses.terms import entropy_loss
-from dro_trl.losses.without_draws import emdr2_objective, log_copies, replug_objective
+from dro_trl.losses.without_draws import emdr2_objective, log_copies, replug_objective, supervised_objective
 
 LOSSES: dict[str, Callable[[ScoredSelections, Tensor, LossOptions], Tensor]] = {
     "dro": dro_objective,
@@ -19,6 +19,7 @@ LOSSES: dict[str, Callable[[ScoredSelections, Tensor, LossOptions], Tensor]] = {
     "ppo": ppo_objective,
     "replug": replug_objective,
     "emdr2": emdr2_objective,
+    "supervised": supervised_objective,
 }
 """The selector's loss by `loss_type`, of the selections, their weights, (B, M), and the options: a scalar."""
 

@@ -16,13 +16,14 @@ class LossOptions:
     reward_temperature: PositiveFloat = field(
         default=1.0, metadata={"help": "T in the weights `softmax(log rho + r / T)`; 1 is the exact posterior."}
     )
-    loss_type: Literal["dro", "grpo", "rloo", "reinforce", "ppo", "replug", "emdr2"] = field(
+    loss_type: Literal["dro", "grpo", "rloo", "reinforce", "ppo", "replug", "emdr2", "supervised"] = field(
         default="dro",
         metadata={
             "help": "What the selector is trained with: 'dro' (importance weights); a baseline from reinforcement "
             "learning on the same samples and rewards ('grpo', 'rloo', 'reinforce', 'ppo'), or of earlier joint "
             "training, passage by passage ('replug', 'emdr2', with proposal 'every_passage'). With a baseline the "
-            "generator weighs all selections alike; with 'emdr2' it learns from the K likeliest passages together."
+            "generator weighs all selections alike; with 'emdr2' it learns from the K likeliest passages together. "
+            "'supervised' trains both models on gold passages (`gold_ids`), which shows what labels would give."
         },
     )
     epsilon: PositiveFloat = field(

@@ -1,4 +1,4 @@
-"""Baselines without draws, over every passage by itself: REPLUG LSR, and the selector's side of EMDR²."""
+"""Baselines without draws: REPLUG LSR and the selector's side of EMDR², passage by passage, and supervision."""
 
 import math
 
@@ -44,6 +44,11 @@ def emdr2_objective(scored: ScoredSelections, weight: Tensor, args: LossOptions)
     posterior over passages.
     """
     return dro_loss(scored.logps, weight)
+
+
+def supervised_objective(scored: ScoredSelections, weight: Tensor, args: LossOptions) -> Tensor:
+    """Return minus the mean log-probability of the selections: of gold passages, the only ones there are then."""
+    return -scored.logps.mean()
 
 
 def likeliest(selections: Tensor, logps: Tensor, num_selected: int) -> Tensor:

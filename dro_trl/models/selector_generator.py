@@ -14,7 +14,8 @@ from dro_trl.lm.older_versions import checkpoint_activations
 from dro_trl.models.adapters import AdapterView, recomputing_contexts
 from dro_trl.models.answers import AnswerScorer
 from dro_trl.models.value_head import ValueHead
-from dro_trl.policies.base import SelectionPolicy, SelectionSample, check_policy
+from dro_trl.policies.base import SelectionLogps, SelectionPolicy, SelectionSample, check_policy
+from dro_trl.policies.gold import gold_sample
 from dro_trl.types import Question
 
 
@@ -117,6 +118,7 @@ class SelectorGenerator(nn.Module):
         score_reference: bool = False,
         worth_training: Callable[[SelectorGeneratorOutput], Tensor] | None = None,
         others: Callable[[SelectorGeneratorOutput], Tensor] | None = None,
+        gold: bool = False,
         rewarded: bool = False,
     ) -> SelectorGeneratorOutput:
         """Score selections under both models, drawing them first where none are given.
@@ -136,6 +138,7 @@ class SelectorGenerator(nn.Module):
                 a row, from what is known without; of all where None.
             others: Says which selections, (B, L, K), the generator trains on in place of these, whose answers are then
                 scored without gradient.
+            gold: Whether to take each question's gold passages for its only selection, in place of drawing any.
             rewarded: Whether rewards need no answers. Those without gradient are then not scored.
 
         Raises:
@@ -143,7 +146,10 @@ class SelectorGenerator(nn.Module):
         """
         inputs = (self.policy.encode(rows) if inputs is None else inputs).to(self.device)
         with self.value_head.reading(self.selector) if self.value_head else contextlib.nullcontext() as noted:
-            if selections is not None:
+            scored: SelectionLogps
+            if gold:
+                scored = gold_sample(self.policy, self.selector, rows, inputs)
+            elif selections is not None:
                 scored = self.policy.logps(self.selector, inputs, selections)
             elif num_selections is None or generators is None:
                 raise ValueError("give `selections`, or `num_selections` and `generators` to draw them")

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import pickle
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,9 +22,10 @@ from dro_trl.lm.fitting import check_fit, cut_passages, warn_of_special_tokens
 from dro_trl.lm.tokens import Tokenizer
 from dro_trl.metrics import mentions_answer, normalize_answer
 from dro_trl.policies.base import SelectionPolicy
+from dro_trl.policies.gold import MOST_IN_ANY_ORDER, gold_places
 from dro_trl.policies.randomness import random_generator
 from dro_trl.retrieval.base import Retriever
-from dro_trl.trainer.dro_config import SelectionConfig
+from dro_trl.trainer.dro_config import DROConfig, SelectionConfig
 from dro_trl.types import Question
 
 logger = logging.getLogger(__name__)
@@ -88,6 +90,8 @@ def prepare_dataset(
     warn_of_special_tokens(plain, name, tokenizer)
     if pair is not None:
         check_fit(plain, name, pair.selector, pair.generator, pair.policy, pair.scorer)
+    if isinstance(args, DROConfig) and args.loss_type == "supervised":
+        _check_gold(dataset, name, args, left_out=training and args.answerable_only)
     if training:
         dataset = _with_answers(dataset, name, args.answerable_only)
     if training and args.shuffle_candidates:
@@ -109,6 +113,27 @@ def _check_lengths(dataset: Dataset, name: str, num_selected: int) -> None:
                 f"{name}, row {row}: field 'candidates': found {length} passages, fewer than "
                 f"num_selected={num_selected}; retrieve more, or lower num_selected"
             )
+
+
+def _check_gold(dataset: Dataset, name: str, args: DROConfig, left_out: bool) -> None:
+    """Refuse rows that supervision cannot be had from; those that are left out as not answerable do not count."""
+    lacking, sizes = [], {}
+    for number, row in enumerate(_questions(dataset), start=1):
+        places = gold_places(row, args.num_selected)
+        if not places and not (left_out and not is_answerable(row)):
+            lacking.append(number)
+        sizes[number] = len(places)
+    if lacking:
+        raise ValueError(
+            f"{name}, row {lacking[0]}: no candidate is a gold passage (gold_ids), and loss_type='supervised' learns "
+            f"from them ({len(lacking)} of {len(dataset)} rows); retrieve more candidates, or leave those out"
+        )
+    if sizes and max(sizes.values()) > MOST_IN_ANY_ORDER:
+        number = max(sizes, key=sizes.__getitem__)
+        raise ValueError(
+            f"{name}, row {number}: {sizes[number]} gold passages, of which loss_type='supervised' goes through "
+            f"{math.factorial(sizes[number])} orders; lower num_selected={args.num_selected} to {MOST_IN_ANY_ORDER}"
+        )
 
 
 def _with_cut_passages(dataset: Dataset, name: str, tokenizer: Tokenizer, max_tokens: int) -> Dataset:

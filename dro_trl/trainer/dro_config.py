@@ -10,7 +10,7 @@ from dro_trl.lm.devices import settle_precision, with_trained_dtype
 from dro_trl.lm.older_versions import adopt_checkpointing
 from dro_trl.lm.prompts import PromptTexts, prompt_texts
 from dro_trl.lm.turns import Chat
-from dro_trl.losses.options import LossOptions
+from dro_trl.losses.options import OVER_PASSAGES, LossOptions
 from dro_trl.options.masking import guarded, masked
 from dro_trl.options.values import Share, check_config
 from dro_trl.options.yaml_text import read_yaml
@@ -250,6 +250,12 @@ class DROConfig(LossOptions, SelectionConfig):
                 f"train_generator={self.train_generator} leaves nothing out: it needs loss_type='dro' and a generator "
                 "that is trained; set it to 0"
             )
+        for name in ("entropy_coef", "kl_coef") if self.loss_type in (*OVER_PASSAGES, "supervised") else ():
+            if getattr(self, name):
+                raise ValueError(
+                    f"loss_type={self.loss_type!r} and {name}={getattr(self, name)!r} do not go together, since that "
+                    f"term is estimated from selections drawn from the policy, and none is drawn; set {name} to 0"
+                )
         if self.torch_compile and self.shared_base and self.activation_checkpointing:
             raise ValueError(
                 "torch_compile=True, shared_base=True and activation_checkpointing=True do not go together, since a "

@@ -196,6 +196,7 @@ class DROTrainer(PairTrainer):
             score_reference=args.kl_coef > 0 and args.train_selector and not estimated,
             worth_training=partial(self._worth_training, batch) if args.min_generator_weight else None,
             others=self._likeliest if args.loss_type == "emdr2" and args.train_generator else None,
+            gold=args.loss_type == "supervised",
             rewarded=estimated or not self.reward_sum.names("answer_logps"),
         )
         return output

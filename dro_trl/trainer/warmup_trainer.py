@@ -1,7 +1,6 @@
 """Supervised warm-up of a selector or a generator, from which a DRO run can start."""
 
 import logging
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,13 @@ from torch import Tensor, nn
 from trl import SFTTrainer
 
 from dro_trl.lm.compiling import compile_for
-from dro_trl.lm.sharding import most_forwards
 from dro_trl.models.answers import AnswerScorer
 from dro_trl.models.model_card import write_warmup_card
 from dro_trl.models.names import settle
 from dro_trl.models.reading import read_into
 from dro_trl.models.replacing import replacing_model
 from dro_trl.policies.base import SelectionPolicy
+from dro_trl.policies.gold import summed_logps
 from dro_trl.trainer.resuming import ResumableTrainer, begin_checkpoint
 from dro_trl.trainer.warmup_teachers import RETRIEVED, TaughtRows
 
@@ -115,23 +114,10 @@ class SelectorWarmupTrainer(WarmupTrainer):
         return compile_for(super()._build_accelerator_args(**kwargs), [self.model])  # type: ignore[list-item]
 
     def logps(self, model: Any, rows: Sequence[dict[str, Any]]) -> Tensor:
-        """Return log p_s(z|x) of each row's selection in nats, (B,) in any order of the rows.
-
-        Selections of one length are scored together, so that a policy need not know of any padding.
-        """
-        by_length: dict[int, list[dict[str, Any]]] = defaultdict(list)
-        for row in rows:
-            by_length[len(row["selection"])].append(row)
-        groups = list(by_length.values())
-        found = []
-        # Where the model is sharded, a process with fewer lengths computes one again, for nothing.
-        for number in range(most_forwards(self.model, len(groups))):  # type: ignore[arg-type]
-            group = groups[min(number, len(groups) - 1)]
-            inputs = self.policy.encode(group).to(self.accelerator.device)  # type: ignore[arg-type]
-            selections = torch.tensor([[row["selection"]] for row in group], device=self.accelerator.device)
-            logps = self.policy.logps(model, inputs, selections).logps[:, 0]
-            found.append(logps if number < len(groups) else logps[:0])
-        return torch.cat(found)
+        """Return log p_s(z|x) of each row's selection in nats, (B,)."""
+        chosen = [[row["selection"]] for row in rows]
+        questions: Any = rows
+        return summed_logps(self.policy, model, questions, chosen, self.accelerator.device).logps[:, 0]
 
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

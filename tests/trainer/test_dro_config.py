@@ -85,6 +85,14 @@ def test_leaving_out_what_weighs_little_needs_weights(tmp_path, other):
         config(tmp_path, min_generator_weight=0.1, **other)
 
 
+@pytest.mark.parametrize("loss_type", ["replug", "emdr2", "supervised"])
+@pytest.mark.parametrize("name", ["entropy_coef", "kl_coef"])
+def test_what_needs_draws_is_refused_with_losses_that_draw_nothing(tmp_path, loss_type, name):
+    message = f"^loss_type='{loss_type}' and {name}=0.1 do not go together, .* set {name} to 0"
+    with pytest.raises(ValueError, match=message):
+        config(tmp_path, loss_type=loss_type, **{name: 0.1})
+
+
 def test_a_compiled_layer_is_not_recomputed_with_one_of_two_adapters(tmp_path):
     with pytest.raises(ValueError, match=r"^torch_compile=True, shared_base=True and activation_checkpointing=True "):
         config(tmp_path, torch_compile=True, shared_base=True, activation_checkpointing=True)

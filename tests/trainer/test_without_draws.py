@@ -77,6 +77,56 @@ def test_emdr2_trains_off_policy_and_evaluates(tmp_path):
     assert math.isfinite(trainer.evaluate()["eval_loss"])
 
 
+@pytest.mark.parametrize("policy", ["dro_trl.PlackettLucePolicy", "dro_trl.AutoregressivePolicy"])
+@pytest.mark.parametrize("trained", [("selector", "generator"), ("selector",), ("generator",)])
+def test_supervision_takes_the_gold_passages(tmp_path, policy, trained):
+    """Golds first, filled up with the best others; a question with two golds beside one with one, and with three."""
+    questions = tiny_questions(4, 5, 6)
+    questions[1]["gold_ids"], questions[2]["gold_ids"] = ["1-3", "1-0"], ["2-5", "2-1", "2-4", "9-9"]
+    options = {f"train_{role}": role in trained for role in ("selector", "generator")}
+    rows = Dataset.from_list(questions)
+    trainer = make_trainer(tmp_path, loss_type="supervised", policy=policy, train_dataset=rows, **options)
+    assert models_with_gradient(trainer) == set(trained)
+    held = trainer.train_dataset.to_list()
+    selections = trainer.estimate(trainer.model, {"rows": held, "draw": 0})["selections"]
+    ids = [[row["candidates"][i]["id"] for i in z[0]] for row, z in zip(held, selections.tolist(), strict=True)]
+    best = trainer.model.policy.best(trainer.model.selector, trainer.model.policy.encode(held[:1]))[0][0].tolist()
+    other = next(id for id in (held[0]["candidates"][i]["id"] for i in best) if id != "0-0")
+    assert ids == [["0-0", other], ["1-0", "1-3"], ["2-1", "2-4"]]  # Of three, those that the retriever ranks first.
+    trainer.train()
+    assert all(map(math.isfinite, logged(trainer, "loss")))
+
+
+def test_supervision_learns_to_select_the_gold_passages(tmp_path):
+    trainer = make_trainer(
+        tmp_path, loss_type="supervised", max_steps=30, learning_rate=3e-3, num_selected=1, num_iterations=2
+    )
+    trainer.train()
+    losses = logged(trainer, "loss")
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+    rows = trainer.train_dataset.to_list()
+    best, _ = trainer.model.policy.best(trainer.model.selector, trainer.model.policy.encode(rows))
+    found = [row["candidates"][i]["id"] in row["gold_ids"] for row, (i,) in zip(rows, best.tolist(), strict=True)]
+    assert sum(found) >= 5
+
+
+def test_supervision_refuses_what_it_cannot_learn_from(tmp_path):
+    questions = tiny_questions(4, 6, 6, 6)
+    questions[1]["gold_ids"], questions[3]["gold_ids"] = ["elsewhere"], None
+    rows = Dataset.from_list(questions)
+    message = r"^train_dataset, row 2: no candidate is a gold passage .*\(2 of 4 rows\); retrieve more"
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tmp_path, loss_type="supervised", train_dataset=rows)
+    with pytest.raises(ValueError, match=r"^eval_dataset, row 2: no candidate is a gold passage"):
+        make_trainer(tmp_path, loss_type="supervised", eval_dataset=rows)
+    questions[1]["gold_ids"] = [f"1-{i}" for i in range(6)]
+    message = "^train_dataset, row 1: 6 gold passages, of which .* 720 orders; lower num_selected=6 to 5"
+    with pytest.raises(ValueError, match=message):
+        make_trainer(
+            tmp_path, loss_type="supervised", train_dataset=Dataset.from_list(questions[1:2] * 2), num_selected=6
+        )
+
+
 @pytest.mark.parametrize("loss_type", ["replug", "emdr2"])
 def test_a_sum_over_passages_needs_every_passage(tmp_path, loss_type):
     message = f"loss_type='{loss_type}' and proposal='policy' do not go together.*set proposal='every_passage'"

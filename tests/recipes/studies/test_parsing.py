@@ -32,6 +32,19 @@ def test_methods_and_seeds_become_rows(tmp_path):
     assert "loss_type" not in rows[0].recipe
 
 
+def test_every_baseline_may_stand_beside_dro_in_one_study(tmp_path):
+    """One K and one M for all: what is trained passage by passage selects K afterwards."""
+    of_one = {"policy_kwargs": {"proposal": "every_passage"}, "entropy_coef": 0}
+    drawn = {name: {"loss_type": name} for name in ("dro", "grpo", "rloo", "reinforce", "ppo")}
+    singles = {"RAG-Sequence": of_one, **{name: {"loss_type": name, **of_one} for name in ("replug", "emdr2")}}
+    methods = {**drawn, **singles, "supervised": {"loss_type": "supervised", "entropy_coef": 0}}
+    study = parse_study(["--config", write_study(tmp_path, methods=methods, num_selections=6, entropy_coef=0.02)])
+    assert study.methods.keys() == methods.keys()
+    path = write_study(tmp_path, methods={"replug": {"loss_type": "replug"}}, entropy_coef=0.02)
+    with pytest.raises(ValueError, match="method 'replug': loss_type='replug' and entropy_coef=0.02 do not go"):
+        parse_study(["--config", path])
+
+
 def test_the_command_line_overrides_methods_and_seeds(tmp_path):
     study = parse_study(["--config", write_study(tmp_path), "--seeds", "[5]", "--methods", "{a: {kl_coef: 0.1}}"])
     assert (study.seeds, study.methods) == ((5,), {"a": {"kl_coef": 0.1}})
