@@ -87,6 +87,11 @@ def test_stated_lengths_and_known_sizes(tmp_path):
     written, _ = estimate(tmp_path, "--config", recipe, *given, "--policy", "dro_trl.AutoregressivePolicy")
     assert written["lengths"]["mean"]["selector"] == 2082 + 3 * 2 * 4
     assert written["time"]["flops_of_a_question"]["drawing"] > 0
+    single, _ = estimate(tmp_path, "--config", recipe, *given, "--policy_kwargs", '{"proposal": "every_passage"}')
+    assert single["lengths"]["mean"]["generator"] == 226 - 103
+    labelled, _ = estimate(tmp_path, "--config", recipe, *given, "--loss_type", "supervised")
+    of_gold, of_three = (e["time"]["flops_of_a_question"]["generator"] for e in (labelled, found))
+    assert 3 * of_gold == pytest.approx(of_three)
 
 
 def test_a_budget_bounds_what_the_generator_keeps(tmp_path):

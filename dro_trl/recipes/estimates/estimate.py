@@ -17,7 +17,7 @@ from dro_trl.recipes.arguments import DROScriptArguments, make_parts
 from dro_trl.recipes.building import peft_config_of
 from dro_trl.recipes.estimates import memory
 from dro_trl.recipes.estimates.flops import forward_flops, training_flops
-from dro_trl.recipes.estimates.lengths import Lengths, QuestionLengths, StatedLengths, find_lengths
+from dro_trl.recipes.estimates.lengths import Lengths, QuestionLengths, StatedLengths, find_lengths, passages_read
 from dro_trl.recipes.estimates.memory import ModelStep
 from dro_trl.recipes.estimates.model_shapes import describe_model, load_config
 from dro_trl.recipes.estimates.quantities import Backend, BackendName, ModelShape, Precision, Reading, Tuning
@@ -186,10 +186,11 @@ def readings(run: Run, lengths: QuestionLengths, rows: int) -> tuple[Reading, Re
     """Return what the selector and the generator read of a micro-batch of so many questions.
 
     Identical selections are scored once, and common beginnings read once; here all M of them differ, as far as there
-    are so many, from the first passage on.
+    are so many, from the first passage on. Gold passages are one selection. The K that `loss_type="emdr2"` reads
+    together, beside the single ones, are not counted.
     """
-    args = run.args
-    possible = math.perm(max(args.num_candidates, args.num_selected), args.num_selected)
+    args, k = run.args, passages_read(run.args)
+    possible = 1 if args.loss_type == "supervised" else math.perm(max(args.num_candidates, k), k)
     prompts = rows * min(args.num_selections, possible)
     kwargs: Any = args.policy_kwargs or {}
     selector = Reading(

@@ -84,6 +84,12 @@ def attention_sizes(blocks: Blocks | None) -> tuple[Compared | None, float]:
     return Compared(pairs, causal.keys, groups * span, blocks.mask.numel()), blocks.longest
 
 
+def passages_read(args: DROConfig) -> int:
+    """Return how many passages of a selection the generator reads in training: K, or 1 where each is a selection."""
+    kwargs: Any = args.policy_kwargs or {}
+    return 1 if kwargs.get("proposal") == "every_passage" else args.num_selected
+
+
 def stated_lengths(args: DROConfig, stated: StatedLengths) -> QuestionLengths:
     """Return the lengths that stated ones add up to; the texts around them are counted with three tokens each."""
     passage = min(stated.passage, args.max_passage_tokens or stated.passage) + 3
@@ -92,7 +98,7 @@ def stated_lengths(args: DROConfig, stated: StatedLengths) -> QuestionLengths:
     policy = policy_class(args.policy)
     lengths = StatedReading(stated.question + 12, passage, stated.question, n, k, args.num_selections)
     read = policy.stated_reading(lengths, **kwargs)
-    generator = k * passage + stated.question + 6 + stated.answer
+    generator = passages_read(args) * passage + stated.question + 6 + stated.answer
     sizes = attention_sizes(read.blocks)
     return QuestionLengths(read.tokens, read.kept, generator, stated.answer, read.rows, *sizes)
 
@@ -108,7 +114,7 @@ def measured_lengths(
 
 
 def _lengths_of(row: Question, policy: Any, tokenizer: Any, args: DROConfig, draw: random.Random) -> QuestionLengths:
-    selection = draw.sample(range(len(row["candidates"])), args.num_selected)
+    selection = draw.sample(range(len(row["candidates"])), passages_read(args))
     batch = policy.packed(policy.encode([row]), torch.tensor([[selection] * args.num_selections]))
     rows, length = batch.input_ids.shape
     blocks = batch.blocks or blocks_of([length - 1] * rows, [[1]] * rows)
