@@ -170,13 +170,9 @@ class SelectorGenerator(nn.Module):
             entropy=scored.entropy,
             state_values=self.value_head(noted, self.policy.questions_of(inputs)) if self.value_head else None,
         )
-        if score_answers and others is not None:
-            if not rewarded:
-                with torch.no_grad():
-                    output.answer_logps, output.answer_mask = self.scorer.logps(self.generator, rows, selections)
-            output.trained_logps, output.trained_mask = self.scorer.logps(self.generator, rows, others(output))
-        elif score_answers:
-            self._score_answers(rows, output, worth_training if torch.is_grad_enabled() else None, rewarded)
+        if score_answers:
+            worth = worth_training if torch.is_grad_enabled() else None
+            self._score_answers(rows, output, worth, others, rewarded)
         return output
 
     def _score_answers(
@@ -184,16 +180,21 @@ class SelectorGenerator(nn.Module):
         rows: Sequence[Question],
         output: SelectorGeneratorOutput,
         worth_training: Callable[[SelectorGeneratorOutput], Tensor] | None,
+        others: Callable[[SelectorGeneratorOutput], Tensor] | None,
         rewarded: bool,
     ) -> None:
         """Add to the output the log-probabilities of answers; arguments as in `forward`."""
         score = partial(self.scorer.logps, self.generator, rows, output.selections)
-        if worth_training is None:
+        if worth_training is None and others is None:
             output.answer_logps, output.answer_mask = score()
             return
         if not rewarded:
             with torch.no_grad():
                 output.answer_logps, output.answer_mask = score()
+        if others is not None:
+            output.trained_logps, output.trained_mask = self.scorer.logps(self.generator, rows, others(output))
+            return
+        assert worth_training is not None
         wanted, known = worth_training(output), output.answer_logps
         logps, output.answer_mask = score(wanted)
         output.answer_logps = logps if known is None else torch.where(wanted[..., None, None], logps, known)
