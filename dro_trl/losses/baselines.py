@@ -4,25 +4,41 @@ from torch import Tensor
 
 from dro_trl.losses.base import ScoredSelections, penalised_rewards
 from dro_trl.losses.options import LossOptions
-from dro_trl.losses.terms import with_kl
+from dro_trl.losses.terms import baselines, with_kl
 
 
-def group_advantages(rewards: Tensor, scale: bool = True) -> Tensor:
+def group_advantages(
+    rewards: Tensor, scale: bool = True, shares: Tensor | None = None, leave_one_out: Tensor | None = None
+) -> Tensor:
     """Return `(r - mean r) / (std r + 1e-4)` within each row (GRPO, Shao et al., 2024).
 
     Args:
         rewards: (B, M).
         scale: Whether to divide by the sample standard deviation; Dr. GRPO (Liu et al., 2025) does not.
+        shares: (B, M) what the rewards weigh, where the draws were not independent; all alike where None.
+        leave_one_out: (B, M, M), likewise: with `shares` the pairs of the variance, which is without bias.
 
     Returns:
         (B, M) without gradient.
     """
+    if shares is not None and leave_one_out is not None:
+        centred = (rewards - (shares * rewards).sum(-1, keepdim=True)).detach()
+        pairs = (rewards[:, :, None] - rewards[:, None]).square()
+        variance = 0.5 * (shares[..., None] * leave_one_out * pairs).sum((-1, -2))[:, None]
+        return centred / (variance.sqrt().detach() + 1e-4) if scale else centred
     centred = (rewards - rewards.mean(-1, keepdim=True)).detach()
     return centred / (rewards.std(-1, keepdim=True).detach() + 1e-4) if scale else centred
 
 
-def leave_one_out_advantages(rewards: Tensor) -> Tensor:
-    """Return each reward less the mean of the row's others (RLOO, Ahmadian et al., 2024), (B, M), without gradient."""
+def leave_one_out_advantages(rewards: Tensor, leave_one_out: Tensor | None = None) -> Tensor:
+    """Return each reward less the mean of the row's others (RLOO, Ahmadian et al., 2024), (B, M), without gradient.
+
+    Args:
+        rewards: (B, M).
+        leave_one_out: (B, M, M) what weighs that mean, where the draws were not independent (Kool et al., 2020).
+    """
+    if leave_one_out is not None:
+        return (rewards - baselines(rewards, leave_one_out)).detach()
     num = rewards.shape[-1]
     return ((rewards - rewards.mean(-1, keepdim=True)) * (num / (num - 1))).detach()
 
@@ -41,7 +57,12 @@ def one_step_advantages(rewards: Tensor, values: Tensor) -> Tensor:
 
 
 def clipped_loss(
-    logps: Tensor, log_ratios: Tensor, advantages: Tensor, epsilon: float, epsilon_high: float | None = None
+    logps: Tensor,
+    log_ratios: Tensor,
+    advantages: Tensor,
+    epsilon: float,
+    epsilon_high: float | None = None,
+    shares: Tensor | None = None,
 ) -> Tensor:
     """Return `-mean min(rho A, clip(rho, 1 - epsilon, 1 + epsilon_high) A)` (PPO, Schulman et al., 2017, equation 7).
 
@@ -54,11 +75,16 @@ def clipped_loss(
         advantages: (B, M), held constant.
         epsilon: How far the ratio may fall below 1 before it gives no more gradient.
         epsilon_high: How far it may rise above 1; `epsilon` where None.
+        shares: (B, M) what the selections weigh in the mean, each row summing to 1; all alike where None.
     """
     ratios = (logps - logps.detach() + log_ratios.detach()).exp()
     clipped = ratios.clamp(1 - epsilon, 1 + (epsilon if epsilon_high is None else epsilon_high))
     advantages = advantages.detach()
-    return -(ratios * advantages).minimum(clipped * advantages).mean()
+    return -_mean((ratios * advantages).minimum(clipped * advantages), shares)
+
+
+def _mean(values: Tensor, shares: Tensor | None) -> Tensor:
+    return values.mean() if shares is None else (shares.detach() * values).sum(-1).mean()
 
 
 def reinforce_loss(logps: Tensor, log_ratios: Tensor, rewards: Tensor) -> Tensor:
@@ -72,7 +98,9 @@ def reinforce_loss(logps: Tensor, log_ratios: Tensor, rewards: Tensor) -> Tensor
     return -((log_ratios.exp() * rewards).detach() * logps).mean()
 
 
-def value_loss(values: Tensor, old_values: Tensor, rewards: Tensor, clip_range: float) -> Tensor:
+def value_loss(
+    values: Tensor, old_values: Tensor, rewards: Tensor, clip_range: float, shares: Tensor | None = None
+) -> Tensor:
     """Return PPO's clipped squared error, `1/2 mean max((V - r)^2, (clip(V, V_old +- c) - r)^2)`.
 
     Args:
@@ -80,10 +108,11 @@ def value_loss(values: Tensor, old_values: Tensor, rewards: Tensor, clip_range: 
         old_values: (B,) what they were when the selections were drawn, held constant.
         rewards: (B, M), the returns of episodes of one step, held constant.
         clip_range: c > 0.
+        shares: As in `clipped_loss`.
     """
     old, returns = old_values.detach()[:, None], rewards.detach()
     clipped = old + (values[:, None] - old).clamp(-clip_range, clip_range)
-    return 0.5 * (values[:, None] - returns).square().maximum((clipped - returns).square()).mean()
+    return 0.5 * _mean((values[:, None] - returns).square().maximum((clipped - returns).square()), shares)
 
 
 def kl_k3_loss(logps: Tensor, ref_logps: Tensor, log_ratios: Tensor) -> Tensor:
@@ -101,10 +130,20 @@ def kl_k3_loss(logps: Tensor, ref_logps: Tensor, log_ratios: Tensor) -> Tensor:
     return (ratios * (difference.exp() - difference - 1)).mean()
 
 
+def _shares(scored: ScoredSelections) -> Tensor | None:
+    return None if scored.old_logps is None else scored.shares
+
+
+def _clipped(scored: ScoredSelections, advantages: Tensor, args: LossOptions) -> Tensor:
+    """The clipped loss; what is clipped is how far the policy has moved, not what a selection weighs."""
+    bounds = args.epsilon, args.epsilon_high
+    return clipped_loss(scored.logps, scored.policy_log_ratios, advantages, *bounds, _shares(scored))
+
+
 def grpo_objective(scored: ScoredSelections, weight: Tensor, args: LossOptions) -> Tensor:
     """Return the clipped loss of advantages within the group, and the KL term of TRL's GRPO."""
-    advantages = group_advantages(scored.rewards, scale=args.scale_rewards == "group")
-    loss = clipped_loss(scored.logps, scored.log_ratios, advantages, args.epsilon, args.epsilon_high)
+    scale, shares = args.scale_rewards == "group", _shares(scored)
+    loss = _clipped(scored, group_advantages(scored.rewards, scale, shares, scored.leave_one_out), args)
     if scored.ref_logps is not None:
         loss = loss + args.kl_coef * kl_k3_loss(scored.logps, scored.ref_logps, scored.log_ratios)
     return loss
@@ -112,8 +151,7 @@ def grpo_objective(scored: ScoredSelections, weight: Tensor, args: LossOptions) 
 
 def rloo_objective(scored: ScoredSelections, weight: Tensor, args: LossOptions) -> Tensor:
     """Return the clipped loss of leave-one-out advantages, the KL term being a part of the reward."""
-    advantages = leave_one_out_advantages(penalised_rewards(scored, args))
-    return clipped_loss(scored.logps, scored.log_ratios, advantages, args.epsilon, args.epsilon_high)
+    return _clipped(scored, leave_one_out_advantages(penalised_rewards(scored, args), scored.leave_one_out), args)
 
 
 def reinforce_objective(scored: ScoredSelections, weight: Tensor, args: LossOptions) -> Tensor:
@@ -127,5 +165,5 @@ def ppo_objective(scored: ScoredSelections, weight: Tensor, args: LossOptions) -
     assert scored.old_values is not None
     rewards = penalised_rewards(scored, args)
     advantages = one_step_advantages(rewards, scored.old_values)
-    loss = clipped_loss(scored.logps, scored.log_ratios, advantages, args.epsilon, args.epsilon_high)
-    return loss + args.vf_coef * value_loss(scored.values, scored.old_values, rewards, args.cliprange_value)
+    value = value_loss(scored.values, scored.old_values, rewards, args.cliprange_value, _shares(scored))
+    return _clipped(scored, advantages, args) + args.vf_coef * value

@@ -30,7 +30,7 @@ def log_weights(scored: ScoredSelections, args: LossOptions) -> Tensor:
 
 
 def selection_weights(scored: ScoredSelections, args: LossOptions) -> Tensor:
-    """Return what each selection weighs, (B, M), rows summing to 1: the posterior or all alike.
+    """Return what each selection weighs, (B, M), rows summing to 1: the posterior, or as drawn.
 
     It is the posterior with `"dro"` and `"emdr2"`. With `"replug"` it is passages that weigh alike, however often each
     of them is taken.
@@ -39,7 +39,7 @@ def selection_weights(scored: ScoredSelections, args: LossOptions) -> Tensor:
         return importance_weights(log_weights(scored, args))
     if args.loss_type in OVER_PASSAGES:
         return importance_weights(-log_copies(scored))
-    return scored.rewards.new_full(scored.rewards.shape, 1 / scored.rewards.shape[-1])
+    return scored.shares.to(scored.rewards)
 
 
 def selector_loss(scored: ScoredSelections, weight: Tensor, args: LossOptions) -> Tensor:
@@ -52,5 +52,5 @@ def selector_loss(scored: ScoredSelections, weight: Tensor, args: LossOptions) -
     """
     loss = LOSSES[args.loss_type](scored, weight, args)
     if args.entropy_coef:
-        loss = loss + args.entropy_coef * entropy_loss(scored.logps, scored.log_ratios)
+        loss = loss + args.entropy_coef * entropy_loss(scored.logps, scored.log_ratios, scored.leave_one_out)
     return loss

@@ -29,6 +29,10 @@ class SelectorGeneratorOutput(ModelOutput):
     """(B, M) log p_s(z|x) in nats."""
     behavior_logps: Tensor | None = None
     """(B, M) log q(z|x) in nats under the policy that drew the selections; only where this forward drew them."""
+    old_logps: Tensor | None = None
+    """(B, M), as in `SelectionSample`; only where this forward drew the selections, not independently."""
+    leave_one_out: Tensor | None = None
+    """(B, M, M), likewise."""
     ref_logps: Tensor | None = None
     """(B, M) log-probabilities under the reference selector; only where asked for."""
     entropy: Tensor = None  # type: ignore[assignment]
@@ -158,14 +162,15 @@ class SelectorGenerator(nn.Module):
                 if self.value_head and self.value_head.pooling == "first" and not torch.is_grad_enabled():
                     # Without gradient nothing makes such a policy read its prompt again, where the head looks.
                     self.policy.logps(self.selector, inputs, scored.selections)
-        behavior_logps = None
+        drawn: dict[str, Tensor | None] = {}
         if isinstance(scored, SelectionSample):
-            selections, behavior_logps = scored.selections, scored.behavior_logps
+            selections = scored.selections
+            drawn = {name: getattr(scored, name) for name in ("behavior_logps", "old_logps", "leave_one_out")}
         assert selections is not None
         output = SelectorGeneratorOutput(
             selections=selections,
             selector_logps=scored.logps,
-            behavior_logps=behavior_logps,
+            **drawn,
             ref_logps=self._reference_logps(inputs, selections) if score_reference else None,
             entropy=scored.entropy,
             state_values=self.value_head(noted, self.policy.questions_of(inputs)) if self.value_head else None,

@@ -43,7 +43,12 @@ class SelectionSample(SelectionLogps):
     selections: Tensor
     """(B, M, K) int64, indices of candidates; (B, M, 1) where every passage is taken by itself."""
     behavior_logps: Tensor
-    """(B, M) float32, log q(z|x) in nats under the tempered policy they were drawn from, without gradient."""
+    """(B, M) float32 without gradient, log q(z|x) in nats, such that the mean over the M of `p(z) f(z) / q(z)`
+    estimates `E_p[f]`: under the tempered policy that they were drawn from, where the draws were independent."""
+    old_logps: Tensor | None = None
+    """(B, M) float32 without gradient, under the tempered policy; only where the draws were not independent."""
+    leave_one_out: Tensor | None = None
+    """(B, M, M) float32, likewise: row m weighs what baselines of selection m are averages of."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ class SelectionPolicy(Protocol):
     """What a value head reads of the positions at which the selector predicts: their mean, or the first where the
     others come after choices."""
     proposal: str = "policy"
-    """What selections are drawn from for training; `"every_passage"` draws nothing."""
+    """How selections are drawn for training; `"every_passage"` draws nothing, `"without_replacement"` none twice."""
     writes: bool = False
     """Whether a selection is written token by token, each choice in a forward pass of its own."""
     score_weights: ScoreWeights | None = None

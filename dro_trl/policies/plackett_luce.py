@@ -23,9 +23,10 @@ from dro_trl.policies.base import (
 )
 from dro_trl.policies.item_scores import ItemScore, ItemScores, standardised
 from dro_trl.policies.score_weights import ScoreWeights
+from dro_trl.policies.stochastic_beams import Step, draw_distinct, repeated
 from dro_trl.types import Question
 
-Proposal = Literal["policy", "every_passage"]
+Proposal = Literal["policy", "every_passage", "without_replacement"]
 
 
 def plackett_luce_logps(scores: Tensor, selections: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,6 +72,21 @@ def gumbel_top_k(
     return noisy.topk(num_selected, dim=-1).indices
 
 
+def plackett_luce_step(scores: Tensor) -> Step:
+    """Return the log-probabilities of each next choice as `draw_distinct` asks for them.
+
+    Args:
+        scores: (B, N) item scores, -inf where a row has fewer than N items.
+    """
+    scores = scores.detach().double().cpu()
+
+    def step(prefixes: Tensor) -> Tensor:
+        left = scores[:, None].expand(-1, prefixes.shape[1], -1).scatter(-1, prefixes, float("-inf"))
+        return left.log_softmax(-1)
+
+    return step
+
+
 def every_item(num_items: Sequence[int], num_selections: int) -> tuple[Tensor, Tensor]:
     """Take every item of each row alike, as a selection of one; the first ones once more where M is no multiple of N.
 
@@ -91,9 +107,8 @@ def every_item(num_items: Sequence[int], num_selections: int) -> tuple[Tensor, T
             f"proposal='every_passage' with num_selections={num_selections} and a question of {max(num_items)} "
             f"candidates: set num_selections to {max(num_items)}, or retrieve fewer"
         )
-    order = torch.stack([torch.arange(num_selections) % num for num in num_items])
-    counts = torch.stack([torch.bincount(row, minlength=num_selections) for row in order])
-    return order[..., None], (counts.gather(1, order) / num_selections).log()
+    order, counts = repeated(num_items, num_selections)
+    return order[..., None], (counts / num_selections).log()
 
 
 @dataclass
@@ -147,7 +162,8 @@ class PlackettLucePolicy(SelectionPolicy):
             for M >= N: nothing is drawn, each passage is a selection of its own whatever K, so that DRO's gradient is
             that of K = 1, exactly (as in RAG-Sequence, Lewis et al., 2020). K are selected afterwards. For
             `loss_type` `"dro"`, `"replug"` and `"emdr2"` without entropy and KL terms: what else there is estimates
-            something from draws, and is refused.
+            something from draws, and is refused. `"without_replacement"`: from the
+            policy, no selection twice, weighed accordingly; M is then the number of distinct selections.
         texts: The words of the prompts; `yes` and `no` stand for " yes" and " no".
     """
 
@@ -248,7 +264,7 @@ class PlackettLucePolicy(SelectionPolicy):
         generators: Sequence[torch.Generator],
         temperature: float = 1.0,
     ) -> SelectionSample:
-        """Draw selections by Gumbel top-K, or take every passage; see `SelectionPolicy.sample`.
+        """Draw selections by Gumbel top-K or without replacement, or take every passage; see `SelectionPolicy.sample`.
 
         Raises:
             ValueError: If every passage is to be taken, and there are more of them than selections.
@@ -258,9 +274,14 @@ class PlackettLucePolicy(SelectionPolicy):
             selections, shares = (part.to(scores.device) for part in every_item(inputs.sizes, num_selections))
             logps, entropies = plackett_luce_logps(scores, selections)
             return SelectionSample(logps, entropies.mean(-1), selections, shares)
-        selections = gumbel_top_k(scores / temperature, self.num_selected, num_selections, generators)
+        tempered, shape = scores.detach() / temperature, (self.num_selected, num_selections)
+        if self.proposal == "without_replacement":
+            drawn = draw_distinct(plackett_luce_step(tempered), inputs.sizes, *shape, generators)
+            logps, entropies = plackett_luce_logps(scores, drawn.selections.to(scores.device))
+            return drawn.sample(logps, entropies.mean(-1))
+        selections = gumbel_top_k(tempered, *shape, generators)
         logps, entropies = plackett_luce_logps(scores, selections)
-        behavior_logps, _ = plackett_luce_logps(scores.detach() / temperature, selections)
+        behavior_logps, _ = plackett_luce_logps(tempered, selections)
         return SelectionSample(logps, entropies.mean(-1), selections, behavior_logps)
 
     def logps(self, model: nn.Module, inputs: ScoringInputs, selections: Tensor) -> SelectionLogps:

@@ -38,7 +38,8 @@ logger = logging.getLogger(__name__)
 
 Batch = dict[str, Any]
 """`rows`, `draw` (the number that random draws depend on), `inputs` where they were encoded ahead, and, off-policy,
-what the estimation step found out: `selections`, `behavior_logps`, `rewards`, `ref_logps` and `old_values`."""
+what the estimation step found out: `selections`, `behavior_logps`, `rewards`, `ref_logps` and `old_values`, and
+`old_logps` and `leave_one_out` where draws were not independent."""
 
 
 class DROTrainer(PairTrainer):
@@ -177,7 +178,7 @@ class DROTrainer(PairTrainer):
         output = self._forward(model, batch)
         return {
             "selections": output.selections,
-            "behavior_logps": output.behavior_logps,
+            **self._drawn(output),
             "rewards": self.rewards(batch["rows"], output),
             "ref_logps": output.ref_logps,
             "old_values": output.state_values,
@@ -204,7 +205,7 @@ class DROTrainer(PairTrainer):
     def _worth_training(self, batch: Batch, output: SelectorGeneratorOutput) -> Tensor:
         """Which selections the generator trains on, (B, M) bool; notes in the batch how they are rewarded."""
         if "rewards" not in batch:
-            batch |= {"rewards": self.rewards(batch["rows"], output), "behavior_logps": output.behavior_logps}
+            batch |= {"rewards": self.rewards(batch["rows"], output), **self._drawn(output)}
         weight = self.weights(self._scored(output, batch))
         worth = worth_training(weight, output.selections, self.args.min_generator_weight)
         self._record({"left_out_weight": (weight * ~worth).sum(-1)})
@@ -212,6 +213,11 @@ class DROTrainer(PairTrainer):
 
     def _likeliest(self, output: SelectorGeneratorOutput) -> Tensor:
         return likeliest(output.selections, output.selector_logps, self.args.num_selected)
+
+    @staticmethod
+    def _drawn(output: SelectorGeneratorOutput) -> dict[str, Tensor]:
+        """What the draw of the selections says of them."""
+        return {name: output[name] for name in ("behavior_logps", "old_logps", "leave_one_out") if name in output}
 
     @staticmethod
     def _scored(output: SelectorGeneratorOutput, batch: Batch) -> ScoredSelections:
@@ -222,6 +228,8 @@ class DROTrainer(PairTrainer):
             ref_logps=batch.get("ref_logps", output.ref_logps),
             values=output.state_values,
             old_values=batch.get("old_values", output.state_values),
+            old_logps=batch.get("old_logps"),
+            leave_one_out=batch.get("leave_one_out"),
         )
 
     def rewards(self, rows: Sequence[Question], output: SelectorGeneratorOutput) -> Tensor:
@@ -250,7 +258,7 @@ class DROTrainer(PairTrainer):
             rows = rows[: inputs["counted"]]
             output = type(output)(**{name: value[: len(rows)] for name, value in output.items()})
         if "rewards" not in inputs:
-            inputs = inputs | {"rewards": self.rewards(rows, output), "behavior_logps": output.behavior_logps}
+            inputs = inputs | {"rewards": self.rewards(rows, output), **self._drawn(output)}
         rewards, scored = inputs["rewards"], self._scored(output, inputs)
         weight = self.weights(scored)
         loss = self.loss(output, scored, weight)

@@ -80,25 +80,33 @@ def step_metrics(
 
     Returns:
         `reward`, `reward_std` (within a question), `iw_bound` and `entropy` in nats, `ess` from 1 to M,
-        `frac_unique_selections`, `log_ratio_abs` in nats and, where there is a reference or a value head, `kl` in nats
+        `frac_unique_selections` (where selections were drawn without replacement, both as M independent draws would
+        have them), `log_ratio_abs` in nats and, where there is a reference or a value head, `kl` in nats
         and `value`, each (B,); and `selection_recall`, that of the selector as it is, for those questions that
         name gold passages.
     """
-    rewards, log_ratios = scored.rewards, scored.log_ratios
+    rewards, log_ratios, drawn = scored.rewards, scored.log_ratios, scored.shares
+    mean, weight = (drawn * rewards).sum(-1, keepdim=True), weights.importance_weights(log_weights)
+    shares = weights.importance_weights(log_ratios)  # As drawn, on-policy; else those of the selector as it is.
     step = {
-        "reward": rewards.mean(-1),
-        "reward_std": rewards.std(-1, correction=0),
+        "reward": mean[:, 0],
+        "reward_std": (drawn * (rewards - mean).square()).sum(-1).sqrt(),
         "iw_bound": importance_weighted_bound(log_weights),
-        "ess": effective_sample_size(weights.importance_weights(log_weights)),
+        "ess": effective_sample_size(weight),
         "entropy": output.entropy.detach(),
         "frac_unique_selections": unique_fraction(output.selections),
-        "log_ratio_abs": log_ratios.abs().mean(-1),
+        "log_ratio_abs": scored.policy_log_ratios.abs().mean(-1),
     }
+    if scored.old_logps is not None:
+        step |= {
+            "ess": effective_sample_size(weight, drawn),
+            "entropy": -(shares * scored.logps).sum(-1),
+            "frac_unique_selections": expected_unique_fraction(output.selections, drawn),
+        }
     if scored.ref_logps is not None:
         step["kl"] = (log_ratios.exp() * (scored.logps - scored.ref_logps)).mean(-1)
     if scored.values is not None:
         step["value"] = scored.values.detach()
-    shares = weights.importance_weights(log_ratios)  # 1/M on-policy: the recall is that of the selector as it is.
     recalls = [
         float(share @ recall.to(share))
         for share, recall in zip(shares, map(_recalls, rows, output.selections.tolist()), strict=True)
@@ -115,9 +123,18 @@ def _recalls(row: Question, selections: list[Selection]) -> Tensor | None:
     return torch.tensor([recall(gold, [row["candidates"][i]["id"] for i in selection]) for selection in selections])
 
 
-def effective_sample_size(weights: Tensor) -> Tensor:
-    """Return `1 / sum_m w_m^2`, (B,): from 1 (one selection has all the weight) to M (all weigh the same)."""
-    return 1.0 / weights.square().sum(-1)
+def effective_sample_size(weights: Tensor, drawn: Tensor | None = None) -> Tensor:
+    """Return `1 / sum_m w_m^2`, (B,): from 1 (one selection has all the weight) to M (all weigh the same).
+
+    Args:
+        weights: (B, M), each row summing to 1.
+        drawn: (B, M), likewise: what selections weigh that were not drawn independently. The size is then
+            `M / sum_m (w_m^2 / drawn_m)`: M where the rewards change nothing.
+    """
+    if drawn is None:
+        return 1.0 / weights.square().sum(-1)
+    tiny = torch.finfo(weights.dtype).tiny
+    return weights.shape[-1] / (weights.square() / drawn.clamp(min=tiny)).sum(-1)
 
 
 def importance_weighted_bound(log_weights: Tensor) -> Tensor:
@@ -130,6 +147,19 @@ def unique_fraction(selections: Tensor) -> Tensor:
     same = (selections[:, :, None, :] == selections[:, None, :, :]).all(-1)
     first = same.tril(diagonal=-1).any(-1).logical_not()
     return first.float().mean(-1)
+
+
+def expected_unique_fraction(selections: Tensor, drawn: Tensor) -> Tensor:
+    """Return the share of distinct ones that M independent draws from these selections would have, (B,).
+
+    Args:
+        selections: (B, M, K).
+        drawn: (B, M) what they weigh, each row summing to 1; of copies each its part.
+    """
+    same = (selections[:, :, None, :] == selections[:, None, :, :]).all(-1)
+    together = (same * drawn[:, None, :]).sum(-1).clamp(max=1.0)
+    found = (1 - (1 - together) ** drawn.shape[-1]) / same.sum(-1)
+    return found.sum(-1) / drawn.shape[-1]
 
 
 @dataclass
