@@ -94,6 +94,10 @@ WITH_MORE = {
     "python examples/benchmarks/index_speed.py --num_passages 2000000": ("--num_passages 300", "minutes"),
     "python examples/benchmarks/load_rows.py --num_rows 1000000": ("--num_rows 300", "minutes, and gigabytes of disk"),
     "python examples/benchmarks/load_rows.py": ("--num_rows 300", "likewise"),
+    "OMP_NUM_THREADS=1 python examples/benchmarks/distinct_selections.py": (
+        "--num_problems 1 --draws 20",
+        "a quarter of a minute: its sizes are options",
+    ),
     "python examples/gradient_variance.py": ("--problems 2 --draws 50", "minutes: its sizes are options"),
 }
 """Commands that are run with further options, each with them and the reason."""

@@ -3,8 +3,15 @@
 import math
 
 import pytest
+import torch
 
-from dro_trl.trainer.monitoring import COLLAPSED, MEMORISED, CollapseMonitor
+from dro_trl.trainer.monitoring import (
+    COLLAPSED,
+    MEMORISED,
+    CollapseMonitor,
+    effective_sample_size,
+    expected_unique_fraction,
+)
 
 COLLAPSING = {"ess": 15.9, "entropy": 0.01, "frac_unique_selections": 1 / 16}
 MEMORISING = {"ess": 15.8, "entropy": 9.0, "frac_unique_selections": 0.9}
@@ -77,3 +84,26 @@ def test_recall_known_of_some_steps_only():
     """The mean recall of the steps that know it, 0.5 here."""
     said = messages([COLLAPSING, {**COLLAPSING, "selection_recall": 0.5}, COLLAPSING], window=3)[-1]
     assert "recall of the sampled selections 0.50" in said
+
+
+@pytest.mark.parametrize(
+    ("drawn", "weights", "unique", "size"),
+    [
+        ([1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], 1 / 4, 4.0),  # Collapsed: four draws would be one.
+        ([0.25] * 4, [0.25] * 4, 1 - (3 / 4) ** 4, 4.0),  # Flat, and the likelihood says nothing.
+        ([0.25] * 4, [1.0, 0.0, 0.0, 0.0], 1 - (3 / 4) ** 4, 1.0),
+        ([0.5, 0.25, 0.25, 0.0], [0.5, 0.25, 0.25, 0.0], (1 - 1 / 16 + 2 * (1 - 81 / 256)) / 4, 4.0),
+    ],
+)
+def test_distinct_selections_tell_the_same_as_draws(drawn, weights, unique, size):
+    """Drawn without replacement, both measures are those that four independent draws would have."""
+    selections = torch.tensor([[[0, 1], [1, 0], [0, 2], [2, 0]]])
+    drawn, weights = torch.tensor([drawn]), torch.tensor([weights])
+    assert expected_unique_fraction(selections, drawn).item() == pytest.approx(unique)
+    assert effective_sample_size(weights, drawn).item() == pytest.approx(size)
+
+
+def test_copies_count_as_one():
+    """Two selections in four places, of 1/2 each together: of four draws 2 (1 - 1/16) are expected to differ."""
+    selections = torch.tensor([[[0, 1], [1, 0], [0, 1], [1, 0]]])
+    assert expected_unique_fraction(selections, torch.full((1, 4), 0.25)).item() == pytest.approx(15 / 32)

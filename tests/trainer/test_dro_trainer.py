@@ -392,6 +392,29 @@ def test_what_needs_draws_is_refused_where_nothing_is_drawn(tmp_path, name, valu
         make_trainer(tmp_path, **options, **{name: value})
 
 
+@pytest.mark.parametrize("loss_type", ["dro", "grpo", "rloo", "reinforce", "ppo"])
+def test_selections_drawn_without_replacement(tmp_path, loss_type):
+    """Trained online and from kept samples, with KL and entropy terms: measures are those of the policy."""
+    options = {"policy_kwargs": {"proposal": "without_replacement"}, "loss_type": loss_type, "temperature": 1.5}
+    for reuse in ({}, {"steps_per_estimation": 2, "num_iterations": 2}):
+        trainer = make_trainer(tmp_path, kl_coef=0.1, entropy_coef=0.1, max_steps=4, **options, **reuse)
+        before = weights_of(trainer)
+        trainer.train()
+        assert parts(changed(before, weights_of(trainer))) >= {"selector", "generator"}
+        assert all(0 < size <= 4.001 for size in logged(trainer, "ess"))
+        assert all(0.25 < share < 1 for share in logged(trainer, "frac_unique_selections"))
+        assert all(0 <= recall <= 1 for recall in logged(trainer, "selection_recall"))
+        assert logged(trainer, "kl")[0] == pytest.approx(0.0, abs=1e-5)
+        batch = trainer.estimate(trainer.model, {"rows": [trainer.train_dataset[0]], "draw": 0})
+        assert len({tuple(selection) for selection in batch["selections"][0].tolist()}) == 4
+        torch.testing.assert_close((batch["old_logps"] - batch["behavior_logps"]).exp().mean(), torch.tensor(1.0))
+
+
+def test_the_written_policy_draws_with_replacement_alone(tmp_path):
+    with pytest.raises(ValueError, match="'without_replacement'.*AutoregressivePolicy takes.*'proposal'"):
+        make_trainer(tmp_path, policy=AUTOREGRESSIVE, policy_kwargs={"proposal": "without_replacement"})
+
+
 def test_the_terms_of_the_loss_have_their_weights(tmp_path):
     trainer = make_trainer(tmp_path, entropy_coef=0.7, kl_coef=0.3, generator_loss_coef=2.0)
     batch = {"rows": [trainer.train_dataset[0], trainer.train_dataset[1]], "draw": 0}

@@ -70,6 +70,15 @@ def test_resuming_in_a_later_epoch(tmp_path):
     assert history(rest) == history(whole)
 
 
+def test_resuming_draws_without_replacement(tmp_path):
+    kwargs = {"policy_kwargs": {"proposal": "without_replacement"}, **WINDOW, "max_steps": 6, "learning_rate": 1e-2}
+    whole = make_trainer(tmp_path, save_strategy="steps", save_steps=3, **kwargs)
+    whole.train()
+    rest = make_trainer(tmp_path / "rest", **kwargs)
+    rest.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert changed(weights_of(whole), weights_of(rest)) == set()
+
+
 def test_a_checkpoint_holds_samples_but_no_rows(tmp_path):
     """Rows come from the dataset again: whatever its columns hold, the checkpoint can be read."""
     import datetime

@@ -1,0 +1,29 @@
+"""The benchmark of distinct selections, on problems from a file."""
+
+import json
+import sys
+
+import distinct_selections
+import pytest
+
+
+def test_problems_from_a_file(tmp_path, monkeypatch, capsys):
+    """N = 3, K = 2: six selections, all of which M = 6 distinct ones are, so that nothing is left to chance."""
+    path, output = tmp_path / "mine.jsonl", tmp_path / "found.json"
+    problem = {"scores": [2.0, 0.0, -1.0], "rewards": [-1.0, -3.0, 0.0, -2.0, -0.5, -4.0]}
+    path.write_text(json.dumps(problem) + "\n")
+    options = ["--problems", str(path), "--num_selections", "6", "--draws", "10", "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", ["distinct_selections.py", *options])
+    distinct_selections.main()
+    drawn, distinct = json.loads(output.read_text())["rows"]
+    assert "mine.jsonl" in capsys.readouterr().out
+    assert drawn["distinct"] < distinct["distinct"] == 6
+    for loss_type in distinct_selections.LOSS_TYPES:
+        assert distinct[f"{loss_type}_error"] < 1e-3 < drawn[f"{loss_type}_error"]
+
+
+def test_rewards_must_be_those_of_all_selections(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text(json.dumps({"scores": [2.0, 0.0, -1.0], "rewards": [-1.0] * 5}))
+    with pytest.raises(ValueError, match=r"mine.jsonl: row 1: 5 rewards and 3 scores; give one of \[3, 6\]"):
+        distinct_selections.read_problems(path)
