@@ -87,8 +87,8 @@ def draw_distinct(
     selections = selections.gather(1, order[..., None].expand(-1, -1, num_selected))
     logps = logps.gather(1, order)
     log_factors, leave_one_out = set_weights(logps, log_rest)
-    behavior_logps = (counts / num_selections).log() - log_factors
-    return DistinctSelections(selections, logps, behavior_logps, leave_one_out / counts[:, None, :])
+    behavior_logps = (counts.double() / num_selections).log() - log_factors
+    return DistinctSelections(selections, logps, behavior_logps, leave_one_out / counts[:, None])
 
 
 def _gumbel(size: Any, generator: torch.Generator) -> Tensor:

@@ -159,7 +159,7 @@ def test_estimates_from_draws_are_unbiased():
     drawn = draw_distinct(step, [5] * draws, 2, 4, random_generators(draws))
     index = (drawn.selections[:, :, None] == selections).all(-1).int().argmax(-1)
     ratios = (drawn.old_logps - drawn.behavior_logps).exp()
-    torch.testing.assert_close(ratios.mean(-1), torch.ones(draws, dtype=torch.float64))
+    torch.testing.assert_close(ratios.mean(-1), torch.ones(draws, dtype=torch.float64), atol=1e-11, rtol=0)
     found = (ratios * values[index]).mean(-1)
     assert abs(found.mean() - logps.exp() @ values) < 4 * found.std() / math.sqrt(draws)
     assert found.std() > 0.1
