@@ -16,11 +16,15 @@ OutputDir = Annotated[
 ]
 Ks = Annotated[list[int] | None, typer.Option("--k", min=1, help="Depths of recall and nDCG; K where none.")]
 Metrics = Annotated[
-    list[str] | None, typer.Option("--metric", help="A further metric, any number of: success, map, acc, rouge_l.")
+    list[str] | None,
+    typer.Option("--metric", help="A further metric, any number of: success, map, all_gold, acc, rouge_l."),
 ]
 Systems = Annotated[
     list[str] | None,
     typer.Option("--systems", help="A further system, any number of: no retrieval, random, oracle, …"),
+]
+By = Annotated[
+    str | None, typer.Option("--by", help="Column of the questions, such as hops: scores of each group by itself too.")
 ]
 NumSelections = Annotated[
     int, typer.Option("--num_selections", min=1, help="M, selections that the oracle chooses from.")
@@ -46,6 +50,7 @@ def main(
     window_stride: options.WindowStride = None,
     ks: Ks = None,
     metrics: Metrics = None,
+    by: By = None,
     batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Questions in a batch.")] = 8,
     max_new_tokens: Annotated[int, typer.Option("--max_new_tokens", min=1, help="Longest answer, in tokens.")] = 32,
     start: Annotated[bool, typer.Option(help="Also run the pair that training started from.")] = True,
@@ -88,6 +93,7 @@ def main(
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
         extra_metrics=metrics or (),
+        by=by,
         num_selections=num_selections,
         shuffle_candidates=shuffle_candidates,
         **of_models,

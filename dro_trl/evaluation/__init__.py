@@ -3,5 +3,6 @@
 systems, evaluator, parts    who chooses passages; a pair evaluated, in parts that are kept
 scores                       recall, MRR, nDCG, EM, F1 of predictions
 bootstrap, comparison        intervals, and paired differences
+groups                       questions by what a column of theirs holds
 report, plots                tables, JSON and figures
 """

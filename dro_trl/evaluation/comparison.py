@@ -1,13 +1,15 @@
 """Systems compared on the same questions, with bootstrap intervals."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dro_trl.evaluation.bootstrap import mean_interval
+from dro_trl.evaluation.groups import Column, Value
 from dro_trl.evaluation.scores import Prediction, Scores, score_predictions
 
 
@@ -36,7 +38,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class EvaluationReport:
+class Compared:
     """The scores of several systems on the same questions, and the differences between them."""
 
     systems: dict[str, dict[str, float | int | None]]
@@ -45,6 +47,24 @@ class EvaluationReport:
     """Per system and metric: the 95 % bootstrap interval of the mean, [low, high]."""
     comparisons: list[Comparison]
     """The target against each baseline, in every metric that some question has."""
+
+
+@dataclass(frozen=True)
+class Group(Compared):
+    """The same of those questions alone that have one value in a column."""
+
+    value: Value
+    """None where the column holds nothing."""
+
+
+@dataclass(frozen=True)
+class EvaluationReport(Compared):
+    """The same of all questions, and of each group of them."""
+
+    by: str | None = None
+    """The column by which they are grouped."""
+    groups: list[Group] = field(default_factory=list)
+    """In the order of their values."""
 
 
 def compare(
@@ -56,6 +76,7 @@ def compare(
     seed: int,
     n_resamples: int = 10_000,
     extra_metrics: Collection[str] = (),
+    by: Column | None = None,
 ) -> EvaluationReport:
     """Score all systems and compare the target with each baseline, question by question.
 
@@ -67,17 +88,37 @@ def compare(
         seed: Seed of the bootstrap.
         n_resamples: Number of bootstrap resamples.
         extra_metrics: As `extra` of `score_predictions`.
+        by: What the questions are grouped by, if they are; `"all_gold"` is among the metrics then.
 
     Returns:
-        Means, differences and their 95 % intervals.
+        Means, differences and their 95 % intervals, of all questions and of each group.
 
     Raises:
         ValueError: A name is unknown, the target is its own baseline, there are no predictions, or the systems differ
-            in their questions, answers, gold passages, or in how many passages they rank.
+            in their questions, answers, gold passages, or in how many passages they rank, or from `by` in how many
+            questions there are.
     """
     _check_names(systems, target, baselines)
     _check_rows(systems, depth=max(ks, default=1))
+    if by is not None:
+        _check_column(by, systems)
+        extra_metrics = {*extra_metrics, "all_gold"}
     scores = {name: score_predictions(predictions, ks, extra_metrics) for name, predictions in systems.items()}
+    parts = partial(_compared, target=target, baselines=baselines, seed=seed, n_resamples=n_resamples)
+    if by is None:
+        return EvaluationReport(*parts(scores))
+    groups = [Group(*parts(_part(scores, rows)), value) for value, rows in by.groups()]
+    return EvaluationReport(*parts(scores), by.name, groups)
+
+
+def _part(scores: dict[str, Scores], rows: list[int]) -> dict[str, Scores]:
+    return {name: {metric: values[rows] for metric, values in system.items()} for name, system in scores.items()}
+
+
+def _compared(
+    scores: dict[str, Scores], target: str, baselines: Sequence[str], seed: int, n_resamples: int
+) -> tuple[dict[str, dict[str, float | int | None]], dict[str, dict[str, list[float] | None]], list[Comparison]]:
+    """Return the fields of `Compared`."""
     intervals = {
         name: {
             metric: mean_interval(_scored(values), seed=seed, n_resamples=n_resamples).ci95
@@ -91,7 +132,7 @@ def compare(
         for metric, values in scores[target].items()
         if len(_scored(values))
     ]
-    return EvaluationReport({name: _means(system) for name, system in scores.items()}, intervals, comparisons)
+    return {name: _means(system) for name, system in scores.items()}, intervals, comparisons
 
 
 def _difference(
@@ -123,6 +164,15 @@ def _check_names(systems: Mapping[str, Sequence[Prediction]], target: str, basel
         raise ValueError(f"target {target!r} is also among the baselines {list(baselines)}; remove it there")
 
 
+def _check_column(by: Column, systems: Mapping[str, Sequence[Prediction]]) -> None:
+    first, predictions = next(iter(systems.items()))
+    if len(by.values) != len(predictions):
+        raise ValueError(
+            f"column {by.name!r} has {len(by.values)} values and system {first!r} has {len(predictions)} predictions; "
+            "give one value a question"
+        )
+
+
 def _check_rows(systems: Mapping[str, Sequence[Prediction]], depth: int) -> None:
     (first, reference), *others = systems.items()
     if not reference:
@@ -139,11 +189,11 @@ def _check_rows(systems: Mapping[str, Sequence[Prediction]], depth: int) -> None
 
 def _check_pair(row: int, first: tuple[str, Prediction], second: tuple[str, Prediction], depth: int) -> None:
     (name, expected), (other, found) = first, second
-    for field in ("question", "answers", "gold_ids"):
-        if expected[field] != found[field]:
+    for key in ("question", "answers", "gold_ids"):
+        if expected[key] != found[key]:
             raise ValueError(
-                f"row {row}, field {field!r}: system {name!r} has {expected[field]!r} and system {other!r} has "
-                f"{found[field]!r}; compare systems on the same questions in the same order"
+                f"row {row}, field {key!r}: system {name!r} has {expected[key]!r} and system {other!r} has "
+                f"{found[key]!r}; compare systems on the same questions in the same order"
             )
     ranked, other_ranked = len(expected["ranking"]), len(found["ranking"])
     # A system without retrieval ranks nothing and has recall 0; any other difference would favour the longer list.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dro_trl.evaluation.comparison import EvaluationReport, compare
+from dro_trl.evaluation.groups import column_of
 from dro_trl.evaluation.parts import Parts, choose_place, describe_evaluation, launched_processes
 from dro_trl.evaluation.scores import Prediction, check_extra
 from dro_trl.evaluation.systems import System, Task, find_systems
@@ -67,6 +68,7 @@ def evaluate_pair(
     batch_size: int = 8,
     max_new_tokens: int = 32,
     extra_metrics: Collection[str] = (),
+    by: str | None = None,
     num_selections: int = 16,
     shuffle_candidates: int | None = None,
     progress_dir: str | Path | None = None,
@@ -83,6 +85,7 @@ def evaluate_pair(
         batch_size: Questions in a batch; in float32 the result does not depend on it.
         max_new_tokens: Longest answer, in tokens.
         extra_metrics: As `extra` of `score_predictions`.
+        by: Column of the rows; the report is of each group with one value there too.
         num_selections: M, how many selections `"oracle"` draws.
         shuffle_candidates: Seed of a random order in which each question's candidates are shown; as given where None.
         progress_dir: Where what is finished is kept as it is found, so that the same call goes on from it after an
@@ -93,11 +96,12 @@ def evaluate_pair(
         The report, and each system's predictions, on every process.
 
     Raises:
-        ValueError: As `check_evaluation`, or if a model cannot be loaded.
+        ValueError: As `check_evaluation` and `column_of`, or if a model cannot be loaded.
         OSError: As `check_evaluation`.
     """
     folder = pair_folder(folder, model_kwargs.pop("revision", None))
     found = check_evaluation(folder, systems, extra_metrics)
+    column = None if by is None else column_of(rows, by)
     options: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "max_new_tokens": max_new_tokens}
     options |= {"num_selections": num_selections, "shuffle_candidates": shuffle_candidates}
     parts = _open_parts(folder, rows, progress_dir, options, model_kwargs)
@@ -112,11 +116,8 @@ def evaluate_pair(
         task = Task(pipeline, pipeline.prepare(rows), ranks, batch_size, num_selections, seed)
         _run_systems(found, pair, task, parts, selections, predictions, max_new_tokens)
         del pipeline, task  # Before the next pair is loaded.
-    others = [name for name in predictions if name != "trained"]
-    report = compare(
-        predictions, target="trained", baselines=others, ks=ks or [], seed=seed, extra_metrics=extra_metrics
-    )
-    return report, predictions
+    against = partial(compare, target="trained", baselines=[name for name in predictions if name != "trained"])
+    return against(predictions, ks=ks or [], seed=seed, extra_metrics=extra_metrics, by=column), predictions
 
 
 def check_evaluation(folder: Path, systems: Collection[str], extra_metrics: Collection[str]) -> dict[str, System]:

@@ -1,6 +1,7 @@
 """An evaluation report as printed tables and as a JSON file."""
 
-from collections.abc import Collection, Mapping
+import json
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from dro_trl.evaluation.comparison import Comparison, EvaluationReport
+from dro_trl.evaluation.groups import Value
 from dro_trl.files.wording import counted
 from dro_trl.files.writing import write_json
 
 
 def print_report(report: EvaluationReport, console: Console, reading_answers: Collection[str] = ()) -> None:
-    """Print the systems' scores, then the differences with their intervals; both fit 80 columns.
+    """Print the systems' scores, of each group too, then the differences with their intervals, all in 80 columns.
 
     Args:
         report: What `compare` returned.
@@ -25,6 +27,10 @@ def print_report(report: EvaluationReport, console: Console, reading_answers: Co
     """
     note = "† reads the answer to choose passages: a reference, no system to use.\n" if reading_answers else ""
     console.print(_scores_table(report, reading_answers), note + _counts(report))
+    if report.groups:
+        depth = _deepest(report).removeprefix("recall@")
+        gold = f"all gold: whether all gold passages are among the first {depth}.\n"
+        console.print(_groups_table(report, reading_answers), gold)
     if report.comparisons:
         first = report.comparisons[0]
         bootstrap = f"paired bootstrap, {first.n_resamples:,} resamples, seed {first.seed}"
@@ -60,7 +66,9 @@ def _counts(report: EvaluationReport) -> str:
     first = next(iter(report.systems.values()))
     counts = "Means over " + counted(int(first["n"] or 0), "question")
     if first["n_with_gold"] != first["n"]:
-        what = "recall, MRR, nDCG and MAP" if "map" in first else "recall, MRR and nDCG"
+        others = [name for metric, name in (("map", "MAP"), ("all_gold", "all gold")) if metric in first]
+        *names, last = ["recall", "MRR", "nDCG", *others]
+        what = f"{', '.join(names)} and {last}"
         counts += f"; {what} over the {first['n_with_gold']:,} with gold passages"
     return counts + ".\n"
 
@@ -73,11 +81,42 @@ def _scores_table(report: EvaluationReport, reading_answers: Collection[str]) ->
         # The depth on a line of its own keeps three depths within 80 columns.
         table.add_column(_label(metric).replace("@", "\n@"), justify="right", no_wrap=True)
     for name, scores in report.systems.items():
-        table.add_row(
-            _marked(name, reading_answers),
-            *("–" if scores[metric] is None else f"{scores[metric]:.3f}" for metric in metrics),
-        )
+        table.add_row(_marked(name, reading_answers), *_score_cells(scores, metrics))
     return table
+
+
+def _score_cells(scores: Mapping[str, float | int | None], metrics: Sequence[str]) -> list[str]:
+    return ["–" if scores[metric] is None else f"{scores[metric]:.3f}" for metric in metrics]
+
+
+def _groups_table(report: EvaluationReport, reading_answers: Collection[str]) -> Table:
+    first = next(iter(report.systems.values()))
+    counts = ["n"] if first["n"] == first["n_with_gold"] else ["n", "n_with_gold"]
+    metrics = [_deepest(report), "all_gold", "em", "f1"]
+    table = _table(f"By {escape(str(report.by))}")
+    for heading in (escape(str(report.by)), "system"):
+        table.add_column(heading, overflow="fold")
+    for name in (*counts, *metrics):
+        table.add_column(_label(name).replace("@", "\n@"), justify="right", no_wrap=True)
+    for group in report.groups:
+        table.add_section()
+        numbers = [f"{next(iter(group.systems.values()))[name]:,}" for name in counts]
+        value = _text(group.value)
+        for name, scores in group.systems.items():
+            table.add_row(value, _marked(name, reading_answers), *numbers, *_score_cells(scores, metrics))
+            value, numbers = "", [""] * len(counts)  # Said once.
+    return table
+
+
+def _deepest(report: EvaluationReport) -> str:
+    return [metric for metric in next(iter(report.systems.values())) if metric.startswith("recall@")][-1]
+
+
+def _text(value: Value) -> str:
+    """Return a value as tables show it."""
+    if value is None:
+        return "–"
+    return escape(value if isinstance(value, str) else json.dumps(value))
 
 
 def _differences_table(comparisons: list[Comparison], reading_answers: Collection[str]) -> Table:
@@ -102,7 +141,7 @@ def _difference_cells(comparison: Comparison) -> tuple[str, str, str, str, str]:
         interval = "[{:+.3f}, {:+.3f}]".format(*comparison.ci95)
     colour = "green" if comparison.delta > 0 else "red"
     return (
-        _label(comparison.metric),
+        _label(comparison.metric).replace("\n", " "),
         f"{comparison.n:,}",
         f"{comparison.delta:+.3f}",
         escape(interval),
@@ -115,7 +154,8 @@ def _marked(name: str, reading_answers: Collection[str]) -> str:
 
 
 def _label(metric: str) -> str:
-    names = {"mrr": "MRR", "map": "MAP", "em": "EM", "f1": "F1", "rouge_l": "ROUGE-L"}
+    names = {"mrr": "MRR", "map": "MAP", "em": "EM", "f1": "F1", "rouge_l": "ROUGE-L", "all_gold": "all\ngold"}
+    names |= {"n_with_gold": "with\ngold"}
     return names.get(metric, metric.replace("ndcg", "nDCG"))
 
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from dro_trl.metrics import exact_match, has_answer, rouge_l, token_f1
 
-EXTRA_METRICS = ("success", "map", "acc", "rouge_l")
+EXTRA_METRICS = ("success", "map", "all_gold", "acc", "rouge_l")
 """Metrics that are computed where they are asked for: whether a gold passage is among the first k (with answers as
-gold, the top-k accuracy of DPR); mean average precision of the ranking; whether a true answer
-stands in the predicted one; ROUGE-L of the answer, for datasets of sentences such as Wizard of Wikipedia."""
+gold, the top-k accuracy of DPR); mean average precision of the ranking; whether all gold passages are in it; whether a
+true answer stands in the predicted one; ROUGE-L of the answer, for datasets of sentences as in Wizard of Wikipedia."""
 
 
 class Prediction(TypedDict):
@@ -66,8 +66,8 @@ def check_extra(names: Collection[str]) -> None:
 def score_predictions(predictions: Sequence[Prediction], ks: Sequence[int], extra: Collection[str] = ()) -> Scores:
     """Score every prediction: recall@k, MRR and nDCG@k of its ranking (by ir_measures), EM and F1 of its answer.
 
-    Reciprocal rank and average precision are cut at the largest of `ks`, so that a system which ranks more passages
-    gains nothing.
+    Reciprocal rank, average precision and `all_gold` are cut at the largest of `ks`, so that a system which ranks more
+    passages gains nothing.
 
     Args:
         predictions: One per question.
@@ -115,6 +115,9 @@ def _score_rankings(predictions: Sequence[Prediction], ks: Sequence[int], extra:
             run[str(row)] = _descending_scores(prediction, row, depth=max(ks))
     for metric in ir_measures.iter_calc(list(names), qrels, run):
         scores[names[metric.measure]][int(metric.query_id)] = metric.value
+    if "all_gold" in extra:
+        recall = scores[f"recall@{max(ks)}"]
+        scores["all_gold"] = np.where(np.isnan(recall), np.nan, recall == 1)
     return scores
 
 

@@ -14,6 +14,7 @@ from dro_trl.cli.app import app
 from dro_trl.evaluation.evaluator import evaluate_pair, predict
 from dro_trl.evaluation.systems import SYSTEMS as FOUND
 from dro_trl.evaluation.systems import Task
+from dro_trl.files.writing import write_jsonl
 from dro_trl.metrics import exact_match, token_f1
 from dro_trl.policies.randomness import shuffled
 from tests.helpers.launching import launch
@@ -75,6 +76,26 @@ def test_without_the_start_two_systems_are_left(trained_pair, tmp_path):
     assert "ROUGE-L" in result.stdout
 
 
+def test_groups_of_a_column_are_evaluated_by_themselves(trained_pair, tmp_path):
+    """Of five questions, two have one hop; each group's figures are those of a file that holds it alone."""
+    rows = [json.loads(line) for line in (trained_pair.parent / "rows.jsonl").read_text().splitlines()]
+    rows = [{**row, "hops": hops} for row, hops in zip(rows, [2, 1, 2, 1, 2], strict=True)]
+    given = ["evaluate", "--model", str(trained_pair), "--no-start", "--max_new_tokens", "2", "--dtype", "float32"]
+    found = {}
+    for name, hops in {"all": [1, 2], "one": [1], "two": [2]}.items():
+        write_jsonl(tmp_path / f"{name}.jsonl", [row for row in rows if row["hops"] in hops])
+        options = ["--dataset", str(tmp_path / f"{name}.jsonl"), "--output_dir", str(tmp_path / name)]
+        options += ["--by", "hops"] if name == "all" else ["--metric", "all_gold"]
+        result = CliRunner().invoke(app, [*given, *options])
+        assert result.exit_code == 0, result.output
+        assert ("By hops" in result.stdout) == (name == "all")
+        found[name] = results_of(tmp_path / name)
+    assert (found["all"]["by"], found["one"]["by"], found["one"]["groups"]) == ("hops", None, [])
+    for group, name, value in zip(found["all"]["groups"], ("one", "two"), (1, 2), strict=True):
+        assert group == {"value": value, **{key: found[name][key] for key in group if key != "value"}}
+        assert group["systems"]["trained"]["n"] == 1 + value
+
+
 def test_further_systems_are_rows_of_the_same_results(trained_pair, tmp_path):
     path = trained_pair.parent / "rows.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -109,14 +130,20 @@ def test_further_systems_are_rows_of_the_same_results(trained_pair, tmp_path):
         ({"--dataset": "nowhere.jsonl"}, "nowhere.jsonl: no such file"),
         ({"--systems": "orcale"}, "unknown system 'orcale'; did you mean 'oracle'?"),
         ({"--window_size": "2"}, "window_size=2 leaves nothing to choose with num_selected=2"),
-        ({"--metric": "bleu"}, "unknown metrics ['bleu']; expected some of success, map, acc, rouge_l"),
+        ({"--metric": "bleu"}, "unknown metrics ['bleu']; expected some of success, map, all_gold, acc, rouge_l"),
+        (
+            {"--by": "question_"},
+            "error: questions ({rows}): column 'question_' is missing (did you mean 'question'?); the columns are "
+            "answers, candidates, gold_ids, question",
+        ),
+        ({"--by": "gold_ids"}, "error: questions ({rows}): column 'gold_ids' holds a list; rows are grouped by text,"),
     ],
 )
 def test_mistakes_end_in_one_line(trained_pair, options, message):
     given = {"--model": str(trained_pair), "--dataset": str(trained_pair.parent / "rows.jsonl"), **options}
     result = CliRunner().invoke(app, ["evaluate", "--no-start", *(part for pair in given.items() for part in pair)])
     assert result.exit_code == 2
-    assert message in result.stderr
+    assert message.format(rows=given["--dataset"]) in result.stderr.splitlines()[-1]
 
 
 def results_of(folder):

@@ -148,6 +148,7 @@ INPUTS: dict[str, Callable[[Path], object]] = {
     "train.bm25.jsonl": candidates(20),
     "dev.top20.jsonl": candidates(20),
     "dev60.top20.jsonl": candidates(20),
+    "dev.hops.top20.jsonl": lines([{**row, "hops": 1 + number % 2} for number, row in enumerate(questions(4, 20))]),
     "dev.top100.jsonl": candidates(100),
     "train.mixed.top10.jsonl": candidates(10),
     "nq.more.top10.jsonl": candidates(10),

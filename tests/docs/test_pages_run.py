@@ -27,7 +27,8 @@ ASSUMED = {
     "comparing.md": ["train.top20.jsonl", "dev.top20.jsonl", "models/gemma-3-270m"],
     "datasets.md": ["CORPUS", "FILE", "psgs_w100.tsv.gz", "corpus.jsonl", "other.run.txt"],
     "distributed.md": ["RECIPE.yaml", "models/mine", "data/train.top20.jsonl", "runs/mine"],
-    "evaluation.md": ["runs/mine", "runs/wikimultihop", "dev.jsonl", "dev.top20.jsonl", "dev.top100.jsonl"],
+    "evaluation.md": ["runs/mine", "runs/wikimultihop", "dev.jsonl"]
+    + [f"dev.{name}.jsonl" for name in ("top20", "top100", "hops.top20")],
     "extending.md": ["RECIPE.yaml", "models/mine", "data/train.top20.jsonl"],
     "method.md": ["RECIPE.yaml", "models/mine", "data/train.top20.jsonl"],
     "performance.md": ["models/gemma-3-270m", *QUICKSTART],

@@ -8,6 +8,7 @@ from scipy.stats import norm
 
 from dro_trl.evaluation.bootstrap import mean_interval
 from dro_trl.evaluation.comparison import compare
+from dro_trl.evaluation.groups import Column
 
 
 def compare_two(first, second, ks=(1, 2), seed=0, n_resamples=2000):
@@ -154,3 +155,40 @@ def test_names_are_checked(make_system):
     with pytest.raises(ValueError, match="give at least one depth"):
         compare(systems, target="trained", baselines=[], ks=[], seed=0)
     assert compare(systems, target="trained", baselines=[], **options).comparisons == []
+
+
+def test_a_group_is_a_comparison_of_its_questions_alone(make_system):
+    first, second = make_system(0, 0.9, 0.8, gold_every=3), make_system(1, 0.4, 0.5, gold_every=3)
+    hops = [1 + number % 3 for number in range(60)]
+    options = {"target": "trained", "baselines": ["bm25"], "ks": (1, 2), "seed": 4, "n_resamples": 200}
+    options["extra_metrics"] = ["map"]
+    report = compare({"trained": first, "bm25": second}, **options, by=Column("hops", hops))
+    options["extra_metrics"] = ["map", "all_gold"]
+    whole = compare({"trained": first, "bm25": second}, **options)
+    assert (report.systems, report.systems_ci95, report.comparisons) == (
+        whole.systems,
+        whole.systems_ci95,
+        whole.comparisons,
+    )
+    assert (whole.by, whole.groups, report.by) == (None, [], "hops")
+    assert [group.value for group in report.groups] == [1, 2, 3]
+    for group in report.groups:
+        systems = {
+            name: [row for row, value in zip(rows, hops, strict=True) if value == group.value]
+            for name, rows in (("trained", first), ("bm25", second))
+        }
+        alone = compare(systems, **options)
+        assert (group.systems, group.systems_ci95, group.comparisons) == (
+            alone.systems,
+            alone.systems_ci95,
+            alone.comparisons,
+        )
+    # Every third question has gold passages: those of the first group.
+    assert [group.systems["trained"]["n_with_gold"] for group in report.groups] == [20, 0, 0]
+    assert {c.metric for c in report.groups[1].comparisons} == {"em", "f1"}
+
+
+def test_a_column_of_other_questions_is_refused(make_system):
+    system = make_system(0, 0.5, 0.5)
+    with pytest.raises(ValueError, match=r"column 'hops' has 2 values and system 'only' has 60 predictions; give one"):
+        compare({"only": system}, target="only", baselines=[], ks=[1], seed=0, by=Column("hops", [1, 2]))

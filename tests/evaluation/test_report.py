@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from dro_trl.evaluation.comparison import Comparison, EvaluationReport, compare
+from dro_trl.evaluation.comparison import Comparison, EvaluationReport, Group, compare
+from dro_trl.evaluation.groups import Column
 from dro_trl.evaluation.report import print_report, write_results
 
 
@@ -85,6 +86,54 @@ def test_json_round_trip(report, tmp_path):
     results["comparisons"] = [Comparison(**comparison) for comparison in results["comparisons"]]
     assert EvaluationReport(**results) == report
     assert [file.name for file in path.parent.iterdir()] == ["results.json"]
+
+
+def comparing(make_system, column, ks=(1, 2), **kwargs):
+    names = ("start, retriever order", "[start]", "trained")
+    systems = {name: make_system(seed, 0.5, 0.5, **kwargs) for seed, name in enumerate(names)}
+    options = {"target": "trained", "baselines": names[:2], "seed": 0, "n_resamples": 50}
+    return compare(systems, ks=ks, by=column, **options)
+
+
+def test_groups_are_printed_after_the_scores(make_system):
+    report = comparing(make_system, Column("hops", [1 + number % 2 for number in range(60)]))
+    lines = printed(report).splitlines()
+    start, end = (
+        next(i for i, line in enumerate(lines) if line.startswith(text)) for text in ("By hops", "all gold:")
+    )
+    assert start > next(i for i, line in enumerate(lines) if line.startswith("Means over 60 questions."))
+    assert lines[end] == "all gold: whether all gold passages are among the first 2."
+    expected = []
+    for group in report.groups:
+        for number, (name, scores) in enumerate(group.systems.items()):
+            count, metrics = [] if number else ["30"], ("recall@2", "all_gold", "em", "f1")
+            value = [] if number else [str(group.value)]
+            expected.append([*value, *name.split(), *count, *(f"{scores[metric]:.3f}" for metric in metrics)])
+    assert [line.split() for line in lines[start:end] if "0." in line or "1.0" in line] == expected
+    assert len(expected) == 6
+
+
+@pytest.mark.parametrize("ks", [[2], [1, 5, 100]])
+@pytest.mark.parametrize("gold_every", [1, 7])
+def test_groups_of_any_values_fit_80_columns(make_system, ks, gold_every):
+    values = ["a [bold]kind[/] of question", None, "x" * 40, True, 0.25, 3]
+    column = Column("a long [name] of a column", [values[number % 6] for number in range(60)])
+    text = printed(comparing(make_system, column, ks, gold_every=gold_every))
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    assert ("with" in text.partition("By ")[2].partition("Differences")[0]) == (gold_every > 1)
+    words = text.split()
+    assert {"[bold]kind[/]", "true", "0.25", "–", "[name]"} <= set(words)
+
+
+def test_groups_round_trip(make_system, tmp_path):
+    report = comparing(make_system, Column("kind", ["one", None, 2] * 20))
+    results = json.loads(write_results(report, tmp_path / "results.json", {}).read_text())
+    assert (results["by"], [group["value"] for group in results["groups"]]) == ("kind", [2, "one", None])
+    for part in (results, *results["groups"]):
+        part["comparisons"] = [Comparison(**comparison) for comparison in part["comparisons"]]
+    results["groups"] = [Group(**group) for group in results["groups"]]
+    assert EvaluationReport(**results) == report
 
 
 def test_a_failed_write_leaves_the_old_file_whole(report, tmp_path):

@@ -96,7 +96,7 @@ def test_extra_metrics_worked_by_hand():
     predictions = [predict("xab", "ab", "It is Paris"), predict("ab", None, "Parisian")]
     plain = score_predictions(predictions, ks=[3])
     scores = score_predictions(predictions, ks=[3], extra=EXTRA_METRICS)
-    assert list(scores) == [*list(plain)[:-2], "success@3", "map", "em", "f1", "acc", "rouge_l"]
+    assert list(scores) == [*list(plain)[:-2], "success@3", "map", "all_gold", "em", "f1", "acc", "rouge_l"]
     for metric, values in plain.items():
         np.testing.assert_array_equal(values, scores[metric])
     np.testing.assert_allclose(scores["map"], [(1 / 2 + 2 / 3) / 2, np.nan])
@@ -106,6 +106,17 @@ def test_extra_metrics_worked_by_hand():
     np.testing.assert_array_equal([depths["success@1"], depths["success@2"]], [[0, np.nan], [1, np.nan]])
     assert scores["acc"].tolist() == [1, 0]
     np.testing.assert_allclose(scores["rouge_l"], [1 / 2, 0])
+
+
+def test_all_gold_is_whether_none_is_missing_at_the_largest_depth():
+    """Gold {a, b}: both among x a b, one among a x y, both but the second too late in a x y b; three do not fit 2."""
+    rankings = [predict(ranking, "ab") for ranking in ("xab", "axy", "axyb")]
+    rankings += [predict("a", "a"), predict("", "a"), predict("ab", None)]
+    found = {ks: score_predictions(rankings, ks, ["all_gold"])["all_gold"] for ks in ((1, 3), (3,), (4,))}
+    np.testing.assert_array_equal(found[1, 3], [1, 0, 0, 1, 0, np.nan])
+    np.testing.assert_array_equal(found[3,], found[1, 3])
+    np.testing.assert_array_equal(found[4,], [1, 0, 1, 1, 0, np.nan])
+    assert score_predictions([predict("abc", "abc")], [2], ["all_gold"])["all_gold"].tolist() == [0]
 
 
 def test_an_exact_match_is_accurate_whatever_its_articles_and_signs():
@@ -118,5 +129,6 @@ def test_an_exact_match_is_accurate_whatever_its_articles_and_signs():
 
 
 def test_an_unknown_extra_metric_is_named():
-    with pytest.raises(ValueError, match=r"unknown metrics \['bleu'\]; expected some of success, map, acc, rouge_l"):
+    expected = r"unknown metrics \['bleu'\]; expected some of success, map, all_gold, acc, rouge_l"
+    with pytest.raises(ValueError, match=expected):
         score_predictions([predict("a", "a")], ks=[1], extra=["acc", "bleu"])
