@@ -1,8 +1,9 @@
 """`dro-trl quickstart`: the whole method on an invented encyclopedia, from raw passages to answers."""
 
 import time
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -13,10 +14,28 @@ if TYPE_CHECKING:
     from dro_trl.retrieval.base import Retriever
     from dro_trl.trainer.dro_trainer import DROTrainer
 
-NUM_CANDIDATES = 8
-NUM_SELECTED = 2
+
+class Sizes(NamedTuple):
+    """How much the selector sees of a question, and how much of that the generator."""
+
+    num_candidates: int
+    num_selected: int
+
+
+TWO_HOPS = Sizes(num_candidates=8, num_selected=2)
+THREE_HOPS = Sizes(num_candidates=10, num_selected=3)
 MAX_NEW_TOKENS = 8
 RESULTS = "results.json"
+
+TwoHop = Annotated[
+    float | None, typer.Option("--two_hop", help="Part of the questions, 0 to 1, that follow one link: two passages.")
+]
+ThreeHop = Annotated[
+    float | None, typer.Option("--three_hop", help="Part that follow two links: three passages; K is 3 then, N 10.")
+]
+Comparison = Annotated[
+    float | None, typer.Option("--comparison", help="Part that ask who is older, or younger: two passages.")
+]
 
 
 def main(
@@ -24,6 +43,9 @@ def main(
     output_dir: Annotated[Path, typer.Option("--output_dir", help="Where everything goes.")] = Path("quickstart"),
     seed: Annotated[int, typer.Option("--seed", help="Of the encyclopedia, the training and the bootstrap.")] = 0,
     fast: Annotated[bool, typer.Option("--fast", help="A few questions only, to see every step work.")] = False,
+    two_hop: TwoHop = None,
+    three_hop: ThreeHop = None,
+    comparison: Comparison = None,
 ) -> None:
     """Train a selector and a generator on a fictional encyclopedia, and compare them with where they started."""
     from rich.console import Console
@@ -44,24 +66,28 @@ def main(
     logging.disable_progress_bar()
     console = Console(highlight=False)
     num_train, num_eval = (8, 8) if fast else (160, 200)
+    sizes = THREE_HOPS if three_hop else TWO_HOPS
     stage = Stages(console)
     stage.begin("Inventing an encyclopedia")
     data, index, model = (output_dir / name for name in ("data", "index", "model"))
-    world = FictionalEncyclopedia.generate(seed, num_train, num_eval)
+    shares = {"two_hop": two_hop, "three_hop": three_hop, "comparison": comparison}
+    world = FictionalEncyclopedia.generate(seed, num_train, num_eval, **shares)
+    for name, size in product(("train", "eval"), (TWO_HOPS, THREE_HOPS)):
+        candidates_file(data, name, size).unlink(missing_ok=True)  # Of the world that was here before.
     world.write(data)
     console.print(f"{len(world.corpus)} passages, {num_train} training and {num_eval} held-out questions in {data}")
 
     stage.begin("Indexing it with Lucene and retrieving candidates")
     with PyseriniRetriever.build(data / "corpus.jsonl", index, overwrite=True) as retriever:
         train, held_out = (
-            attach_candidates(load_rag_dataset(data / file, require_candidates=False), retriever, NUM_CANDIDATES)
+            attach_candidates(load_rag_dataset(data / file, require_candidates=False), retriever, sizes.num_candidates)
             for file in ("train.jsonl", "eval.jsonl")
         )
         for name, dataset in (("train", train), ("eval", held_out)):
-            write_jsonl(data / f"{name}.top{NUM_CANDIDATES}.jsonl", dataset.to_list())
-        console.print(f"{NUM_CANDIDATES} candidates a question, in {data}; index in {index}")
+            write_jsonl(candidates_file(data, name, sizes), dataset.to_list())
+        console.print(f"{sizes.num_candidates} candidates a question, in {data}; index in {index}")
         stage.begin("Loading Gemma 3 270M twice: as the selector and as the generator")
-        trainer = make_trainer(str(gemma_3_270m()), train, model, seed)
+        trainer = make_trainer(str(gemma_3_270m()), train, model, seed, sizes)
         console.print(f"They run {describe_training(trainer.args)}")
         stage.begin(f"Training both on {num_train} questions")
         train_and_save(trainer)
@@ -72,6 +98,11 @@ def main(
         ask(model, index, retriever, held_out[0], console)
     stage.end()
     stage.report(output_dir / RESULTS)
+
+
+def candidates_file(folder: Path, name: str, sizes: Sizes) -> Path:
+    """Return where the questions of a part are with their candidates."""
+    return folder / f"{name}.top{sizes.num_candidates}.jsonl"
 
 
 class Stages:
@@ -111,7 +142,7 @@ class Stages:
         self._console.print(table)
 
 
-def make_trainer(model: str, train: "Dataset", output_dir: Path, seed: int) -> "DROTrainer":
+def make_trainer(model: str, train: "Dataset", output_dir: Path, seed: int, sizes: Sizes = TWO_HOPS) -> "DROTrainer":
     """Return the trainer: the class of every run, with options that any recipe can set."""
     from peft import LoraConfig
 
@@ -120,8 +151,7 @@ def make_trainer(model: str, train: "Dataset", output_dir: Path, seed: int) -> "
 
     args = DROConfig(
         str(output_dir),
-        num_candidates=NUM_CANDIDATES,
-        num_selected=NUM_SELECTED,
+        **sizes._asdict(),
         num_selections=8,
         learning_rate=5e-4,
         generator_learning_rate=3e-4,
@@ -151,13 +181,14 @@ def evaluate(model: Path, output_dir: Path, held_out: "Dataset", seed: int, cons
     from dro_trl.evaluation.plots import plot_comparison
     from dro_trl.evaluation.report import print_report, write_results
 
+    by = "kind" if "kind" in held_out.column_names else "hops"
     report, predictions = evaluate_pair(
-        model, held_out.to_list(), DEFAULT_SYSTEMS[1:], seed=seed, max_new_tokens=MAX_NEW_TOKENS
+        model, held_out.to_list(), DEFAULT_SYSTEMS[1:], seed=seed, max_new_tokens=MAX_NEW_TOKENS, by=by
     )
     print_report(report, console)
     console.print(
-        "start: both models as they were. trained, retriever order: the trained generator reads BM25's first two "
-        "passages. trained: it reads the trained selector's two.",
+        "start: both models as they were. trained, retriever order: the trained generator reads BM25's first "
+        "passages. trained: it reads as many that the trained selector chose.",
         style="dim",
     )
     path = write_results(report, output_dir / RESULTS, {"predictions": predictions})
