@@ -26,6 +26,7 @@ from .policies.autoregressive import AutoregressivePolicy as AutoregressivePolic
 from .policies.base import SelectionLogps as SelectionLogps
 from .policies.base import SelectionPolicy as SelectionPolicy
 from .policies.base import SelectionSample as SelectionSample
+from .policies.conditional_scores import ConditionalScoresPolicy as ConditionalScoresPolicy
 from .policies.plackett_luce import PlackettLucePolicy as PlackettLucePolicy
 from .policies.plackett_luce import gumbel_top_k as gumbel_top_k
 from .policies.plackett_luce import plackett_luce_logps as plackett_luce_logps

@@ -21,7 +21,7 @@ from dro_trl.models.pair_config import check_config
 from dro_trl.models.reading import base_of, is_adapter_source, read_base, read_into
 from dro_trl.models.replacing import STAGING, replacing
 from dro_trl.models.selector_generator import SelectorGenerator
-from dro_trl.policies.score_weights import learnt_kwargs, learnt_weight
+from dro_trl.policies.score_weights import ScoreWeights, learnt_weight
 
 CONFIG_FIELDS = (
     "policy",
@@ -89,10 +89,10 @@ def save_models(
 
 def read_learnt(pair: SelectorGenerator, state_dict: dict[str, Tensor] | None) -> dict[str, float] | None:
     """Return the arguments of the policy that were learnt, None where none are; `state_dict` as in `save_models`."""
-    if pair.score_weights is None:
+    if not isinstance(pair.score_weights, ScoreWeights):
         return None
     gathered = pair.state_dict() if state_dict is None else state_dict
-    return learnt_kwargs(gathered["score_weights.weight"])
+    return pair.score_weights.learnt_kwargs(gathered["score_weights.weight"])
 
 
 @contextmanager

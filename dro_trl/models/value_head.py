@@ -17,8 +17,8 @@ class ValueHead(nn.Module):
 
     Args:
         hidden_size: Of the selector.
-        pooling: Which of a question's positions with logits are read: the `"mean"` of all, or the `"first"` alone,
-            for a policy whose later positions depend on the selection.
+        pooling: Which of a question's positions with logits are read: the `"mean"` of all in the selector's
+            first forward, or the `"first"` in its last, for a policy whose later positions depend on the selection.
     """
 
     def __init__(self, hidden_size: int, pooling: str = "first") -> None:
@@ -30,15 +30,21 @@ class ValueHead(nn.Module):
 
     @contextlib.contextmanager
     def reading(self, selector: Any) -> Iterator[dict[str, Any]]:
-        """Note, while the context is open, what the selector's last forward computes: the argument of `forward`."""
+        """Note, while the context is open, what the selector's forward computes: the argument of `forward`."""
         noted: dict[str, Any] = {}
 
+        def is_noted() -> bool:
+            return self.pooling == "mean" and "states" in noted
+
         def note_positions(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+            if is_noted():
+                return
             noted["positions"] = kept_positions(kwargs.get("logits_to_keep"))  # None: runs along.
             noted["blocks"] = kwargs.get("blocks")
 
         def note_states(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            noted["states"] = args[0].detach()
+            if not is_noted():
+                noted["states"] = args[0].detach()
 
         model = selector.model if isinstance(selector, AdapterView) else selector
         handles = [

@@ -1,16 +1,15 @@
 """Plackett-Luce over item scores: one forward pass of the prompt gives every selection's probability."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from dro_trl.lm.attention import blocks_of
 from dro_trl.lm.logps import kept_logits
-from dro_trl.lm.packing import SharedPromptBatch, pack
+from dro_trl.lm.packing import SharedPromptBatch
 from dro_trl.lm.prompts import DEFAULT, PromptTexts
 from dro_trl.lm.tokens import Tokenizer
 from dro_trl.policies.base import (
@@ -21,7 +20,8 @@ from dro_trl.policies.base import (
     StatedReading,
     check_candidates,
 )
-from dro_trl.policies.item_scores import ItemScore, ItemScores, standardised
+from dro_trl.policies.item_scores import ItemScore, ItemScores, ScoringInputs, standardised
+from dro_trl.policies.randomness import gumbel_noise
 from dro_trl.policies.score_weights import ScoreWeights
 from dro_trl.policies.stochastic_beams import Step, draw_distinct, repeated
 from dro_trl.types import Question
@@ -62,12 +62,8 @@ def gumbel_top_k(
     Returns:
         (B, M, K) int64.
     """
-    uniform = torch.zeros(len(scores), num_selections, scores.shape[-1], dtype=torch.float64)
     sizes = (scores > float("-inf")).sum(-1).tolist()
-    for row, size, generator in zip(uniform, sizes, generators, strict=True):
-        # As many numbers as the row has items: the widest row of the batch must not change what the others draw.
-        row[:, :size] = torch.rand(num_selections, size, generator=generator, dtype=torch.float64)
-    noise = -torch.log(-torch.log(uniform.clamp(min=1e-300)))
+    noise = gumbel_noise(sizes, (num_selections, scores.shape[-1]), generators)
     noisy = scores.detach().double()[:, None, :] + noise.to(scores.device)
     return noisy.topk(num_selected, dim=-1).indices
 
@@ -109,33 +105,6 @@ def every_item(num_items: Sequence[int], num_selections: int) -> tuple[Tensor, T
         )
     order, counts = repeated(num_items, num_selections)
     return order[..., None], (counts / num_selections).log()
-
-
-@dataclass
-class ScoringInputs:
-    """Encoded prompts. B questions, N items."""
-
-    batch: SharedPromptBatch
-    """What the selector reads; its targets are the tokens at which scores are read."""
-    item_mask: Tensor
-    """(B, N) bool: False where a row has fewer than N candidates."""
-    prior: Tensor
-    """(B, N) float32, the retriever's scores, standardised within each row."""
-
-    @property
-    def sizes(self) -> list[int]:
-        """N of each row."""
-        sizes: list[int] = self.item_mask.sum(-1).tolist()
-        return sizes
-
-    @property
-    def longest(self) -> int:
-        """Tokens from the beginning of a prompt to the end of its longest continuation."""
-        return int(self.batch.position_ids.max()) + 1
-
-    def to(self, device: torch.device) -> "ScoringInputs":
-        """Return the inputs on another device."""
-        return ScoringInputs(self.batch.to(device), self.item_mask.to(device), self.prior.to(device))
 
 
 class PlackettLucePolicy(SelectionPolicy):
@@ -211,16 +180,7 @@ class PlackettLucePolicy(SelectionPolicy):
             ValueError: If a row has fewer than K candidates, or more than there are identifiers.
         """
         check_candidates(rows, self.num_selected)
-        encoded = [self.scores.encode(row) for row in rows]
-        batch = pack(
-            [row.shared for row in encoded],
-            [row.continuations for row in encoded],
-            [row.scored for row in encoded],
-            separate=self.item_score == "query_likelihood",  # Passages share a few words there, no question.
-        )
-        sizes = torch.tensor([len(row["candidates"]) for row in rows])
-        item_mask = torch.arange(int(sizes.max())) < sizes[:, None]
-        return ScoringInputs(batch, item_mask, pad_sequence([standardised(row) for row in rows], batch_first=True))
+        return self.scores.inputs(rows, [self.scores.encode(row) for row in rows])
 
     def prior(self, row: Question) -> Tensor:
         """Return what the retriever's scores add to the item scores of a row, (N,) float32."""
@@ -228,9 +188,7 @@ class PlackettLucePolicy(SelectionPolicy):
 
     def questions_of(self, inputs: ScoringInputs) -> Tensor:
         """Return the question that each row is of; see `SelectionPolicy.questions_of`."""
-        every = torch.arange(len(inputs.item_mask), device=inputs.item_mask.device)
-        whole = len(inputs.batch.input_ids) == len(every)
-        return every if whole else every.repeat_interleave(inputs.item_mask.sum(-1))
+        return inputs.questions
 
     def packed(self, inputs: ScoringInputs, selections: Tensor) -> SharedPromptBatch:
         """Return what the selector reads, whatever is selected."""

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from dro_trl.types import Question
 
@@ -41,3 +42,18 @@ def _random_orders(rows: Sequence[Question], seed: int, stream: int) -> list[lis
         torch.randperm(len(row["candidates"]), generator=random_generator(seed, stream, row["question"])).tolist()
         for row in rows
     ]
+
+
+def gumbel_noise(sizes: Sequence[int], shape: tuple[int, int], generators: Sequence[torch.Generator]) -> Tensor:
+    """Return standard Gumbel noise for each of M selections over N items of B questions, (B, M, N) float64 on the CPU.
+
+    Args:
+        sizes: The items of each question. As many numbers are drawn as it has: the widest question of a batch must not
+            change what the others draw.
+        shape: M and N.
+        generators: A generator for each question.
+    """
+    uniform = torch.zeros(len(sizes), *shape, dtype=torch.float64)
+    for row, size, generator in zip(uniform, sizes, generators, strict=True):
+        row[:, :size] = torch.rand(shape[0], size, generator=generator, dtype=torch.float64)
+    return -torch.log(-torch.log(uniform.clamp(min=1e-300)))

@@ -5,6 +5,7 @@ import shutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
+from hypothesis import reject
 from hypothesis import strategies as st
 
 from dro_trl.data.load import read_rag_dataset
@@ -56,7 +57,10 @@ def check(path, expected):
 
 def check_file(path, table, how, share):
     names, columns = table
-    pq.write_table(pa.Table.from_arrays(columns, names), path)
+    try:
+        pq.write_table(pa.Table.from_arrays(columns, names), path)
+    except pa.ArrowNotImplementedError:  # pyarrow 21 has no Parquet form of list views.
+        reject()
     path.write_bytes(WHOLE[how](path.read_bytes(), share) if how else path.read_bytes())
     return check(path, [] if how else rows_of(names, columns))
 

@@ -8,7 +8,7 @@ from dro_trl.models.saving import VALUE_HEAD_NAME
 from dro_trl.models.value_head import ValueHead
 from tests.helpers.training import LORA, changed, gradients, logged, make_trainer, weights_of
 
-POLICIES = ["dro_trl.PlackettLucePolicy", "dro_trl.AutoregressivePolicy"]
+POLICIES = ["dro_trl.PlackettLucePolicy", "dro_trl.AutoregressivePolicy", "dro_trl.ConditionalScoresPolicy"]
 
 
 def test_pooling_worked_by_hand():

@@ -6,6 +6,7 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from dro_trl.policies.autoregressive import AutoregressivePolicy
+from dro_trl.policies.conditional_scores import ConditionalScoresPolicy
 from dro_trl.policies.plackett_luce import PlackettLucePolicy
 from tests.helpers.tiny_models import all_selections, random_generators, tiny_model, tiny_questions, tiny_tokenizer
 
@@ -18,6 +19,11 @@ POLICIES = {
     ),
     "passage_end": lambda tokenizer, k: PlackettLucePolicy(tokenizer, k, "passage_end"),
     "identifier": lambda tokenizer, k: PlackettLucePolicy(tokenizer, k, "identifier"),
+    "conditional pointwise": lambda tokenizer, k: ConditionalScoresPolicy(tokenizer, k, link_weight=0.3),
+    "conditional query_likelihood": lambda tokenizer, k: ConditionalScoresPolicy(
+        tokenizer, k, "query_likelihood", score_temperature=2.0, link_weight=None
+    ),
+    "of a shortlist": lambda tokenizer, k: ConditionalScoresPolicy(tokenizer, k, link_weight=0.3, shortlist_size=2),
 }
 
 

@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
-from dro_trl import AutoregressivePolicy, PlackettLucePolicy
+from dro_trl import AutoregressivePolicy, ConditionalScoresPolicy, PlackettLucePolicy
 from dro_trl.trainer.dataset import Collator
 from tests.helpers.tiny_models import tiny_questions, tiny_tokenizer
 from tests.helpers.training import logged, make_trainer, weights_of
@@ -32,7 +32,7 @@ def trained(folder, policy_class, workers, **options):
     return (logged(trainer, "loss"), logged(trainer, "reward"), weights_of(trainer)), len(here), sum(ahead)
 
 
-@pytest.mark.parametrize("policy_class", [PlackettLucePolicy, AutoregressivePolicy])
+@pytest.mark.parametrize("policy_class", [PlackettLucePolicy, AutoregressivePolicy, ConditionalScoresPolicy])
 def test_workers_change_no_number(tmp_path, policy_class):
     options = {"gradient_accumulation_steps": 2}
     (loss, reward, weights), here, ahead = trained(tmp_path / "none", policy_class, 0, **options)

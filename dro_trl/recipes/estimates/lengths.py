@@ -114,15 +114,16 @@ def measured_lengths(
 
 
 def _lengths_of(row: Question, policy: Any, tokenizer: Any, args: DROConfig, draw: random.Random) -> QuestionLengths:
-    selection = draw.sample(range(len(row["candidates"])), passages_read(args))
-    batch = policy.packed(policy.encode([row]), torch.tensor([[selection] * args.num_selections]))
+    numbers, read = range(len(row["candidates"])), passages_read(args)
+    drawn = [draw.sample(numbers, read) for _ in range(args.num_selections)]
+    selection, batch = drawn[0], policy.packed(policy.encode([row]), torch.tensor([drawn]))
     rows, length = batch.input_ids.shape
     blocks = batch.blocks or blocks_of([length - 1] * rows, [[1]] * rows)
     text = prompts.generator_prompt(row["question"], [row["candidates"][i] for i in selection])
     answer = len(encoding.answer_ids(tokenizer, row["answers"][0]))
-    read = len(encoding.encode(tokenizer, encoding.render(tokenizer, text)))
+    prompt = len(encoding.encode(tokenizer, encoding.render(tokenizer, text)))
     kept = int(batch.logits_to_keep.sum())
-    return QuestionLengths(len(blocks.texts), kept, read + answer, answer, 1, *attention_sizes(blocks))
+    return QuestionLengths(len(blocks.texts), kept, prompt + answer, answer, 1, *attention_sizes(blocks))
 
 
 def find_lengths(

@@ -40,6 +40,12 @@ CASES = {
         "kl_coef": 0.1,
     },
     "answers generated": {"rewards": ["exact_match_reward", "token_f1_reward"], "entropy_coef": 0.1},
+    "a choice behind others, lora": {
+        "policy": "dro_trl.ConditionalScoresPolicy",
+        "policy_kwargs": {"proposal": "without_replacement"},
+        "lora": True,
+        "evaluate": True,
+    },
     "generator frozen": {**AUTOREGRESSIVE, "train_generator": False, "kl_coef": 0.1},
     "selector frozen": {"train_selector": False},
     "one base, two adapters": {"shared_base": True, "lora": True, "activation_checkpointing": True, "kl_coef": 0.1},
