@@ -39,6 +39,7 @@ from .rewards.answer import exact_match_reward as exact_match_reward
 from .rewards.answer import token_f1_reward as token_f1_reward
 from .rewards.evidence import evidence_recall_reward as evidence_recall_reward
 from .rewards.likelihood import AnswerLogLikelihood as AnswerLogLikelihood
+from .selector import Selector as Selector
 from .trainer.dataset import is_answerable as is_answerable
 from .trainer.dro_config import DROConfig as DROConfig
 from .trainer.dro_trainer import DROTrainer as DROTrainer

@@ -1,35 +1,28 @@
 """Using a trained pair: retrieve, select, answer."""
 
-import logging
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, overload
 
 import torch
-from tqdm.auto import tqdm
 
-from dro_trl.lm import prompts
-from dro_trl.lm.devices import AUTO, choose_device, choose_dtype, describe
-from dro_trl.lm.fitting import check_fit, check_window, cut_passages, warn_of_special_tokens
+from dro_trl.lm.devices import AUTO
+from dro_trl.lm.fitting import check_fit
 from dro_trl.lm.generation import generate_answers
 from dro_trl.lm.prompts import DEFAULT, PromptTexts
 from dro_trl.lm.tokens import Tokenizer
 from dro_trl.models import saving
 from dro_trl.models.answers import AnswerScorer
-from dro_trl.models.files import check_model_files, check_tokenizer_files, one_line
-from dro_trl.models.loading import check_loaded, load_model, load_shared, saved_tokenizers
-from dro_trl.models.names import pair_folder, upload
-from dro_trl.models.saving import CONFIG_NAME, MODELS, copy_pair, read_config, start_paths
-from dro_trl.policies.base import SelectionPolicy, check_candidates, check_own, check_policy, load_policy
-from dro_trl.policies.sliding_windows import Scored, SlidingWindows, select_by_scores, select_by_windows
+from dro_trl.models.names import upload
+from dro_trl.models.opening import OpenedPair, open_pair
+from dro_trl.models.saving import copy_pair
+from dro_trl.policies.base import SelectionPolicy
+from dro_trl.policies.sliding_windows import Scored, SlidingWindows
 from dro_trl.retrieval.base import Retriever, check_retriever
+from dro_trl.selector import Selector
 from dro_trl.types import Passage, Question, Selection
-
-logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 @dataclass
@@ -80,20 +73,36 @@ class RAGPipeline:
         window_stride: int | None = None,
         max_thinking_tokens: int = 0,
     ) -> None:
-        check_policy(policy)
         if retriever is not None:
             check_retriever(retriever)
-        self.windows = SlidingWindows.make(window_size, window_stride, policy.num_selected)
-        self.selector = selector.eval()
+        self.ranker = Selector(selector, policy, tokenizer, max_passage_tokens, window_size, window_stride)
         self.generator = generator.eval()
-        self.policy = policy
         self.tokenizer = tokenizer
         self.retriever = retriever
         self.num_candidates = num_candidates
-        self.max_passage_tokens = max_passage_tokens
         self.texts = texts
         self.max_thinking_tokens = max_thinking_tokens
         self.folder: Path | None = None
+
+    @property
+    def selector(self) -> Any:
+        """The selector's model."""
+        return self.ranker.model
+
+    @property
+    def policy(self) -> SelectionPolicy:
+        """How selections are read off it."""
+        return self.ranker.policy
+
+    @property
+    def windows(self) -> SlidingWindows | None:
+        """The windows by which it selects."""
+        return self.ranker.windows
+
+    @property
+    def max_passage_tokens(self) -> int | None:
+        """To how many tokens passages are cut."""
+        return self.ranker.max_passage_tokens
 
     @classmethod
     def from_pretrained(
@@ -132,14 +141,9 @@ class RAGPipeline:
                 it names a policy of others that is not trusted; if K, the windows and their stride do not go together;
                 or if there is no such device or dtype.
         """
-        folder = pair_folder(folder, revision)
-        paths = {name: str(folder / name) for name in MODELS}
-        asked = (window_size, window_stride, max_thinking_tokens)
-        config = read_config(folder)
-        for path in paths.values():
-            check_model_files(Path(path))
-        pipeline = cls._load(folder, config, paths, device, policy, num_selected, asked, model_kwargs)
-        pipeline.retriever, pipeline.folder = retriever, folder
+        opened = open_pair(folder, revision, device, policy, num_selected, model_kwargs)
+        pipeline = cls._of(opened, window_size, window_stride, max_thinking_tokens)
+        pipeline.retriever, pipeline.folder = retriever, opened.folder
         pipeline.num_candidates = num_candidates or pipeline.num_candidates
         return pipeline
 
@@ -162,66 +166,27 @@ class RAGPipeline:
             ValueError: If the run did not start from a name or folder.
             FileNotFoundError: If the folder is not there any more.
         """
-        folder = pair_folder(folder, revision)
-        config = read_config(folder)
-        config["learnt_policy_kwargs"] = config["start_policy_kwargs"]
-        paths = start_paths(folder, config)
-        asked = (window_size, window_stride, max_thinking_tokens)
-        return cls._load(folder, config, paths, device, policy, num_selected, asked, model_kwargs)
+        opened = open_pair(folder, revision, device, policy, num_selected, model_kwargs, start=True)
+        return cls._of(opened, window_size, window_stride, max_thinking_tokens)
 
     @classmethod
-    def _load(
-        cls,
-        folder: Path,
-        config: dict[str, Any],
-        paths: dict[str, str],
-        device: str | torch.device,
-        policy: SelectionPolicy | None,
-        num_selected: int | None,
-        asked: tuple[int | None, int | None, int | None],
-        model_kwargs: dict[str, Any],
+    def _of(
+        cls, opened: OpenedPair, window_size: int | None, window_stride: int | None, max_thinking_tokens: int | None
     ) -> "RAGPipeline":
-        if policy is None and config["policy"] is None:
-            raise ValueError(f"{paths['selector']} was trained with a policy object; pass policy=… to load it")
-        if policy is not None and num_selected is not None:
-            raise ValueError(
-                f"num_selected={num_selected} and a policy of num_selected={policy.num_selected}: give one of them"
-            )
-        trusted = bool(model_kwargs.get("trust_remote_code"))
-        if policy is None and not trusted:
-            check_own(config["policy"], folder / CONFIG_NAME)
-        device = choose_device(device)
-        model_kwargs = {**model_kwargs, "dtype": choose_dtype(model_kwargs.get("dtype", AUTO), device)}
-        logger.info(f"{paths['selector']} and {paths['generator']} run {describe(device, model_kwargs['dtype'])}")
-        for name in MODELS:
-            check_tokenizer_files(folder / name, saved=True)
-        models: dict[str, Any]
-        if config.get("shared_base") and paths != config["start"]:
-            models = load_shared(paths, device, model_kwargs)
-        else:
-            models = {name: load_model(path, model_kwargs).to(device) for name, path in paths.items()}  # type: ignore[arg-type]
-        # Of a start as well: it reads what training read.
-        tokenizers = saved_tokenizers(folder, config["turns"], trusted)
-        for name, tokenizer in tokenizers.items():
-            check_loaded(models[name], tokenizer, str(folder / name))
-        texts = prompts.prompt_texts(config["prompt_texts"])
-        if policy is None:
-            kwargs = {**(config["policy_kwargs"] or {}), **(config["learnt_policy_kwargs"] or {})}
-            with one_line(folder / CONFIG_NAME, f"a policy {config['policy']}"):
-                policy = load_policy(
-                    config["policy"], tokenizers["selector"], num_selected or config["num_selected"], kwargs, texts
-                )
+        config = opened.config
         return cls(
-            models["selector"],
-            models["generator"],
-            policy,
-            tokenizers["generator"],
+            opened.models["selector"],
+            opened.models["generator"],
+            opened.policy,
+            opened.tokenizers["generator"],
             num_candidates=config["num_candidates"],
             max_passage_tokens=config["max_passage_tokens"],
-            texts=texts,
-            window_size=asked[0],
-            window_stride=asked[1],
-            max_thinking_tokens=(config["max_thinking_tokens"] or 0) if asked[2] is None else asked[2],
+            texts=opened.texts,
+            window_size=window_size,
+            window_stride=window_stride,
+            max_thinking_tokens=(config["max_thinking_tokens"] or 0)
+            if max_thinking_tokens is None
+            else max_thinking_tokens,
         )
 
     def save_pretrained(self, folder: str | Path, include_base: bool = False) -> None:
@@ -271,18 +236,39 @@ class RAGPipeline:
                 Path(made), str(self.folder and self.folder.name), repo_id, private, token, revision, commit_message
             )
 
-    def __call__(self, question: str) -> RAGOutput:
-        """Answer one question.
+    @overload
+    def __call__(self, question: str, batch_size: int = 8, max_new_tokens: int = 32) -> RAGOutput: ...
+
+    @overload
+    def __call__(self, question: list[str], batch_size: int = 8, max_new_tokens: int = 32) -> list[RAGOutput]: ...
+
+    def __call__(
+        self, question: str | list[str], batch_size: int = 8, max_new_tokens: int = 32
+    ) -> RAGOutput | list[RAGOutput]:
+        """Answer one question, or each of a list.
+
+        Args:
+            question: The question, or any number of them.
+            batch_size: As in `predict`, as is `max_new_tokens`.
+            max_new_tokens: Longest answer, in tokens.
+
+        Returns:
+            One output, or a list of one a question.
 
         Raises:
-            ValueError: If the pipeline has no retriever, or the question is empty.
+            ValueError: If the pipeline has no retriever, a question is empty, or too few passages are found for it.
         """
         if self.retriever is None:
             raise ValueError("answering a bare question needs a retriever; pass retriever=… to RAGPipeline")
-        if not question.strip():
-            raise ValueError("the question is empty; ask one")
-        candidates = self.retriever.retrieve([question], self.num_candidates)[0]
-        return self.predict([Question(question=question, answers=[], candidates=candidates)])[0]
+        questions = [question] if isinstance(question, str) else question
+        for number, asked in enumerate(questions, start=1):
+            if not asked.strip():
+                which = "the question" if isinstance(question, str) else f"question {number} of {len(questions)}"
+                raise ValueError(f"{which} is empty; ask one")
+        found = self.retriever.retrieve(questions, self.num_candidates)
+        rows = [Question(question=q, answers=[], candidates=c) for q, c in zip(questions, found, strict=True)]
+        outputs = self.predict(rows, batch_size=batch_size, max_new_tokens=max_new_tokens)
+        return outputs[0] if isinstance(question, str) else outputs
 
     def predict(
         self,
@@ -319,13 +305,9 @@ class RAGPipeline:
         Raises:
             ValueError: If a row has fewer than K candidates, or a prompt more tokens than a model can read.
         """
-        check_candidates(rows, self.policy.num_selected)
-        if self.max_passage_tokens is not None:
-            rows, _ = cut_passages(rows, self.tokenizer, self.max_passage_tokens)
-        warn_of_special_tokens(rows, "questions", self.tokenizer)
-        selector = self.selector if self.windows is None else None  # Which reads less of a row than all of it.
+        rows = self.ranker.prepare(rows)
         scorer = AnswerScorer(self.tokenizer, texts=self.texts)
-        check_fit(rows, "questions", selector, self.generator, self.policy, scorer)
+        check_fit(rows, "questions", None, self.generator, self.policy, scorer)
         return rows
 
     def answer(
@@ -343,50 +325,9 @@ class RAGPipeline:
             max_thinking_tokens=self.max_thinking_tokens,
         )
 
-    @torch.no_grad()
     def select(self, rows: Sequence[Question], batch_size: int = 8, progress: bool = True) -> list[Scored]:
-        """Return the selector's preferred selection for each row, with a score for each passage in it.
-
-        Args:
-            rows: As `prepare` returns them.
-            batch_size: Questions, or windows of them, in a batch; in float32 the result does not depend on it.
-            progress: Whether to show a bar, where there are several batches.
-        """
-        in_batches = partial(self._in_batches, batch_size=batch_size, progress=progress)
-        if self.windows is None:
-            return in_batches(self._best, rows)
-        if self.policy.scores_alone:
-            return select_by_scores(partial(in_batches, self._own_scores), rows, self.windows, self.policy)
-        return select_by_windows(partial(in_batches, self._best), rows, self.windows)
-
-    def _in_batches(
-        self,
-        read: Callable[[Sequence[Question]], Iterable[T]],
-        rows: Sequence[Question],
-        batch_size: int,
-        progress: bool,
-    ) -> list[T]:
-        """Read rows in batches of like length, and return what was read off each in their order."""
-        lengths = [sum(len(passage["text"]) for passage in row["candidates"]) for row in rows]
-        by_length = sorted(range(len(rows)), key=lengths.__getitem__)
-        starts = range(0, len(rows), batch_size)
-        found: dict[int, T] = {}
-        for start in tqdm(starts, desc="Selecting", disable=not progress or len(starts) <= 1):
-            batch = by_length[start : start + batch_size]
-            found.update(zip(batch, read([rows[i] for i in batch]), strict=True))
-        return [found[i] for i in range(len(rows))]
-
-    def _encoded(self, rows: Sequence[Question]) -> Any:
-        inputs = self.policy.encode(rows)
-        check_window(self.selector, inputs)
-        return inputs.to(next(self.selector.parameters()).device)
-
-    def _best(self, rows: Sequence[Question]) -> Iterable[Scored]:
-        selections, scores = self.policy.best(self.selector, self._encoded(rows))
-        return zip(selections.tolist(), scores.tolist(), strict=True)
-
-    def _own_scores(self, rows: Sequence[Question]) -> Iterable[list[float]]:
-        return self.policy.own_scores(self.selector, self._encoded(rows))
+        """Return the selector's preferred selection for each row; see `Selector.select`."""
+        return self.ranker.select(rows, batch_size, progress)
 
     def _first(self, rows: Sequence[Question]) -> list[Scored]:
         k = self.policy.num_selected

@@ -27,10 +27,11 @@ ALLOWED = {
     "policies": LOOSE | {"lm"},
     "rewards": LOOSE | {"lm"},
     "models": LOOSE | {"policies", "lm"},
-    "pipeline": LOOSE | {"models", "policies", "lm", "retrieval.base"},
+    "selector": LOOSE | {"models", "policies", "lm", "data.schema"},
+    "pipeline": LOOSE | {"selector", "models", "policies", "lm", "retrieval.base"},
     "trainer": LOOSE
     | {"models", "losses", "rewards", "policies", "data", "lm", "retrieval.base", "retrieval.trec_run"},
-    "evaluation": LOOSE | {"pipeline", "models", "policies", "lm"},
+    "evaluation": LOOSE | {"pipeline", "selector", "models", "policies", "lm"},
     "recipes": {""},
     "cli": {""},
     "__init__": set(),

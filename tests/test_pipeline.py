@@ -112,6 +112,18 @@ def test_a_bare_question_is_retrieved_for(pipeline):
         pipeline("  ")
 
 
+def test_several_questions_are_answered_at_once(pipeline):
+    questions = [row["question"] for row in ROWS]
+    together = pipeline(questions, batch_size=2, max_new_tokens=3)
+    assert [output.question for output in together] == questions
+    for question, output in zip(questions, together, strict=True):
+        alone = pipeline(question, max_new_tokens=3)
+        assert (alone.answer, alone.passages) == (output.answer, output.passages)
+    assert pipeline([]) == []
+    with pytest.raises(ValueError, match="question 2 of 2 is empty"):
+        pipeline([questions[0], ""])
+
+
 def test_without_a_retriever_a_bare_question_cannot_be_asked(trained):
     pipeline = RAGPipeline.from_pretrained(trained[0], num_candidates=3)
     assert pipeline.num_candidates == 3

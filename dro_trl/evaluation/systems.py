@@ -12,6 +12,7 @@ from dro_trl.names import nearest
 from dro_trl.pipeline import RAGPipeline
 from dro_trl.policies.autoregressive import AutoregressivePolicy
 from dro_trl.policies.randomness import _ORACLE, _RANDOM, _random_orders, random_generator
+from dro_trl.selector import Selector
 from dro_trl.types import Question, Selection
 
 
@@ -48,7 +49,7 @@ def selector_order(task: Task) -> list[Selection]:
     return _preferred(task.pipeline, task)
 
 
-def _preferred(pipeline: RAGPipeline, task: Task) -> list[Selection]:
+def _preferred(pipeline: RAGPipeline | Selector, task: Task) -> list[Selection]:
     return [selection for selection, _ in pipeline.select(task.rows, task.batch_size, progress=False)]
 
 
@@ -71,7 +72,7 @@ def zero_shot_ranking(task: Task) -> list[Selection]:
     """Choose by the selector's listwise prompt: K identifiers, greedily, constrained to passages still available."""
     pipeline = task.pipeline
     policy = AutoregressivePolicy(pipeline.policy.tokenizer, task.num_selected, pipeline.texts)
-    ranking = RAGPipeline(pipeline.selector, pipeline.generator, policy, pipeline.tokenizer)
+    ranking = Selector(pipeline.selector, policy, pipeline.tokenizer)
     ranking.windows = pipeline.windows
     return _preferred(ranking, task)
 

@@ -144,6 +144,11 @@ class SelectionPolicy(Protocol):
         """Whether a passage's score, but for the retriever's prior, does not depend on the other candidates."""
         return False
 
+    @property
+    def reads_scores(self) -> bool:
+        """Whether the retriever's scores of the candidates count."""
+        return type(self).prior is not SelectionPolicy.prior
+
     def own_scores(self, model: nn.Module, inputs: Any) -> list[list[float]]:
         """Return the score of each candidate of each question without the prior, where `scores_alone`.
 

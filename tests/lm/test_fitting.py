@@ -163,7 +163,7 @@ def test_the_trainer_and_the_pipeline_check_what_they_read(tmp_path):
     trainer.save_model()
     pipeline = RAGPipeline.from_pretrained(tmp_path)
     assert len(pipeline.predict(rows, max_new_tokens=2)) == 2
-    pipeline.max_passage_tokens = None
+    pipeline.ranker.max_passage_tokens = None
     with pytest.raises(ValueError, match="questions, row 2: the selector's prompt has .* of gpt2 is 256"):
         pipeline.predict(rows)
 
