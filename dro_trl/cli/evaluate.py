@@ -9,6 +9,7 @@ from dro_trl.cli import options
 
 if TYPE_CHECKING:
     from dro_trl.evaluation.comparison import EvaluationReport
+    from dro_trl.evaluation.scores import Prediction
 
 OutputDir = Annotated[
     Path | None,
@@ -137,6 +138,7 @@ def run(
     from dro_trl.files.folders import owned
     from dro_trl.lm.devices import describe, name_of
     from dro_trl.models.names import pair_folder
+    from dro_trl.retrieval.questions import query_id
     from dro_trl.trainer.dataset import naming_sources
 
     started = time.monotonic()
@@ -158,6 +160,9 @@ def run(
     if processes.is_main_process:
         facts = {"model": str(model), "dataset": name, "seconds": round(time.monotonic() - started, 1)}
         write(folder, report, predictions, facts, settings)
+        given = rows["id"] if "id" in rows.column_names else [None] * len(rows)
+        ids = [query_id({"id": id}, number) for number, id in enumerate(given, start=1)]
+        write_runs(folder / "runs", ids, predictions)
 
 
 def write(
@@ -191,6 +196,33 @@ def write(
     print(f"Results: {path}\nPlot: {plot}")  # As it is: the console would break long paths.
 
 
+def write_runs(folder: Path, query_ids: list[str], predictions: "dict[str, list[Prediction]]") -> None:
+    """Write the passages that each system chose as a TREC run file, scored 0, -1, … by their places.
+
+    Ids that no such file can hold are told, and are no error: the results are written already.
+    """
+    import re
+
+    from dro_trl.retrieval.trec_run import write_run
+    from dro_trl.types import Passage
+
+    for left in folder.glob("*.run.txt"):
+        left.unlink()  # Of an evaluation of more systems.
+    try:
+        for name, predicted in predictions.items():
+            found = [
+                [Passage(id=id, title="", text="", score=float(-rank)) for rank, id in enumerate(one["ranking"])]
+                for one in predicted
+            ]
+            if any(found):
+                slug = re.sub(r"[^a-z]+", "-", name)
+                write_run(folder / f"{slug}.run.txt", query_ids, found, slug)
+    except ValueError as error:
+        print(f"No run files: {error}")
+    else:
+        print(f"Run files: {folder}")
+
+
 def check_results(folder: Path) -> None:
     """Refuse a folder whose `results.json` or plot would be replaced, and is of something else.
 
@@ -201,7 +233,7 @@ def check_results(folder: Path) -> None:
     from dro_trl.files.folders import check_unwritten
     from dro_trl.files.writing import load_object
 
-    names = ("results.json", "comparison.png")
+    names = ("results.json", "comparison.png", "runs")
     path = folder / names[0]
     found = load_object(path, "delete it, or give another --output_dir") if path.is_file() else {}
     check_unwritten(folder, names, [] if "systems" not in found else names)

@@ -45,6 +45,10 @@ class StoredRun:
         query = "select passage, score from ranked where query = ? order by score desc, rowid"
         return list(self._database.execute(query, [query_id])) or default
 
+    def num_queries(self) -> int:
+        """Return how many queries the run ranks passages for."""
+        return int(self._database.execute("select count(distinct query) from ranked").fetchone()[0])
+
     def passages_of(self, corpus: Iterable[Mapping[str, str]], name: str, ids: Iterable[str]) -> "StoredPassages":
         """Return those passages of a corpus that the run ranks, and those with the given ids."""
         execute = self._database.execute

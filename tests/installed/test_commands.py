@@ -46,6 +46,10 @@ STEPS = {
         "runs/pair/evaluation/comparison.png",
     ],
     f"ask '{QUESTION}' --model runs/pair --index_dir index": [],
+    "retrieve --index_dir index --input train.jsonl --output again.jsonl -k 20 --run bm25.run.txt": ["bm25.run.txt"],
+    "rerank --model runs/pair --run bm25.run.txt --input train.jsonl --index_dir index --output pair.run.txt": [
+        "pair.run.txt"
+    ],
     "merge --model runs/pair --output_dir merged": [
         f"merged/{part}/model.safetensors" for part in ("selector", "generator")
     ],
