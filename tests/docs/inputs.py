@@ -59,6 +59,11 @@ def of_hotpotqa(row: dict[str, Any], on_the_hub: bool = False) -> dict[str, Any]
     return {"id" if on_the_hub else "_id": row["id"], **raw}
 
 
+def of_rankllm(row: dict[str, Any]) -> dict[str, Any]:
+    found = [{"docid": p["id"], "score": p["score"], "doc": {"contents": p["text"]}} for p in row["candidates"]]
+    return {"query": {"text": row["question"], "qid": row["id"]}, "candidates": found}
+
+
 def with_passages(row: dict[str, Any]) -> dict[str, Any]:
     passages = [{"title": passage["title"], "text": passage["text"]} for passage in row["candidates"]]
     return {"question": row["question"], "answers": row["answers"], "passages": passages}
@@ -141,6 +146,7 @@ INPUTS: dict[str, Callable[[Path], object]] = {
         write_jsonl(path / "rows.jsonl", [of_hotpotqa(row, on_the_hub=True) for row in questions()]),
         (path / "README.md").write_text(HOTPOTQA_ON_THE_HUB),
     ),
+    "requests.jsonl": lines([of_rankllm(row) for row in questions(4, 5)]),
     "nq_train_800_top5.jsonl": lines([with_passages(row) for row in questions(4, 5)]),
     "train.top8.jsonl": candidates(8),
     "eval.top8.jsonl": candidates(8),

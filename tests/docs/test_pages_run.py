@@ -32,7 +32,7 @@ ASSUMED = {
     "extending.md": ["RECIPE.yaml", "models/mine", "data/train.top20.jsonl"],
     "method.md": ["RECIPE.yaml", "models/mine", "data/train.top20.jsonl"],
     "performance.md": ["models/gemma-3-270m", *QUICKSTART],
-    "reranking.md": ["runs/mine", "other.run.txt", "dev.jsonl", "corpus.jsonl"],
+    "reranking.md": ["runs/mine", "other.run.txt", "dev.jsonl", "corpus.jsonl", "requests.jsonl"],
     "recipes.md": ["Qwen/Qwen2.5-0.5B", "models/mine", "data/train.top20.jsonl", *QUICKSTART],
     "results.md": [
         *[
