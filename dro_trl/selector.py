@@ -171,7 +171,7 @@ class Selector:
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k={top_k}; give 1 or more, or None for all")
         where = ["documents"] if one else [f"documents[{i}]" for i in range(len(lists))]
-        rows = [self._row(*given) for given in zip(queries, lists, where, strict=True)]
+        rows = [self.question(*given) for given in zip(queries, lists, where, strict=True)]
         found: list[list[RankedDocument]] = [[] for _ in rows]
         sizes = [min(top_k or len(row["candidates"]), len(row["candidates"])) for row in rows]
         for size in sorted(set(sizes) - {0}):
@@ -185,8 +185,13 @@ class Selector:
                     ranked["text"] = rows[i]["candidates"][ranked["corpus_id"]]["text"]
         return found[0] if one else found
 
-    def _row(self, query: str, documents: Sequence[Document], where: str) -> Question:
-        """Return a question with its passages.
+    def question(self, query: str, documents: Sequence[Document], where: str = "documents") -> Question:
+        """Return a question with its passages as candidates, as `rank` takes them.
+
+        Args:
+            query: The question.
+            documents: The passages.
+            where: What to call them in an error.
 
         Raises:
             ValueError: Names what is empty, of another type, or lacks a score that counts.

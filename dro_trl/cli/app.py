@@ -22,6 +22,7 @@ from dro_trl.cli import (
     rerank,
     retrieve,
     run,
+    serve,
     train,
     warmup,
 )
@@ -101,6 +102,7 @@ COMMANDS = (
     evaluate,
     compare,
     ask,
+    serve,
     merge,
     gemma,
     recipes,

@@ -147,6 +147,8 @@ class SelectionPolicy(Protocol):
     @property
     def reads_scores(self) -> bool:
         """Whether the retriever's scores of the candidates count."""
+        if self.score_weights is not None:
+            return bool(self.score_weights.weight[1] != 0)
         return type(self).prior is not SelectionPolicy.prior
 
     def own_scores(self, model: nn.Module, inputs: Any) -> list[list[float]]:

@@ -173,11 +173,6 @@ class PlackettLucePolicy(SelectionPolicy):
         """Whether an item's score, but for the retriever's prior, does not depend on the other candidates."""
         return self.item_score in ("pointwise", "query_likelihood")
 
-    @property
-    def reads_scores(self) -> bool:
-        """Whether the retriever's scores have a weight."""
-        return bool(self.score_weights.weight[1] != 0)
-
     def encode(self, rows: Sequence[Question]) -> ScoringInputs:
         """Encode the prompt of each row; see `SelectionPolicy.encode`.
 

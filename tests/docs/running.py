@@ -45,6 +45,8 @@ NOT_RUN = {
     "--config RECIPE.yaml --resume": (
         "two processes; tests/integration/distributed launches them, and test_killed.py resumes them"
     ),
+    "dro-trl serve --model runs/mine --index_dir index": "serves until it is ended; tests/serving asks such a process",
+    "dro-trl serve --model runs/mine --selector_only --port 8001": "likewise",
     "python examples/benchmarks/estimate_against_measured.py": (
         "takes an hour; tests/cli/test_estimate.py runs two of its configurations"
     ),
