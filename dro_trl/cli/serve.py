@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dro_trl.cli import options
+from dro_trl.cli.ask import BatchSize, NumCandidates
 from dro_trl.cli.retrieve import K1, B, Prebuilt
 
 if TYPE_CHECKING:
@@ -24,10 +25,6 @@ SelectorOnly = Annotated[
 ]
 Host = Annotated[str, typer.Option("--host", help="Address to listen at; 0.0.0.0 for all of this machine.")]
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; any that is free for 0.")]
-NumCandidates = Annotated[
-    int | None, typer.Option("--num_candidates", min=1, help="Candidates to retrieve; as in training if not given.")
-]
-BatchSize = Annotated[int, typer.Option("--batch_size", min=1, help="Questions that the models read at once.")]
 MaxNewTokens = Annotated[
     int, typer.Option("--max_new_tokens", min=1, help="Longest answer, in tokens, where a request does not say.")
 ]

@@ -1,7 +1,11 @@
 """`dro-trl ask` over a real Lucene index."""
 
+import json
+import os
+import pty
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 from typer.testing import CliRunner
@@ -71,3 +75,76 @@ def test_a_question_of_stopwords_is_told(trained_pair, index):
     result = CliRunner().invoke(app, ["ask", "the of", "--model", str(trained_pair), "--index_dir", str(index)])
     assert result.exit_code == 2
     assert "question 'the of' has no candidates: no passage has a word of it, stopwords aside" in result.stderr
+
+
+def asked(pair, index, *arguments, **options):
+    command = ["ask", "--model", str(pair), "--index_dir", str(index), "--dtype", "float32", *arguments]
+    return CliRunner().invoke(app, command, **options)
+
+
+def answers(pair, index, questions, max_new_tokens=32, **options):
+    with PyseriniRetriever(index, **options) as retriever:
+        pipeline = RAGPipeline.from_pretrained(pair, retriever=retriever, dtype="float32")
+        return [asdict(output) for output in pipeline(questions, max_new_tokens=max_new_tokens)]
+
+
+QUESTIONS = [row["question"] for row in tiny_questions(4, 4, 4)]
+
+
+def test_a_file_of_questions_is_answered_as_json(trained_pair, index, tmp_path):
+    path = tmp_path / "questions.jsonl"
+    rows = [{"id": "q0", "question": QUESTIONS[0]}, {"question": QUESTIONS[1]}, {"id": 7, "question": QUESTIONS[2]}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    more = ["--k1", "2", "--b", "0.9", "--max_new_tokens", "3", "--batch_size", "2"]
+    result = asked(trained_pair, index, "--input", str(path), "--json", *more)
+    assert result.exit_code == 0, result.stderr
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [one.pop("id") for one in found] == ["q0", "2", "7"]
+    for one, expected in zip(found, answers(trained_pair, index, QUESTIONS, 3, k1=2, b=0.9), strict=True):
+        assert one.pop("scores") == pytest.approx(expected.pop("scores"), abs=1e-4)
+        assert one == expected
+    [plain] = answers(trained_pair, index, QUESTIONS[:1])
+    assert [p["score"] for p in plain["passages"]] != [p["score"] for p in found[0]["passages"]]
+
+
+def test_questions_that_are_piped_in_are_answered_in_turn(trained_pair, index):
+    result = asked(trained_pair, index, "--json", input=f"{QUESTIONS[0]}\n\n  {QUESTIONS[2]}\n")
+    assert result.exit_code == 0, result.stderr
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [one["question"] for one in found] == [QUESTIONS[0], QUESTIONS[2]]
+    assert [one["answer"] for one in found] == [one["answer"] for one in answers(trained_pair, index, QUESTIONS[::2])]
+
+
+def test_no_question_and_two_sources_are_told(trained_pair, index, tmp_path):
+    result = asked(trained_pair, index, input="\n")
+    assert result.exit_code == 2
+    assert 'standard input holds no question; give one, such as dro-trl ask "Who' in result.stderr
+    result = asked(trained_pair, index, "Who?", "--input", str(tmp_path / "q.jsonl"))
+    assert (result.exit_code, "give a question or --input" in result.stderr) == (2, True)
+
+
+def test_at_a_terminal_questions_are_typed_until_an_empty_line(trained_pair, index):
+    """A process at a pseudo terminal: one question that finds nothing, one that is answered, and an empty line."""
+    command = [
+        sys.executable,
+        "-m",
+        "dro_trl",
+        "ask",
+        "--model",
+        str(trained_pair),
+        "--index_dir",
+        str(index),
+        "--json",
+    ]
+    primary, secondary = pty.openpty()
+    with subprocess.Popen(
+        command, stdin=secondary, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        os.close(secondary)
+        os.write(primary, f"of the\n{QUESTIONS[1]}\n\n".encode())
+        stdout, stderr = process.communicate(timeout=280)
+    os.close(primary)
+    assert process.returncode == 0, stderr
+    assert "error: question 'of the' has no candidates" in stderr
+    [line] = [line for line in stdout.splitlines() if '"answer"' in line]
+    assert json.loads(line[line.index("{") :])["question"] == QUESTIONS[1]

@@ -49,6 +49,7 @@ ASSUMED = {
     "retrieval.md": ["corpus.jsonl", "train.jsonl", "runs/mine"],
     "run.md": ["models/gemma-3-270m", "data/corpus.jsonl", *FOR_A_RUN]
     + [f"data/{name}.jsonl" for name in ("hotpotqa_train", "hotpotqa_dev", "2wiki_train")],
+    "serving.md": ["runs/mine", "dev.jsonl", "corpus.jsonl"],
     "warmup.md": ["models/mine", "models/other", "data/train.top20.jsonl", *QUICKSTART],
 }
 """Files and folders that a page names, and that no command on it makes before."""
