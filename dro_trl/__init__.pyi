@@ -5,6 +5,7 @@ from .evaluation.bootstrap import mean_interval as mean_interval
 from .evaluation.scores import Prediction as Prediction
 from .evaluation.scores import Scores as Scores
 from .evaluation.scores import score_predictions as score_predictions
+from .lm.endpoint import GeneratorEndpoint as GeneratorEndpoint
 from .lm.fitting import cut_passages as cut_passages
 from .lm.logps import reduce_answer_logps as reduce_answer_logps
 from .lm.prompts import PromptTexts as PromptTexts

@@ -9,6 +9,7 @@ from typing import Any, Literal, overload
 import torch
 
 from dro_trl.lm.devices import AUTO
+from dro_trl.lm.endpoint import GeneratorEndpoint
 from dro_trl.lm.fitting import check_fit
 from dro_trl.lm.generation import generate_answers
 from dro_trl.lm.prompts import DEFAULT, PromptTexts
@@ -17,7 +18,7 @@ from dro_trl.models import saving
 from dro_trl.models.answers import AnswerScorer
 from dro_trl.models.names import upload
 from dro_trl.models.opening import OpenedPair, open_pair
-from dro_trl.models.saving import copy_pair
+from dro_trl.models.saving import MODELS, copy_pair
 from dro_trl.policies.base import SelectionPolicy
 from dro_trl.policies.sliding_windows import Scored, SlidingWindows
 from dro_trl.retrieval.base import Retriever, check_retriever
@@ -42,7 +43,7 @@ class RAGPipeline:
 
     Args:
         selector: The selector: a causal LM, or an `AdapterView` of one.
-        generator: The generator, likewise.
+        generator: The generator, likewise, or a `GeneratorEndpoint` that it is behind.
         policy: How selections are read off the selector, with its tokenizer inside.
         tokenizer: The generator's tokenizer.
         retriever: Finds candidates; needed for calls with bare questions only.
@@ -76,7 +77,12 @@ class RAGPipeline:
         if retriever is not None:
             check_retriever(retriever)
         self.ranker = Selector(selector, policy, tokenizer, max_passage_tokens, window_size, window_stride)
-        self.generator = generator.eval()
+        if isinstance(generator, GeneratorEndpoint) and max_thinking_tokens:
+            raise ValueError(
+                f"max_thinking_tokens={max_thinking_tokens} and generator_url={generator.url}: thoughts are "
+                "written by local models alone; set it to 0"
+            )
+        self.generator = generator if isinstance(generator, GeneratorEndpoint) else generator.eval()
         self.tokenizer = tokenizer
         self.retriever = retriever
         self.num_candidates = num_candidates
@@ -117,6 +123,8 @@ class RAGPipeline:
         window_stride: int | None = None,
         revision: str | None = None,
         max_thinking_tokens: int | None = None,
+        generator_url: str | None = None,
+        generator_model: str | None = None,
         **model_kwargs: Any,
     ) -> "RAGPipeline":
         """Load what `DROTrainer` saved.
@@ -132,6 +140,9 @@ class RAGPipeline:
             window_stride: By how many candidates a window moves.
             revision: Branch, tag or commit of the repository.
             max_thinking_tokens: As in `RAGPipeline`; what the pair was trained with where None.
+            generator_url: Where a server has the generator, which is not loaded then: one of OpenAI's
+                `/v1/completions`, such as `http://localhost:8000/v1`.
+            generator_model: What the server calls it; the only model that it has where None.
             **model_kwargs: For `from_pretrained` of both models. `dtype` is `auto` unless given: bfloat16 where the
                 device multiplies it by itself, else float32. `trust_remote_code` is for a policy of others as well.
 
@@ -141,7 +152,11 @@ class RAGPipeline:
                 it names a policy of others that is not trusted; if K, the windows and their stride do not go together;
                 or if there is no such device or dtype.
         """
-        opened = open_pair(folder, revision, device, policy, num_selected, model_kwargs)
+        endpoint = GeneratorEndpoint(generator_url, generator_model) if generator_url else None
+        roles = MODELS if endpoint is None else ("selector",)
+        opened = open_pair(folder, revision, device, policy, num_selected, model_kwargs, roles)
+        if endpoint is not None:
+            opened.models["generator"] = endpoint
         pipeline = cls._of(opened, window_size, window_stride, max_thinking_tokens)
         pipeline.retriever, pipeline.folder = retriever, opened.folder
         pipeline.num_candidates = num_candidates or pipeline.num_candidates
@@ -307,7 +322,8 @@ class RAGPipeline:
         """
         rows = self.ranker.prepare(rows)
         scorer = AnswerScorer(self.tokenizer, texts=self.texts)
-        check_fit(rows, "questions", None, self.generator, self.policy, scorer)
+        local = None if isinstance(self.generator, GeneratorEndpoint) else self.generator
+        check_fit(rows, "questions", None, local, self.policy, scorer)
         return rows
 
     def answer(

@@ -34,6 +34,16 @@ ShuffleCandidates = Annotated[
     int | None,
     typer.Option("--shuffle_candidates", help="Seed of a random order of the candidates; as they are if not given."),
 ]
+GeneratorUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--generator_url",
+        help="OpenAI-compatible server of the trained generator, such as http://localhost:8000/v1; here if not given.",
+    ),
+]
+GeneratorModel = Annotated[
+    str | None, typer.Option("--generator_model", help="What the server calls it; its only model if not given.")
+]
 Resume = Annotated[
     bool, typer.Option("--resume/--no_resume", help="Go on from what an interrupted evaluation left in the folder.")
 ]
@@ -61,6 +71,8 @@ def main(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     max_thinking_tokens: options.MaxThinkingTokens = None,
+    generator_url: GeneratorUrl = None,
+    generator_model: GeneratorModel = None,
     revision: options.Revision = None,
     trust_remote_code: options.TrustRemoteCode = False,
     seed: Annotated[int, typer.Option("--seed", help="Of the bootstrap, and of what systems draw.")] = 0,
@@ -81,6 +93,10 @@ def main(
         "revision": revision,
         "max_thinking_tokens": max_thinking_tokens,
     }
+    if generator_url:
+        of_models |= {"generator_url": generator_url, "generator_model": generator_model}
+    elif generator_model:
+        raise ValueError(f"--generator_model {generator_model} is a model of a server; give its --generator_url")
     run(
         context,
         model,

@@ -90,7 +90,8 @@ def evaluate_pair(
         shuffle_candidates: Seed of a random order in which each question's candidates are shown; as given where None.
         progress_dir: Where what is finished is kept as it is found, so that the same call goes on from it after an
             interruption; `dro_trl.evaluation.parts.discard` deletes it. Not kept where None.
-        **model_kwargs: For `RAGPipeline.from_pretrained`, such as `device`, `dtype` and `window_size`.
+        **model_kwargs: For `RAGPipeline.from_pretrained`, such as `device`, `dtype` and `window_size`. With
+            `generator_url` the trained generator answers by a server; the start's is loaded here.
 
     Returns:
         The report, and each system's predictions, on every process.
@@ -102,6 +103,8 @@ def evaluate_pair(
     folder = pair_folder(folder, model_kwargs.pop("revision", None))
     found = check_evaluation(folder, systems, extra_metrics)
     column = None if by is None else column_of(rows, by)
+    of_server = {name: model_kwargs[name] for name in ("generator_url", "generator_model") if model_kwargs.get(name)}
+    _check_local(found, of_server)
     options: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "max_new_tokens": max_new_tokens}
     options |= {"num_selections": num_selections, "shuffle_candidates": shuffle_candidates}
     parts = _open_parts(folder, rows, progress_dir, options, model_kwargs)
@@ -111,7 +114,8 @@ def evaluate_pair(
     for pair, load in (("start", RAGPipeline.from_start), ("trained", RAGPipeline.from_pretrained)):
         if not any(pair in (system.chooser, system.generator) for system in found.values()):
             continue
-        pipeline = load(folder, **model_kwargs)
+        local = {name: value for name, value in model_kwargs.items() if not name.startswith("generator_")}
+        pipeline = load(folder, **local, **(of_server if pair == "trained" else {}))
         ks = ks or sorted({1, pipeline.policy.num_selected})
         task = Task(pipeline, pipeline.prepare(rows), ranks, batch_size, num_selections, seed)
         _run_systems(found, pair, task, parts, selections, predictions, max_new_tokens)
@@ -143,6 +147,15 @@ def check_evaluation(folder: Path, systems: Collection[str], extra_metrics: Coll
     if any("start" in (system.chooser, system.generator) for system in found.values()):
         start_paths(folder, config)
     return found
+
+
+def _check_local(found: dict[str, System], of_server: dict[str, Any]) -> None:
+    """Refuse systems that ask a generator how likely answers are, where it is behind a server."""
+    if of_server and (asking := [name for name, system in found.items() if system.reads_answer]):
+        raise ValueError(
+            f"systems={asking} ask the generator how likely answers are, which needs it here; leave them out, or "
+            "generator_url"
+        )
 
 
 def _open_parts(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from dro_trl.lm import encoding, prompts
+from dro_trl.lm.endpoint import GeneratorEndpoint
 from dro_trl.lm.fitting import position_limit
 from dro_trl.lm.prompts import DEFAULT, PromptTexts
 from dro_trl.lm.sharding import is_sharded, most_forwards
@@ -43,7 +44,7 @@ def _is_line(text: str) -> bool:
 
 
 def generate_answers(
-    model: nn.Module,
+    model: nn.Module | GeneratorEndpoint,
     tokenizer: Tokenizer,
     questions: Sequence[str],
     passages: Sequence[Sequence[Passage]],
@@ -57,7 +58,7 @@ def generate_answers(
     An answer ends with its line, and before any token at which the model or its chat template ends a text.
 
     Args:
-        model: The generator.
+        model: The generator, or the server that it is behind.
         tokenizer: Its tokenizer.
         questions: The questions.
         passages: For each question, the passages in the order in which they are read.
@@ -75,6 +76,9 @@ def generate_answers(
             no room for an answer of that length before the last of the positions that a model has learnt.
     """
     said = [prompts.generator_prompt(q, chosen, texts) for q, chosen in zip(questions, passages, strict=True)]
+    if isinstance(model, GeneratorEndpoint):
+        encoded = encoding.encode_all(tokenizer, [encoding.render(tokenizer, text) for text in said])
+        return _read_answers(tokenizer, model.write(tokenizer, encoded, max_new_tokens))
     write = partial(_write, model, tokenizer, questions, batch_size=batch_size)
     if max_thinking_tokens:
         opened = [encoding.render(tokenizer, text, think=True) for text in said]
@@ -88,7 +92,13 @@ def generate_answers(
         rendered = [encoding.render(tokenizer, text) for text in said]
     end = _written_end(tokenizer)
     texts_written = write(rendered, max_new_tokens, lambda text: _is_line(text) or bool(end) and end in text)
-    return [prompts.clean_answer(text.partition(end)[0] if end else text) for text in texts_written]
+    return _read_answers(tokenizer, texts_written)
+
+
+def _read_answers(tokenizer: Tokenizer, written: Sequence[str]) -> list[str]:
+    """Return the answers in what a generator wrote."""
+    end = _written_end(tokenizer)
+    return [prompts.clean_answer(text.partition(end)[0] if end else text) for text in written]
 
 
 def _written_end(tokenizer: Tokenizer) -> str:

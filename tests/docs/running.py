@@ -47,6 +47,8 @@ NOT_RUN = {
     ),
     "dro-trl serve --model runs/mine --index_dir index": "serves until it is ended; tests/serving asks such a process",
     "dro-trl serve --model runs/mine --selector_only --port 8001": "likewise",
+    "dro-trl evaluate --model runs/mine --dataset dev.top20.jsonl --no-start "
+    "--generator_url http://localhost:8000/v1": "wants a server; tests/lm/test_endpoint.py starts one",
     "python examples/benchmarks/estimate_against_measured.py": (
         "takes an hour; tests/cli/test_estimate.py runs two of its configurations"
     ),
