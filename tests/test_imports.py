@@ -32,7 +32,7 @@ ALLOWED = {
     "trainer": LOOSE
     | {"models", "losses", "rewards", "policies", "data", "lm", "retrieval.base", "retrieval.trec_run"},
     "integrations": {"selector"},
-    "serving": {"__init__", "types", "selector", "pipeline"},
+    "serving": {"__init__", "types", "selector", "pipeline", "lm.prompts"},
     "evaluation": LOOSE | {"pipeline", "selector", "models", "policies", "lm"},
     "recipes": {""},
     "cli": {""},
@@ -41,7 +41,7 @@ ALLOWED = {
 }
 """What each folder or loose file of the package may import of it, itself aside; "" is everything but `cli`."""
 
-OF_EXTRAS = ("gemma", "deepspeed", "langchain", "llamaindex", "haystack", "serve")
+OF_EXTRAS = ("gemma", "deepspeed", "langchain", "llamaindex", "haystack", "serve", "demo")
 """Extras whose packages modules import."""
 OF_EXTRAS_ALONE = {"llama_index": "llama-index-core", "haystack": "haystack-ai"}
 """Packages that are called otherwise than what is imported of them, for where they are not installed."""

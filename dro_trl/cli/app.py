@@ -10,6 +10,7 @@ import dro_trl
 from dro_trl.cli import (
     ask,
     compare,
+    demo,
     estimate,
     evaluate,
     gemma,
@@ -103,6 +104,7 @@ COMMANDS = (
     compare,
     ask,
     serve,
+    demo,
     merge,
     gemma,
     recipes,

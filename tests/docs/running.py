@@ -46,6 +46,7 @@ NOT_RUN = {
         "two processes; tests/integration/distributed launches them, and test_killed.py resumes them"
     ),
     "dro-trl serve --model runs/mine --index_dir index": "serves until it is ended; tests/serving asks such a process",
+    "dro-trl demo --model runs/mine --index_dir index": "likewise, and a browser looks at it",
     "dro-trl serve --model runs/mine --selector_only --port 8001": "likewise",
     "dro-trl evaluate --model runs/mine --dataset dev.top20.jsonl --no-start "
     "--generator_url http://localhost:8000/v1": "wants a server; tests/lm/test_endpoint.py starts one",

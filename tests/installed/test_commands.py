@@ -50,7 +50,8 @@ STEPS = {
     "rerank --model runs/pair --run bm25.run.txt --input train.jsonl --index_dir index --output pair.run.txt": [
         "pair.run.txt"
     ],
-    "serve --help": [],  # tests/serving runs one.
+    "serve --help": [],  # tests/serving runs both.
+    "demo --help": [],
     "merge --model runs/pair --output_dir merged": [
         f"merged/{part}/model.safetensors" for part in ("selector", "generator")
     ],
