@@ -50,7 +50,7 @@ def check_command(line, complete):
         line = line.replace(optional[0], optional[1])
     words = [word for word in shlex.split(line, comments=True) if word not in ("…", "...", "etc.")]
     program = typer.main.get_command(app)
-    while words and words[0] in ("--debug", "--version"):
+    while words and words[0] in ("--debug", "--version", "--install-completion"):
         words.pop(0)
     if not words:
         return
@@ -59,6 +59,8 @@ def check_command(line, complete):
         context = command.make_context(words[0], words[1:], parent=program.context_class(program))
     except Exception as error:
         kind = type(error).__name__
+        if kind == "Exit" and "--help" in words:
+            return
         if kind in ("MissingParameter", "BadOptionUsage") and not complete or kind == "BadParameter" and optional:
             return
         raise AssertionError(f"dro-trl {line}: {kind}: {getattr(error, 'message', error)}") from error

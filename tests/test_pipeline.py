@@ -151,7 +151,7 @@ def test_the_start_is_the_pair_before_training(trained):
 
 def test_a_start_in_memory_cannot_be_loaded(tmp_path):
     make_trainer(tmp_path).save_model()
-    with pytest.raises(ValueError, match=r"trained from models in memory.*--no-start"):
+    with pytest.raises(ValueError, match=r"trained from models in memory.*--no_start"):
         RAGPipeline.from_start(tmp_path)
 
 
@@ -161,7 +161,7 @@ def test_a_start_that_is_gone_is_named_with_the_way_round_it(trained, tmp_path):
     config = json.loads((pair / "dro_config.json").read_text())
     config["start"]["selector"] = "../gone"
     (pair / "dro_config.json").write_text(json.dumps(config))
-    with pytest.raises(FileNotFoundError, match=r"dro_config.json: the selector started from .*/gone, .*--no-start"):
+    with pytest.raises(FileNotFoundError, match=r"dro_config.json: the selector started from .*/gone, .*--no_start"):
         RAGPipeline.from_start(pair)
 
 

@@ -1,5 +1,6 @@
 """The command `dro-trl`: registers the commands and turns expected errors into one line."""
 
+from inspect import cleandoc
 from traceback import walk_tb
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from dro_trl.cli import (
     ask,
     compare,
     demo,
+    env,
     estimate,
     evaluate,
     gemma,
@@ -27,7 +29,20 @@ from dro_trl.cli import (
     train,
     warmup,
 )
+from dro_trl.cli.command import Command, RecipeCommand
+from dro_trl.cli.examples import EXAMPLES
+from dro_trl.cli.help import write_commands
+from dro_trl.cli.listing import entries_of
 from dro_trl.names import append_own
+
+GROUPS = {
+    "Start": "quickstart",
+    "Data": "prepare index retrieve mix",
+    "Training": "estimate warmup train compare run",
+    "Use": "evaluate ask merge",
+    "Help": "recipes gemma env",
+}
+"""The commands in groups, for the help."""
 
 PACKAGE = __name__.partition(".")[0]
 
@@ -56,6 +71,13 @@ def message_of(error: Exception) -> str:
 class Commands(TyperGroup):
     """The group of all commands; an expected error ends it with `error: message` and exit code 2."""
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help: the commands in the order of the work, then the options."""
+        entries = entries_of(self.get_params(ctx), {}, ctx)["Options"]
+        texts = {name: str(command.help) for name, command in self.commands.items()}
+        groups = {group: {name: texts[name] for name in names.split()} for group, names in GROUPS.items()}
+        formatter.write(write_commands(self.get_usage(ctx), str(self.help), groups, entries))
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command that the context names."""
         try:
@@ -67,7 +89,7 @@ class Commands(TyperGroup):
             raise typer.Exit(2) from None
 
 
-app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def print_version(wanted: bool) -> None:
@@ -108,12 +130,20 @@ COMMANDS = (
     merge,
     gemma,
     recipes,
+    env,
 )
+RECIPE_COMMANDS = (estimate, warmup, train, compare)
+"""Every further option of these is a line of their recipe."""
+
 for command in COMMANDS:
-    # Every further option of these is a line of their recipe.
-    reads_recipe = command in (estimate, warmup, train, compare)
-    settings = {"allow_extra_args": True, "ignore_unknown_options": True} if reads_recipe else None
-    app.command(command.__name__.rpartition(".")[2], context_settings=settings)(command.main)
+    name = command.__name__.rpartition(".")[2]
+    of_recipe = command in RECIPE_COMMANDS
+    app.command(
+        name,
+        cls=RecipeCommand if of_recipe else Command,
+        epilog=cleandoc(EXAMPLES[name]),
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True} if of_recipe else None,
+    )(command.main)
 
 
 def main() -> None:

@@ -5,12 +5,15 @@ from typing import Annotated
 
 import typer
 
+from dro_trl.cli import options
+
 
 def main(
     context: typer.Context,
     report_only: Annotated[
         bool, typer.Option("--report_only", help="Run nothing; report on the rows that are finished.")
     ] = False,
+    help_all: options.HelpAll = False,
 ) -> None:
     """Train and compare methods: --config study.yaml, and --NAME VALUE for any line of it. Goes on where it was."""
     import shlex

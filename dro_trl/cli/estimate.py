@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from dro_trl.cli import options
+
 AccelerateConfig = Annotated[
     Path | None, typer.Option("--accelerate_config", help="As given to accelerate launch; one process without.")
 ]
@@ -42,6 +44,7 @@ def main(
     flops_per_second: FlopsPerSecond = None,
     utilization: Utilization = 0.4,
     output: Output = None,
+    help_all: options.HelpAll = False,
 ) -> None:
     """Estimate memory and time: --config recipe.yaml, and --NAME VALUE for any field of it, as for `train`."""
     from dro_trl.recipes.options import TRAIN, read_given

@@ -15,14 +15,13 @@ OutputDir = Annotated[
     Path | None,
     typer.Option("--output_dir", help="Where results go; <model>/evaluation (of one on a hub evaluation/<model>)."),
 ]
-Ks = Annotated[list[int] | None, typer.Option("--k", min=1, help="Depths of recall and nDCG; K where none.")]
+Ks = Annotated[list[int] | None, typer.Option("--cutoffs", min=1, help="Depths of recall and nDCG; K where none.")]
 Metrics = Annotated[
-    list[str] | None,
-    typer.Option("--metric", help="A further metric, any number of: success, map, all_gold, acc, rouge_l."),
+    list[str] | None, typer.Option("--metrics", help="Further metrics: success, map, all_gold, acc, rouge_l.")
 ]
 Systems = Annotated[
     list[str] | None,
-    typer.Option("--systems", help="A further system, any number of: no retrieval, random, oracle, …"),
+    typer.Option("--systems", help="Further systems: no retrieval, random, oracle, …"),
 ]
 By = Annotated[
     str | None, typer.Option("--by", help="Column of the questions, such as hops: scores of each group by itself too.")
@@ -32,7 +31,7 @@ NumSelections = Annotated[
 ]
 ShuffleCandidates = Annotated[
     int | None,
-    typer.Option("--shuffle_candidates", help="Seed of a random order of the candidates; as they are if not given."),
+    typer.Option("--shuffle_seed", help="Seed of a random order of the candidates; as they are if not given."),
 ]
 GeneratorUrl = Annotated[
     str | None,
@@ -44,6 +43,10 @@ GeneratorUrl = Annotated[
 GeneratorModel = Annotated[
     str | None, typer.Option("--generator_model", help="What the server calls it; its only model if not given.")
 ]
+Limit = Annotated[
+    int | None, typer.Option("--max_eval_samples", min=1, help="Evaluate on the first so many questions only.")
+]
+BatchSize = Annotated[int, typer.Option("--per_device_eval_batch_size", min=1, help="Questions in a batch.")]
 Resume = Annotated[
     bool, typer.Option("--resume/--no_resume", help="Go on from what an interrupted evaluation left in the folder.")
 ]
@@ -52,19 +55,21 @@ Resume = Annotated[
 def main(
     context: typer.Context,
     model: options.Model,
-    dataset: Annotated[str, typer.Option("--dataset", help="Questions with candidates: a file or a hub name.")],
+    dataset: Annotated[str, typer.Option("--dataset_name", help="Questions with candidates: a file or a hub name.")],
     output_dir: OutputDir = None,
-    split: options.Split = "test",
-    limit: options.Limit = None,
+    split: Annotated[str, typer.Option("--dataset_test_split", help="Split of a hub dataset.")] = "test",
+    limit: Limit = None,
     num_selected: options.NumSelected = None,
     window_size: options.WindowSize = None,
     window_stride: options.WindowStride = None,
     ks: Ks = None,
     metrics: Metrics = None,
     by: By = None,
-    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Questions in a batch.")] = 8,
+    batch_size: BatchSize = 8,
     max_new_tokens: Annotated[int, typer.Option("--max_new_tokens", min=1, help="Longest answer, in tokens.")] = 32,
-    start: Annotated[bool, typer.Option(help="Also run the pair that training started from.")] = True,
+    start: Annotated[
+        bool, typer.Option("--start/--no_start", help="Also run the pair that training started from.")
+    ] = True,
     systems: Systems = None,
     num_selections: NumSelections = 16,
     shuffle_candidates: ShuffleCandidates = None,

@@ -7,7 +7,9 @@ import typer
 
 
 def main(
-    model: Annotated[Path, typer.Option("--model", help="Folder that `dro-trl train` wrote, with adapters.")],
+    model: Annotated[
+        Path, typer.Option("--model_name_or_path", help="Folder that `dro-trl train` wrote, with adapters.")
+    ],
     output_dir: Annotated[Path, typer.Option("--output_dir", help="Where the whole models go.")],
     dtype: Annotated[str, typer.Option("--dtype", help="Of the weights: float32, bfloat16, …")] = "float32",
     trust_remote_code: Annotated[

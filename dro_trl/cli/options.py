@@ -14,8 +14,22 @@ class OnBadRow(StrEnum):
     skip = "skip"
 
 
-Model = Annotated[Path, typer.Option("--model", help="Folder that `dro-trl train` wrote, or its name on a hub.")]
-Revision = Annotated[str | None, typer.Option("--revision", help="Of the model, on a hub.")]
+def show_all(context: typer.Context, wanted: bool) -> None:
+    """Print the help with every option, and stop, where `--help-all` was given."""
+    if wanted and not context.resilient_parsing:
+        context.meta["help_all"] = True
+        typer.echo(context.get_help())
+        context.exit()
+
+
+HelpAll = Annotated[
+    bool,
+    typer.Option("--help-all", callback=show_all, is_eager=True, help="Show this with every option of Trainer too."),
+]
+Model = Annotated[
+    Path, typer.Option("--model_name_or_path", help="Folder that `dro-trl train` wrote, or its name on a hub.")
+]
+Revision = Annotated[str | None, typer.Option("--model_revision", help="Of the model, on a hub.")]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust_remote_code", help="Run code that the model names: its policy, its architecture.")
 ]
@@ -38,9 +52,7 @@ Device = Annotated[
 Dtype = Annotated[
     str, typer.Option("--dtype", help="Of the weights: auto (bfloat16 if the device has it), float32, …")
 ]
-Split = Annotated[str, typer.Option("--split", help="Split of a hub dataset.")]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Read only the first so many rows.")]
 BadRows = Annotated[
     OnBadRow,
-    typer.Option("--on_bad_row", "--on-bad-row", help="Stop at rows that break the format, or skip and count them."),
+    typer.Option("--on_bad_row", help="Stop at rows that break the format, or skip and count them."),
 ]

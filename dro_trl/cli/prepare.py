@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def main(
     context: typer.Context,
-    dataset: Annotated[PublicDataset, typer.Option("--dataset", help="What the input is: a dataset, or a format.")],
+    dataset: Annotated[PublicDataset, typer.Option("--format", help="What the input is: a dataset, or a format.")],
     input: Annotated[
         str, typer.Option("--input", help="The official file (BEIR: a file of qrels or its folder), or a hub name.")
     ],
@@ -28,10 +28,12 @@ def main(
         ),
     ] = None,
     no_gold: Annotated[bool, typer.Option("--no_gold", help="Leave gold passages out.")] = False,
-    limit: options.Limit = None,
+    limit: Annotated[
+        int | None, typer.Option("--max_samples", min=1, help="Convert the first so many rows only.")
+    ] = None,
     on_bad_row: options.BadRows = options.OnBadRow.stop,
-    config: Annotated[str | None, typer.Option("--config", help="Configuration of a hub dataset.")] = None,
-    split: options.Split = "train",
+    config: Annotated[str | None, typer.Option("--dataset_config", help="Configuration of a hub dataset.")] = None,
+    split: Annotated[str, typer.Option("--split", help="Split of a hub dataset.")] = "train",
 ) -> None:
     """Convert a public dataset, with its gold passages where it names any."""
     from dro_trl.cli.outputs import beside, claim

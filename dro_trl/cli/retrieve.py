@@ -21,7 +21,7 @@ IndexDir = Annotated[Path | None, typer.Option("--index_dir", help="Folder of an
 Prebuilt = Annotated[
     str | None, typer.Option("--prebuilt", help="Name of a prebuilt index, such as wikipedia-dpr-100w.")
 ]
-Depth = Annotated[int, typer.Option("-k", "--k", min=1, help="Candidates for each question.")]
+Depth = Annotated[int, typer.Option("--num_candidates", "-k", min=1, help="Candidates for each question.")]
 K1 = Annotated[float, typer.Option("--k1", help="BM25's term-frequency saturation.")]
 B = Annotated[float, typer.Option("--b", help="BM25's length normalisation.")]
 AddGold = Annotated[
@@ -50,7 +50,7 @@ HowAnswersMatch = Annotated[
         "or text, however quotes, dashes, numbers and scripts without spaces are written.",
     ),
 ]
-RunFile = Annotated[Path | None, typer.Option("--run", help="TREC run file to write: what was found.")]
+RunFile = Annotated[Path | None, typer.Option("--output_run", help="TREC run file to write: what was found.")]
 FromRun = Annotated[
     Path | None, typer.Option("--from_run", help="TREC run file to take the rankings from, instead of BM25.")
 ]
@@ -88,7 +88,7 @@ def main(
 
     results = beside(output, output.name + ".results.json")
     inputs = {"--input": input, "--from_run": from_run, "--index_dir": index_dir, "--corpus": corpus}
-    claim(context, {"--output": output, "--run": run, "the figures of --output": results}, inputs)
+    claim(context, {"--output": output, "--output_run": run, "the figures of --output": results}, inputs)
     check_sources(index_dir, prebuilt, corpus, from_run)
     if answer_match is not AnswerMatch.dpr and not answer_as_gold:
         raise ValueError(f"--answer_match {answer_match} says how --answer_as_gold judges candidates; add that option")

@@ -5,12 +5,19 @@ from typing import Annotated, Any
 
 import typer
 
+from dro_trl.options.renamed import say
 from dro_trl.recipes.runs.running import check_recipe, finish, foresee, run_or_skip, show_plan
 
 
 def main(
     context: typer.Context,
-    recipe: Annotated[Path, typer.Argument(help="YAML file with a section for each stage.")],
+    recipe: Annotated[Path | None, typer.Argument(hidden=True)] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", help="Recipe: a YAML file with a section for each stage, or the name of one of the package."
+        ),
+    ] = None,
     output_dir: Annotated[
         Path | None, typer.Option("--output_dir", help="Folder of all stages, in place of the recipe's.")
     ] = None,
@@ -24,8 +31,13 @@ def main(
     from dro_trl.recipes.runs.digests import Digests
     from dro_trl.recipes.runs.plan import SECTIONS, plan_run
 
+    if (recipe is None) == (config is None):
+        raise ValueError(f"name one recipe, with --config; found --config={config} and {recipe}")
+    if recipe is not None:
+        say(f"the recipe is named with --config now: --config {recipe}")
+    path = Path(str(config or recipe))
     group: Any = context.find_root().command
-    stages = plan_run(recipe, group.commands, output_dir)
+    stages = plan_run(path, group.commands, output_dir)
     for option, name in (("--until", until), ("--redo", redo)):
         if name is not None and name not in (known := [stage.section for stage in stages]):
             raise ValueError(f"{option} {name}: the recipe has the stages {', '.join(dict.fromkeys(known))}")
@@ -42,7 +54,7 @@ def main(
         return
     for stage in stages:
         if stage.recipe is not None and reasons[stage.name]:
-            check_recipe(stage, str(recipe))
+            check_recipe(stage, str(path))
     with locked(folder) as lock, cleaning_up_when_terminated():
         rows = [run_or_skip(stage, digests, lock, stage.name in forced) for stage in stages]
     finish(stages, rows, folder)

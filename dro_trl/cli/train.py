@@ -2,10 +2,12 @@
 
 import typer
 
+from dro_trl.cli import options
+
 HELP = "Every option is a field of the recipe: --config FILE, and --NAME VALUE to override one of its lines."
 
 
-def main(context: typer.Context) -> None:
+def main(context: typer.Context, help_all: options.HelpAll = False) -> None:
     """Train a selector and a generator: --config recipe.yaml, and --NAME VALUE for any field of it."""
     from dro_trl.recipes.options import TRAIN, read_given
 

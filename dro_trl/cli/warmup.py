@@ -4,10 +4,13 @@ from typing import Annotated, Any
 
 import typer
 
+from dro_trl.cli import options
+
 
 def main(
     context: typer.Context,
     part: Annotated[str, typer.Argument(metavar="selector|generator", help="Which model to warm up.")],
+    help_all: options.HelpAll = False,
 ) -> None:
     """Warm up a selector or a generator: --config recipe.yaml, and --NAME VALUE for any field of it."""
     if part not in ("selector", "generator"):

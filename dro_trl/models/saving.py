@@ -222,11 +222,11 @@ def start_paths(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
     starts = {name: str(start or "") for name, start in config["start"].items()}
     for name, start in starts.items():
         if not start:
-            raise ValueError(f"{folder} was trained from models in memory, so its start cannot be loaded (--no-start)")
+            raise ValueError(f"{folder} was trained from models in memory, so its start cannot be loaded (--no_start)")
         if Path(start).is_absolute() and not Path(start).is_dir():
             raise FileNotFoundError(
                 f"{folder / CONFIG_NAME}: the {name} started from {start}, which does not exist; move it there, or "
-                "evaluate without the start (--no-start)"
+                "evaluate without the start (--no_start)"
             )
     return starts
 

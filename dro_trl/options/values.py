@@ -1,11 +1,12 @@
 """Which values an option may have, as its dataclass's annotation and the bounds below say; needs no torch."""
 
+import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from enum import Enum
 from functools import cache, cached_property, reduce
-from inspect import signature
+from inspect import Parameter, signature
 from operator import or_
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -82,6 +83,10 @@ SWITCHES = {
 """Words for a switch, as transformers takes them."""
 
 
+UNKNOWN = Parameter.empty
+"""In the place of a default that there is none of, or that is not told."""
+
+
 @dataclass(frozen=True)
 class Option:
     """What is known of a field."""
@@ -90,11 +95,16 @@ class Option:
     """Its type, with its bounds in `Annotated`."""
     nullable: bool = False
     """Whether it may be None, though its type does not say so: None is its default."""
+    default: Any = field(default=UNKNOWN, compare=False)
+    """What it is where it is not set; `UNKNOWN` where it has to be, or where that is not told."""
+    help: str = field(default="", compare=False)
+    """What it is for."""
 
     @classmethod
-    def of(cls, name: str, annotation: Any, nullable: bool = False) -> "Option":
-        """Return a field's option by its name and its annotation."""
-        return cls(BOUNDS.get(name, _closed(annotation, name in FILES)), nullable)
+    def of(cls, name: str, annotation: Any, default: Any = UNKNOWN, help: str = "") -> "Option":
+        """Return a field's option by its name, its annotation, its default and its text of help."""
+        value = default.value if isinstance(default, Enum) else default
+        return cls(BOUNDS.get(name, _closed(annotation, name in FILES)), default is None, value, help)
 
     @cached_property
     def adapter(self) -> "TypeAdapter[Any]":
@@ -117,11 +127,32 @@ class Option:
         """Whether the type is this one, a parametrised one of it, or a union with one."""
         return any(part is kind or get_origin(part) is kind for part in _parts(self.annotation))
 
+    @property
+    def items(self) -> "Option":
+        """What an entry of a list is."""
+        of_lists = [get_args(part)[0] for part in _parts(self.annotation) if get_origin(part) is list]
+        return Option(reduce(or_, of_lists) if of_lists else Any)
+
+    @property
+    def choices(self) -> list[Any]:
+        """The values that the type enumerates."""
+        return list(dict.fromkeys(value for part in _parts(self.annotation) for value in _literals(part)))
+
 
 def options_of(part: type[Any]) -> dict[str, Option]:
     """Return what a dataclass's fields are, those aside that its constructor does not take."""
     hints = get_type_hints(part, include_extras=True)
-    return {f.name: Option.of(f.name, hints[f.name], f.default is None) for f in fields(part) if f.init}
+    return {
+        f.name: Option.of(f.name, hints[f.name], _default(f), f.metadata.get("help", ""))
+        for f in fields(part)
+        if f.init
+    }
+
+
+def _default(given: "dataclasses.Field[Any]") -> Any:
+    if given.default_factory is not MISSING:
+        return given.default_factory()
+    return UNKNOWN if given.default is MISSING else given.default
 
 
 def options_of_call(kind: type[Any], names: Iterable[str]) -> dict[str, Option]:

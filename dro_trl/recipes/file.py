@@ -12,7 +12,7 @@ _COMMANDS = {
     "": "dro-trl train --config",
     "warmup": "dro-trl warmup selector|generator --config",
     "studies": "dro-trl compare --config",
-    "runs": "dro-trl run",
+    "runs": "dro-trl run --config",
     "accelerate": "accelerate launch --config_file",
 }
 """What the recipes of each folder are given to."""

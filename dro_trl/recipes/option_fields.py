@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from dro_trl.options.values import Option, options_of
+from dro_trl.options.values import UNKNOWN, Option, options_of
 
 LIGHT = ("typing", "pydantic", "collections")
 """Packages whose names are imported in earnest, where an annotation has one."""
@@ -37,13 +37,20 @@ def declared_options(*parts: str) -> dict[str, Option]:
 class _Fields:
     """What a class says, in the place of the class itself: those of its bases are found as Python finds them."""
 
-    own: Mapping[str, tuple[Any, bool]] = {}
+    own: Mapping[str, tuple[Any, Any, str]] = {}
+
+    @classmethod
+    def fields(cls) -> dict[str, tuple[Any, Any, str]]:
+        """Return all fields; each base counts with those that it inherits, as for `dataclasses`."""
+        found: dict[str, tuple[Any, Any, str]] = {}
+        for base in reversed(cls.__mro__[1:]):
+            found |= base.fields() if issubclass(base, _Fields) else {}
+        return found | dict(cls.__dict__.get("own", {}))
 
     @classmethod
     def options(cls) -> dict[str, Option]:
         """Return all fields; a class overrides its bases."""
-        fields = {n: given for base in reversed(cls.__mro__) for n, given in base.__dict__.get("own", {}).items()}
-        return {name: Option.of(name, *given) for name, given in fields.items()}
+        return {name: Option.of(name, *given) for name, given in cls.fields().items()}
 
 
 @cache
@@ -82,7 +89,7 @@ def _read_class(module: str, node: ast.ClassDef) -> Any:
     found = [_read(module, base) for base in bases if not hasattr(builtins, base)]
     parents = tuple(f for f in found if isinstance(f, type) and issubclass(f, _Fields)) or (_Fields,)
     own = {
-        line.target.id: (_evaluate(module, line.annotation), _is_none(line.value))
+        line.target.id: (_evaluate(module, line.annotation), *_default_and_help(module, line.value))
         for line in node.body
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and _in_init(line)
     }
@@ -113,10 +120,23 @@ class _Names(dict[str, Any]):
         return Any if isinstance(found, type) and issubclass(found, _Fields) else found
 
 
-def _is_none(value: ast.expr | None) -> bool:
-    if isinstance(value, ast.Call):
-        value = next((k.value for k in value.keywords if k.arg == "default"), value)
-    return isinstance(value, ast.Constant) and value.value is None
+def _default_and_help(module: str, value: ast.expr | None) -> tuple[Any, str]:
+    """Return what a field's line says after its annotation; `UNKNOWN` for a default that cannot be told."""
+    if value is None:
+        return UNKNOWN, ""
+    if not (isinstance(value, ast.Call) and ast.unparse(value.func).rpartition(".")[2] == "field"):
+        found = _evaluate(module, value)
+        return UNKNOWN if found is Any else found, ""
+    given = {keyword.arg: keyword.value for keyword in value.keywords}
+
+    def known(node: ast.expr | None) -> Any:
+        found = Any if node is None else _evaluate(module, node)
+        return UNKNOWN if found is Any else found
+
+    metadata, make = given.get("metadata"), known(given.get("default_factory"))
+    pairs = zip(metadata.keys, metadata.values, strict=True) if isinstance(metadata, ast.Dict) else ()
+    told = next((known(text) for key, text in pairs if isinstance(key, ast.Constant) and key.value == "help"), "")
+    return known(given.get("default")) if make is UNKNOWN else make(), "" if told is UNKNOWN else told
 
 
 def _in_init(line: ast.AnnAssign) -> bool:

@@ -24,7 +24,12 @@ UNUSED_IN_WARMUP = frozenset(
 """Options of `trl.SFTConfig` for texts that are yet to be tokenized, and deprecated ones; and the rewards."""
 
 REQUIRED = ("dataset_name", "model_name_or_path")
-ENV = Option(dict[str, str | bool | int | float], nullable=True)
+ENV = Option(
+    dict[str, str | bool | int | float],
+    nullable=True,
+    default=None,
+    help="Environment variables that are set before the options are read; in a recipe, not on the command line.",
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class RecipeKind:
     def options(self) -> dict[str, Option]:
         """Every key that such a recipe may have; `env` is none of the command line."""
         found = {name: o for name, o in declared_options(*self.parts).items() if name not in self.unused}
+        found["bf16"] = replace(found["bf16"], default=None)  # A recipe that says nothing leaves it to the device.
         return {**found, "env": ENV}
 
 

@@ -35,7 +35,7 @@ def test_the_answer_and_the_passages_it_rests_on_are_printed(trained_pair, index
         "dro_trl",
         "ask",
         question,
-        "--model",
+        "--model_name_or_path",
         str(trained_pair),
         "--index_dir",
         str(index),
@@ -59,20 +59,24 @@ def test_the_answer_and_the_passages_it_rests_on_are_printed(trained_pair, index
 
 @pytest.mark.parametrize("source", [[], ["--index_dir", "a", "--prebuilt", "b"]])
 def test_one_index_is_needed(trained_pair, source):
-    result = CliRunner().invoke(app, ["ask", "Who?", "--model", str(trained_pair), *source])
+    result = CliRunner().invoke(app, ["ask", "Who?", "--model_name_or_path", str(trained_pair), *source])
     assert result.exit_code == 2
     assert "give one of --index_dir and --prebuilt" in result.stderr
 
 
 def test_a_missing_index_is_named(trained_pair, tmp_path):
     missing = str(tmp_path / "index")
-    result = CliRunner().invoke(app, ["ask", "Who?", "--model", str(trained_pair), "--index_dir", missing])
+    result = CliRunner().invoke(
+        app, ["ask", "Who?", "--model_name_or_path", str(trained_pair), "--index_dir", missing]
+    )
     assert result.exit_code == 2
     assert missing in result.stderr
 
 
 def test_a_question_of_stopwords_is_told(trained_pair, index):
-    result = CliRunner().invoke(app, ["ask", "the of", "--model", str(trained_pair), "--index_dir", str(index)])
+    result = CliRunner().invoke(
+        app, ["ask", "the of", "--model_name_or_path", str(trained_pair), "--index_dir", str(index)]
+    )
     assert result.exit_code == 2
     assert "question 'the of' has no candidates: no passage has a word of it, stopwords aside" in result.stderr
 

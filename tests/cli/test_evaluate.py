@@ -25,15 +25,24 @@ SYSTEMS = ["start, retriever order", "start", "trained, retriever order", "train
 
 def test_four_systems_are_compared_on_the_same_questions(trained_pair, tmp_path):
     rows = [json.loads(line) for line in (trained_pair.parent / "rows.jsonl").read_text().splitlines()][:4]
-    command = [sys.executable, "-m", "dro_trl", "evaluate", "--model", str(trained_pair), "--max_new_tokens", "3"]
+    command = [
+        sys.executable,
+        "-m",
+        "dro_trl",
+        "evaluate",
+        "--model_name_or_path",
+        str(trained_pair),
+        "--max_new_tokens",
+        "3",
+    ]
     command += [
-        "--dataset",
+        "--dataset_name",
         str(trained_pair.parent / "rows.jsonl"),
-        "--limit",
+        "--max_eval_samples",
         "4",
         "--seed",
         "5",
-        "--batch_size",
+        "--per_device_eval_batch_size",
         "3",
     ]
     done = subprocess.run([*command, "--output_dir", str(tmp_path)], capture_output=True, text=True, timeout=280)
@@ -63,10 +72,12 @@ def test_four_systems_are_compared_on_the_same_questions(trained_pair, tmp_path)
 
 def test_without_the_start_two_systems_are_left(trained_pair, tmp_path):
     data = str(trained_pair.parent / "rows.jsonl")
-    options = ["--no-start", "--max_new_tokens", "1", "--output_dir", str(tmp_path)]
-    options += ["--num_selected", "3", "--k", "1", "--k", "3"]
-    options += ["--metric", "rouge_l", "--metric", "map", "--window_size", "4", "--window_stride", "1"]
-    result = CliRunner().invoke(app, ["evaluate", "--model", str(trained_pair), "--dataset", data, *options])
+    options = ["--no_start", "--max_new_tokens", "1", "--output_dir", str(tmp_path)]
+    options += ["--num_selected", "3", "--cutoffs", "1", "--cutoffs", "3"]
+    options += ["--metrics", "rouge_l", "--metrics", "map", "--window_size", "4", "--window_stride", "1"]
+    result = CliRunner().invoke(
+        app, ["evaluate", "--model_name_or_path", str(trained_pair), "--dataset_name", data, *options]
+    )
     assert result.exit_code == 0, result.output
     results = json.loads((tmp_path / "results.json").read_text())
     assert list(results["systems"]) == SYSTEMS[2:]
@@ -100,9 +111,11 @@ def test_further_systems_are_rows_of_the_same_results(trained_pair, tmp_path):
     path = trained_pair.parent / "rows.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     further = ["oracle", "zero-shot ranking", "no retrieval", "likelihood order", "random"]
-    options = ["--no-start", "--max_new_tokens", "3", "--output_dir", str(tmp_path), "--shuffle_candidates", "3"]
+    options = ["--no_start", "--max_new_tokens", "3", "--output_dir", str(tmp_path), "--shuffle_seed", "3"]
     options += ["--num_selections", "5", "--seed", "7", *(part for name in further for part in ("--systems", name))]
-    result = CliRunner().invoke(app, ["evaluate", "--model", str(trained_pair), "--dataset", str(path), *options])
+    result = CliRunner().invoke(
+        app, ["evaluate", "--model_name_or_path", str(trained_pair), "--dataset_name", str(path), *options]
+    )
     assert result.exit_code == 0, result.output
     results = json.loads((tmp_path / "results.json").read_text())
     assert set(results["systems"]) == {*SYSTEMS[2:], *further} == set(results["predictions"])
@@ -126,11 +139,14 @@ def test_further_systems_are_rows_of_the_same_results(trained_pair, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"--model": "nowhere"}, "dro_config.json does not exist; give the output_dir of a DROTrainer run"),
-        ({"--dataset": "nowhere.jsonl"}, "nowhere.jsonl: no such file"),
+        (
+            {"--model_name_or_path": "nowhere"},
+            "dro_config.json does not exist; give the output_dir of a DROTrainer run",
+        ),
+        ({"--dataset_name": "nowhere.jsonl"}, "nowhere.jsonl: no such file"),
         ({"--systems": "orcale"}, "unknown system 'orcale'; did you mean 'oracle'?"),
         ({"--window_size": "2"}, "window_size=2 leaves nothing to choose with num_selected=2"),
-        ({"--metric": "bleu"}, "unknown metrics ['bleu']; expected some of success, map, all_gold, acc, rouge_l"),
+        ({"--metrics": "bleu"}, "unknown metrics ['bleu']; expected some of success, map, all_gold, acc, rouge_l"),
         (
             {"--by": "question_"},
             "error: questions ({rows}): column 'question_' is missing (did you mean 'question'?); the columns are "
@@ -140,10 +156,14 @@ def test_further_systems_are_rows_of_the_same_results(trained_pair, tmp_path):
     ],
 )
 def test_mistakes_end_in_one_line(trained_pair, options, message):
-    given = {"--model": str(trained_pair), "--dataset": str(trained_pair.parent / "rows.jsonl"), **options}
-    result = CliRunner().invoke(app, ["evaluate", "--no-start", *(part for pair in given.items() for part in pair)])
+    given = {
+        "--model_name_or_path": str(trained_pair),
+        "--dataset_name": str(trained_pair.parent / "rows.jsonl"),
+        **options,
+    }
+    result = CliRunner().invoke(app, ["evaluate", "--no_start", *(part for pair in given.items() for part in pair)])
     assert result.exit_code == 2
-    assert message.format(rows=given["--dataset"]) in result.stderr.splitlines()[-1]
+    assert message.format(rows=given["--dataset_name"]) in result.stderr.splitlines()[-1]
 
 
 def results_of(folder):
@@ -159,8 +179,24 @@ def whole_evaluation(trained_pair, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     rows = tiny_questions(*[4, 7, 5, 6, 9] * 8)
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    given = ["evaluate", "--model", str(trained_pair), "--dataset", str(folder / "rows.jsonl"), "--no-start"]
-    given += ["--max_new_tokens", "2", "--batch_size", "1", "--systems", "oracle", "--num_selections", "3"]
+    given = [
+        "evaluate",
+        "--model_name_or_path",
+        str(trained_pair),
+        "--dataset_name",
+        str(folder / "rows.jsonl"),
+        "--no_start",
+    ]
+    given += [
+        "--max_new_tokens",
+        "2",
+        "--per_device_eval_batch_size",
+        "1",
+        "--systems",
+        "oracle",
+        "--num_selections",
+        "3",
+    ]
     assert CliRunner().invoke(app, [*given, "--output_dir", str(folder)]).exit_code == 0
     return given, results_of(folder)
 
@@ -236,7 +272,16 @@ def test_the_batch_size_does_not_matter(trained_pair):
 
 def test_no_resume_begins_anew(trained_pair, tmp_path):
     data = str(trained_pair.parent / "rows.jsonl")
-    given = ["evaluate", "--model", str(trained_pair), "--dataset", data, "--no-start", "--output_dir", str(tmp_path)]
+    given = [
+        "evaluate",
+        "--model_name_or_path",
+        str(trained_pair),
+        "--dataset_name",
+        data,
+        "--no_start",
+        "--output_dir",
+        str(tmp_path),
+    ]
     assert CliRunner().invoke(app, [*given, "--max_new_tokens", "1"]).exit_code == 0
     expected = results_of(tmp_path)
     wrong = tmp_path / "progress" / "trained-selections.000000.part.json"

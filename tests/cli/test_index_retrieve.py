@@ -156,7 +156,7 @@ def test_gold_passages_that_were_missed_are_added(tmp_path, index_dir):
 
 def test_retrieve_without_gold_reports_no_recall(tmp_path, index_dir):
     rows = write_jsonl(tmp_path / "questions.jsonl", [{"question": "Paris"}])
-    options = ("--k1", 0, "--b", 0, "--threads", 1, "--k", 1)
+    options = ("--k1", 0, "--b", 0, "--threads", 1, "--num_candidates", 1)
     result = run("retrieve", "--index_dir", index_dir, "--input", rows, "--output", tmp_path / "out.jsonl", *options)
     assert result.exit_code == 0, result.output
     # With k1 = 0 a term counts once however often it occurs: "b" and "c" tie, in order of id.
@@ -256,7 +256,7 @@ def test_a_run_file_gives_the_same_candidates_back(tmp_path, index_dir):
     rows = write_jsonl(tmp_path / "questions.jsonl", [{"id": f"q{n}", **row} for n, row in enumerate(ROWS)])
     run_file, corpus = tmp_path / "bm25.txt", write_jsonl(tmp_path / "corpus.jsonl", CORPUS)
     common = ("retrieve", "--input", rows, "-k", 5)
-    result = run(*common, "--index_dir", index_dir, "--output", tmp_path / "0.jsonl", "--run", run_file)
+    result = run(*common, "--index_dir", index_dir, "--output", tmp_path / "0.jsonl", "--output_run", run_file)
     assert result.exit_code == 0, result.output
     assert f"wrote {run_file}: 5 lines" in result.output
     for number, source in enumerate([("--index_dir", index_dir), ("--corpus", corpus)], start=1):
@@ -279,7 +279,16 @@ def test_passages_that_lucene_ties_at_high_scores_keep_their_order_in_other_tool
         == 0
     )
     rows = write_jsonl(tmp_path / "q.jsonl", [{"id": "q", "question": words}])
-    command = ("--index_dir", tmp_path / "i", "--input", rows, "--output", tmp_path / "o", "--run", tmp_path / "run")
+    command = (
+        "--index_dir",
+        tmp_path / "i",
+        "--input",
+        rows,
+        "--output",
+        tmp_path / "o",
+        "--output_run",
+        tmp_path / "run",
+    )
     result = run("retrieve", *command)
     assert result.exit_code == 0, result.output
     candidates = read_jsonl(tmp_path / "o")[0]["candidates"]
@@ -298,7 +307,7 @@ def test_a_question_that_is_a_document_is_left_out_of_its_own_hits(tmp_path, ind
     run_file, output = tmp_path / "run", tmp_path / "o"
     command = ("--input", write_jsonl(tmp_path / "q.jsonl", rows), "--output", output, "-k", 1)
     flags = ["--exclude_own"] if how == "--exclude_own" else []
-    result = run("retrieve", "--index_dir", index_dir, *command, "--run", run_file, *flags)
+    result = run("retrieve", "--index_dir", index_dir, *command, "--output_run", run_file, *flags)
     assert result.exit_code == 0, result.output
     first = "a" if how == "neither" else "b"
     assert [[passage["id"] for passage in row["candidates"]] for row in read_jsonl(output)] == [[first], ["a"]]
@@ -325,7 +334,7 @@ def test_beirs_folder_from_prepare_to_recall(tmp_path):
     (collection / "docs01.json").write_text(json.dumps(corpus[2:], indent=1))
     rows, output = tmp_path / "rows.jsonl", tmp_path / "o"
     for command in (
-        ("prepare", "--dataset", "beir", "--input", tmp_path, "--corpus", collection, "--output", rows),
+        ("prepare", "--format", "beir", "--input", tmp_path, "--corpus", collection, "--output", rows),
         ("index", "--corpus", collection, "--index_dir", tmp_path / "index"),
         ("retrieve", "--index_dir", tmp_path / "index", "--input", rows, "--output", output, "-k", 1),
     ):
@@ -336,7 +345,9 @@ def test_beirs_folder_from_prepare_to_recall(tmp_path):
 
 def test_rows_without_an_id_have_their_number_in_a_run_file(tmp_path, index_dir):
     rows, run_file = write_jsonl(tmp_path / "questions.jsonl", ROWS), tmp_path / "run"
-    result = run("retrieve", "--input", rows, "--index_dir", index_dir, "--output", tmp_path / "o", "--run", run_file)
+    result = run(
+        "retrieve", "--input", rows, "--index_dir", index_dir, "--output", tmp_path / "o", "--output_run", run_file
+    )
     assert result.exit_code == 0, result.output
     assert [line.split()[:4] for line in run_file.read_text().splitlines()][:2] == [
         ["1", "Q0", "a", "1"],
@@ -344,7 +355,7 @@ def test_rows_without_an_id_have_their_number_in_a_run_file(tmp_path, index_dir)
     ]
 
 
-@pytest.mark.parametrize("option", ["--run", "--from_run"])
+@pytest.mark.parametrize("option", ["--output_run", "--from_run"])
 @pytest.mark.parametrize(
     ("ids", "message"),
     [(["a", "a"], "two questions have the id 'a'"), (["a b", "c"], "query id 'a b' .* holds white space")],
@@ -379,7 +390,14 @@ def test_a_bad_row_is_told_before_anything_is_done(tmp_path, changes, message):
 def test_null_and_numbers_as_ids(tmp_path, index_dir):
     """A null is no id: the row's number stands for it."""
     rows = [{"id": None, "question": "radium", "gold_ids": ["a"]}, {"id": 7, "question": "Paris"}]
-    options = ["--input", write_jsonl(tmp_path / "q.jsonl", rows), "--index_dir", index_dir, "--run", tmp_path / "run"]
+    options = [
+        "--input",
+        write_jsonl(tmp_path / "q.jsonl", rows),
+        "--index_dir",
+        index_dir,
+        "--output_run",
+        tmp_path / "run",
+    ]
     assert run("retrieve", *options, "--output", tmp_path / "out.jsonl").exit_code == 0
     assert {line.split()[0] for line in (tmp_path / "run").read_text().splitlines()} == {"1", "7"}
 

@@ -15,22 +15,25 @@ from dro_trl.cli.app import app
 from tests.helpers.tiny_models import tiny_questions, tiny_tokenizer
 from tests.helpers.training import save_start, write_recipe
 
+PAIR = "evaluate --model_name_or_path in/pair"
+ON_ROWS = "--dataset_name in/train.jsonl"
+
 WRONG = {
-    "evaluate: no pair": "evaluate --model nowhere --dataset in/train.jsonl",
-    "evaluate: no pair, a folder": "evaluate --model nowhere --dataset in/train.jsonl --output_dir out/here",
-    "evaluate: no dataset": "evaluate --model in/pair --dataset nowhere.jsonl --output_dir out/here",
-    "evaluate: a torn pair": "evaluate --model in/torn --dataset in/train.jsonl --output_dir out/here",
-    "evaluate: a damaged pair": "evaluate --model in/damaged --dataset in/train.jsonl --no-start --output_dir out",
-    "evaluate: no start": "evaluate --model in/startless --dataset in/train.jsonl --output_dir out/here",
-    "evaluate: no such metric": "evaluate --model in/pair --dataset in/train.jsonl --metric bleu --output_dir out",
-    "evaluate: no such system": "evaluate --model in/pair --dataset in/train.jsonl --systems orcale --output_dir out",
-    "evaluate: windows": "evaluate --model in/pair --dataset in/train.jsonl --window_size 2 --output_dir out",
-    "evaluate: no pair on a hub": "evaluate --model no/model --dataset in/train.jsonl --output_dir out/here",
-    "evaluate: too long": "evaluate --model in/pair-short --dataset in/train.jsonl --no-start --output_dir out/here",
-    "ask: no pair on a hub": "ask Who? --model no/model --index_dir in/index",
-    "ask: no pair": "ask Who? --model nowhere --index_dir in/index",
-    "ask: no index": "ask Who? --model in/pair --index_dir nowhere",
-    "merge: no pair": "merge --model nowhere --output_dir out/here",
+    "evaluate: no pair": f"evaluate --model_name_or_path nowhere {ON_ROWS}",
+    "evaluate: no pair, a folder": f"evaluate --model_name_or_path nowhere {ON_ROWS} --output_dir out/here",
+    "evaluate: no dataset": f"{PAIR} --dataset_name nowhere.jsonl --output_dir out/here",
+    "evaluate: a torn pair": f"evaluate --model_name_or_path in/torn {ON_ROWS} --output_dir out/here",
+    "evaluate: a damaged pair": f"evaluate --model_name_or_path in/damaged {ON_ROWS} --no_start --output_dir out",
+    "evaluate: no start": f"evaluate --model_name_or_path in/startless {ON_ROWS} --output_dir out/here",
+    "evaluate: no such metric": f"{PAIR} {ON_ROWS} --metrics bleu --output_dir out",
+    "evaluate: no such system": f"{PAIR} {ON_ROWS} --systems orcale --output_dir out",
+    "evaluate: windows": f"{PAIR} {ON_ROWS} --window_size 2 --output_dir out",
+    "evaluate: no pair on a hub": f"evaluate --model_name_or_path no/model {ON_ROWS} --output_dir out/here",
+    "evaluate: too long": f"{PAIR}-short {ON_ROWS} --no_start --output_dir out/here",
+    "ask: no pair on a hub": "ask Who? --model_name_or_path no/model --index_dir in/index",
+    "ask: no pair": "ask Who? --model_name_or_path nowhere --index_dir in/index",
+    "ask: no index": "ask Who? --model_name_or_path in/pair --index_dir nowhere",
+    "merge: no pair": "merge --model_name_or_path nowhere --output_dir out/here",
     "merge: no adapters": "merge --model in/pair --output_dir out/here",
     "merge: a damaged pair": "merge --model in/damaged --output_dir out/here",
     "train: no model": "train --config in/recipe.yaml --model_name_or_path ./nowhere --output_dir out/here",

@@ -29,8 +29,8 @@ def here(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "command",
     [
-        ["prepare", "--dataset", "flashrag", "--input", "rows.jsonl"],
-        ["prepare", "--dataset", "flashrag", "--input", "rows2.jsonl", "--corpus", "rows.jsonl"],
+        ["prepare", "--format", "flashrag", "--input", "rows.jsonl"],
+        ["prepare", "--format", "flashrag", "--input", "rows2.jsonl", "--corpus", "rows.jsonl"],
         ["mix", "--input", "rows2.jsonl", "--input", "rows.jsonl"],
         ["retrieve", "--input", "rows.jsonl", "--index_dir", "index"],
         ["retrieve", "--input", "rows2.jsonl", "--corpus", "rows.jsonl", "--from_run", "rows2.jsonl"],
@@ -56,7 +56,7 @@ def test_no_file_of_a_folder_that_is_read_is_replaced(here, output, given):
     write_jsonl(here / "beir" / "queries.jsonl", [{"_id": "q", "text": "radium"}])
     write_jsonl(here / "beir" / "corpus.jsonl", [{"_id": "d", "title": "", "text": "radium"}])
     (here / "beir" / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\td\t1\n")
-    options = ["prepare", "--dataset", "beir", "--input", given]
+    options = ["prepare", "--format", "beir", "--input", given]
     for _ in range(2):  # A new file there is none of those.
         assert run(*options, "--output", "beir/rows.jsonl").exit_code == 0
     result = run(*options, "--output", f"beir/{output}")
@@ -66,7 +66,7 @@ def test_no_file_of_a_folder_that_is_read_is_replaced(here, output, given):
 
 def test_figures_beside_the_output_replace_no_input(here):
     (here / "rows.jsonl").rename(here / "out.report.json")
-    result = run("prepare", "--dataset", "flashrag", "--input", "out.report.json", "--output", "out.jsonl")
+    result = run("prepare", "--format", "flashrag", "--input", "out.report.json", "--output", "out.jsonl")
     assert result.exit_code == 2
     assert "the figures of --output out.report.json would replace what is read" in result.stderr
 

@@ -15,7 +15,7 @@ def run(*arguments):
 
 COMMANDS = {
     "train": ["train", "--config", "RECIPE", "--output_dir", "OUT"],
-    "evaluate": ["evaluate", "--model", "PAIR", "--dataset", "ROWS", "--output_dir", "OUT"],
+    "evaluate": ["evaluate", "--model_name_or_path", "PAIR", "--dataset_name", "ROWS", "--output_dir", "OUT"],
     "quickstart": ["quickstart", "--fast", "--output_dir", "OUT"],
 }
 

@@ -30,7 +30,7 @@ def files(tmp_path):
 
 def prepare(folder, *options, dataset="hotpotqa"):
     paths = ["--input", folder / "raw.jsonl", "--corpus", folder / "corpus.jsonl", "--output", folder / "out.jsonl"]
-    return CliRunner().invoke(app, ["prepare", "--dataset", dataset, *map(str, paths), *options])
+    return CliRunner().invoke(app, ["prepare", "--format", dataset, *map(str, paths), *options])
 
 
 @pytest.mark.parametrize("option", ["--on_bad_row", "--on-bad-row"])
@@ -56,7 +56,7 @@ def test_a_bad_row_stops_the_command_and_nothing_is_written(files):
 
 
 def test_a_limit_leaves_later_rows_unread(files):
-    result = prepare(files, "--limit", "1", dataset="2wikimultihopqa")
+    result = prepare(files, "--max_samples", "1", dataset="2wikimultihopqa")
     assert result.exit_code == 0, result.output
     report = json.loads((files / "out.report.json").read_text())
     assert (report["dataset"], report["read"], report["kept"]) == ("2wikimultihopqa", 1, 1)
@@ -73,7 +73,7 @@ def test_rows_without_answers_are_said_to_be_for_retrieval(tmp_path):
     write_jsonl(tmp_path / "queries.jsonl", [{"_id": "q1", "text": "who leads"}])
     (tmp_path / "qrels").mkdir()
     (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\n")
-    command = ["prepare", "--dataset", "beir", "--input", tmp_path, "--output", tmp_path / "out.jsonl"]
+    command = ["prepare", "--format", "beir", "--input", tmp_path, "--output", tmp_path / "out.jsonl"]
     result = CliRunner().invoke(app, list(map(str, command)))
     assert result.exit_code == 0, result.output
     assert "1 row without answers: `dro-trl retrieve` takes such rows" in result.stdout
@@ -87,7 +87,7 @@ def test_rows_without_answers_are_said_to_be_for_retrieval(tmp_path):
 
 
 def test_gold_titles_need_a_corpus_or_are_left_out(files):
-    command = ["prepare", "--dataset", "hotpotqa", "--input", files / "raw.jsonl", "--output", files / "out.jsonl"]
+    command = ["prepare", "--format", "hotpotqa", "--input", files / "raw.jsonl", "--output", files / "out.jsonl"]
     result = CliRunner().invoke(app, list(map(str, command)))
     assert result.exit_code == 2
     assert "--corpus" in result.stderr
@@ -102,7 +102,7 @@ def test_every_dataset_of_the_command_has_a_reader():
 
 
 def test_a_name_that_is_no_file_is_looked_for_on_the_hub(tmp_path):
-    command = ["prepare", "--dataset", "kilt", "--input", "nobody/nothing", "--output", tmp_path / "out.jsonl"]
+    command = ["prepare", "--format", "kilt", "--input", "nobody/nothing", "--output", tmp_path / "out.jsonl"]
     result = CliRunner().invoke(app, list(map(str, command)))
     assert result.exit_code == 2
     assert "no such dataset could be had from the hub" in result.stderr

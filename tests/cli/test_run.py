@@ -57,11 +57,11 @@ def write_inputs(folder):
         "output_dir": "out",
         "model_name_or_path": "start",
         "prepare": {
-            "train": [{"dataset": "hotpotqa", "input": "a.jsonl"}, {"dataset": "2wikimultihopqa", "input": "b.jsonl"}],
-            "dev": {"dataset": "hotpotqa", "input": "dev.jsonl"},
+            "train": [{"format": "hotpotqa", "input": "a.jsonl"}, {"format": "2wikimultihopqa", "input": "b.jsonl"}],
+            "dev": {"format": "hotpotqa", "input": "dev.jsonl"},
         },
         "index": {"corpus": "corpus.jsonl"},
-        "retrieve": {"k": 4},
+        "retrieve": {"num_candidates": 4},
         "train": {
             "num_selected": 2,
             "num_selections": 3,
@@ -74,7 +74,7 @@ def write_inputs(folder):
             "use_cpu": True,
             "disable_tqdm": True,
         },
-        "evaluate": {"max_new_tokens": 2, "k": [1, 2]},
+        "evaluate": {"max_new_tokens": 2, "cutoffs": [1, 2]},
     }
     (folder / "recipes").mkdir()
     (folder / "recipes" / "late_reward.py").write_text(REWARD.format(seconds=0))
@@ -90,7 +90,7 @@ def edit(folder, section, **lines):
 
 def start_run(folder, *options):
     """Start `dro-trl run` in a process of its own, and its commands in theirs."""
-    command = [sys.executable, "-m", "dro_trl", "run", "recipes/run.yaml", *options]
+    command = [sys.executable, "-m", "dro_trl", "run", "--config", "recipes/run.yaml", *options]
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -116,7 +116,7 @@ def commands(monkeypatch):
 
 
 def run(*options):
-    result = CliRunner().invoke(app, ["run", "recipes/run.yaml", *map(str, options)])
+    result = CliRunner().invoke(app, ["run", "--config", "recipes/run.yaml", *map(str, options)])
     assert result.exit_code == 0, (result.output, result.exception)
     return result.output
 
@@ -203,7 +203,12 @@ def test_a_second_run_does_nothing_wherever_the_folder_is(here, commands):
     [
         ("evaluate", {"max_new_tokens": 1}, ["evaluate"], "evaluate.max_new_tokens was 2 and is now 1"),
         ("train", {"learning_rate": 0.02}, ["train", "evaluate"], "train.learning_rate was 0.01 and is now 0.02"),
-        ("retrieve", {"k": 3}, ["retrieve", "train", "evaluate"], "retrieve.dev.k was 4 and is now 3"),
+        (
+            "retrieve",
+            {"num_candidates": 3},
+            ["retrieve", "train", "evaluate"],
+            "retrieve.dev.num_candidates was 4 and is now 3",
+        ),
         # Another index, but the same candidates: nothing that training reads has changed.
         ("index", {"threads": 1}, ["index", "retrieve"], "index.threads was 'not set' and is now 1"),
     ],
@@ -275,17 +280,17 @@ def test_a_folder_is_not_called_cached_where_its_files_are_not_what_was_made(her
 def test_a_record_that_is_cut_off_is_named_with_what_to_do(here):
     for name in ("out/2-index/stage.json", "out/.digests.json"):
         (here / name).write_bytes((here / name).read_bytes()[:40])
-        result = CliRunner().invoke(app, ["run", "recipes/run.yaml", "--dry_run"])
+        result = CliRunner().invoke(app, ["run", "--config", "recipes/run.yaml", "--dry_run"])
         assert result.exit_code == 2
         assert re.match(rf"error: {name} is cut off or damaged \(.*\); delete it: ", result.stderr)
         (here / name).unlink()
 
 
 def test_a_dry_run_says_what_would_run_and_why(here, commands):
-    edit(here, "retrieve", k=2)
+    edit(here, "retrieve", num_candidates=2)
     before = {path: path.stat().st_mtime_ns for path in here.rglob("*")}
     output = run("--dry_run")
-    assert "prepare: cached\nindex: cached\nretrieve: runs (retrieve.dev.k was 4 and is now 2; " in output
+    assert "prepare: cached\nindex: cached\nretrieve: runs (retrieve.dev.num_candidates was 4 and is now 2; " in output
     assert "train: runs (only if what it reads changes: retrieve)" in output
     assert "  $ PYTHONPATH=recipes dro-trl train --config out/5-train/recipe.yaml\n" in output
     assert {path: path.stat().st_mtime_ns for path in here.rglob("*")} == before
@@ -299,13 +304,13 @@ def test_redo_and_until(here, commands):
     run("--redo", "retrieve", "--until", "train")
     assert ran() == ["retrieve", "train"]
     assert (here / "out" / "earlier" / "5-train-1" / "model").is_dir()
-    result = CliRunner().invoke(app, ["run", "recipes/run.yaml", "--until", "warmup"])
+    result = CliRunner().invoke(app, ["run", "--config", "recipes/run.yaml", "--until", "warmup"])
     assert "--until warmup: the recipe has the stages prepare, index, retrieve, train, evaluate" in result.stderr
 
 
 def test_a_folder_is_used_by_one_run_at_a_time(here):
     with locked(here / "out"):
-        result = CliRunner().invoke(app, ["run", "recipes/run.yaml"])
+        result = CliRunner().invoke(app, ["run", "--config", "recipes/run.yaml"])
     assert result.exit_code == 2
     assert result.stderr.startswith("error: out is in use by process")
     run()
@@ -319,7 +324,7 @@ def test_models_are_warmed_up_before_they_train_each_other(retrieved, tmp_path, 
     common = {"num_selected": 2, "max_steps": 2, "learning_rate": 1e-3, "report_to": "none", "use_cpu": True}
     lines["warmup"] = {"generator": common, "selector": {**common, "teacher": "likelihoood"}}
     path.write_text(yaml.safe_dump(lines))
-    result = CliRunner().invoke(app, ["run", "recipes/run.yaml"])
+    result = CliRunner().invoke(app, ["run", "--config", "recipes/run.yaml"])
     assert "error: recipes/run.yaml: warmup.selector: teacher='likelihoood' must be one of 'gold'" in result.stderr
     assert commands == []
     lines["warmup"]["selector"]["teacher"] = "likelihood"
@@ -334,7 +339,7 @@ def test_models_are_warmed_up_before_they_train_each_other(retrieved, tmp_path, 
 
 
 def test_mistakes_in_a_training_recipe_are_found_before_anything_runs(here, commands):
-    edit(here, "retrieve", k=3)
+    edit(here, "retrieve", num_candidates=3)
     for lines, message in (
         ({"num_selected": 0}, "error: recipes/run.yaml: train: num_selected=0 must be a whole number of at least 1"),
         (
@@ -343,7 +348,7 @@ def test_mistakes_in_a_training_recipe_are_found_before_anything_runs(here, comm
         ),
     ):
         edit(here, "train", **lines)
-        result = CliRunner().invoke(app, ["run", "recipes/run.yaml"])
+        result = CliRunner().invoke(app, ["run", "--config", "recipes/run.yaml"])
         assert result.exit_code == 2
         assert message in result.stderr
     mistake = running.find_mistake("train", {"model_name_or_path": "x", "dataset_name": "y"}, ["--num_proces", "2"])
@@ -360,7 +365,7 @@ def test_a_command_that_fails_ends_the_run_and_is_where_it_goes_on(tmp_path):
     assert process.returncode == 2
     assert "row 1" in output
     assert (
-        "error: stage prepare: `dro-trl prepare --corpus corpus.jsonl --dataset hotpotqa --input dev.jsonl " in output
+        "error: stage prepare: `dro-trl prepare --corpus corpus.jsonl --format hotpotqa --input dev.jsonl " in output
     )
     assert output.strip().endswith(
         "ended with exit code 2; its own message is above. The same `dro-trl run` goes on there"

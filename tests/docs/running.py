@@ -23,7 +23,7 @@ from dro_trl.retrieval import jvm, pyserini
 from dro_trl.retrieval.jvm import JavaProcess
 from tests.docs.pages import ROOT, Code, commands_of
 
-PRODUCTS = ("--output", "--output_dir", "--index_dir", "--run")
+PRODUCTS = ("--output", "--output_dir", "--index_dir", "--output_run")
 """Options that name what a command makes; `--index_dir` of `dro-trl index` alone."""
 
 NOT_RUN = {
@@ -33,14 +33,14 @@ NOT_RUN = {
     "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e '.[dev]' && .venv/bin/pytest "
     "-n 2 --dist loadfile": ("installs from a package index; .ci/run does it"),
     ".ci/run": "is all of CI",
-    "dro-trl prepare --dataset NAME --input FILE --output rows.jsonl [--corpus CORPUS]": (
+    "dro-trl prepare --format NAME --input FILE --output rows.jsonl [--corpus CORPUS]": (
         "a synopsis; tests/data converts every dataset"
     ),
     "accelerate launch --config_file recipes/accelerate/multi_gpu.yaml -m dro_trl train --config RECIPE.yaml": (
         "wants GPUs; tests/integration/distributed runs it on two CPU processes"
     ),
-    "accelerate launch --config_file recipes/accelerate/cpu_2proc.yaml -m dro_trl evaluate --model runs/mine "
-    "--dataset dev.jsonl": "two processes; tests/cli/test_evaluate.py launches them",
+    "accelerate launch --config_file recipes/accelerate/cpu_2proc.yaml -m dro_trl evaluate "
+    "--model_name_or_path runs/mine --dataset_name dev.jsonl": "two; tests/cli/test_evaluate.py launches them",
     "accelerate launch --config_file recipes/accelerate/cpu_2proc.yaml -m dro_trl train "
     "--config RECIPE.yaml --resume": (
         "two processes; tests/integration/distributed launches them, and test_killed.py resumes them"

@@ -173,8 +173,8 @@ def test_a_command_says_it_in_one_line_before_it_loads_anything(tmp_path, option
     """There is neither a pair nor an index."""
     save_start(tmp_path / "start")
     commands = [
-        ["evaluate", "--model", str(tmp_path), "--dataset", "none.jsonl", f"--{option}", value],
-        ["ask", "Who?", "--model", str(tmp_path), "--index_dir", str(tmp_path), f"--{option}", value],
+        ["evaluate", "--model_name_or_path", str(tmp_path), "--dataset_name", "none.jsonl", f"--{option}", value],
+        ["ask", "Who?", "--model_name_or_path", str(tmp_path), "--index_dir", str(tmp_path), f"--{option}", value],
     ]
     if option == "dtype":
         commands.append(["train", "--config", write_recipe(tmp_path, dtype=value)])

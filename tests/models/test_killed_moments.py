@@ -80,7 +80,7 @@ def prepared(start, old, root):
 
 
 def convert(source, folder):
-    arguments = ["prepare", "--dataset", "flashrag", "--input", source, "--output", folder / "rows.jsonl"]
+    arguments = ["prepare", "--format", "flashrag", "--input", source, "--output", folder / "rows.jsonl"]
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
 

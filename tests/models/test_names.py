@@ -120,7 +120,8 @@ rows = tiny_questions(4, 5)
 found = {name: RAGPipeline.from_pretrained("someone/pair", revision=name).predict(rows, max_new_tokens=3)
          for name in (None, "main", "v1")}
 json.dump({str(k): [dataclasses.asdict(o) for o in v] for k, v in found.items()}, open(out, "w"))
-app(["evaluate", "--model", "someone/pair", "--dataset", dataset, "--no-start"], standalone_mode=False)
+words = ["--model_name_or_path", "someone/pair", "--dataset_name", dataset, "--no_start"]
+app(["evaluate", *words], standalone_mode=False)
 from tests.helpers.training import LORA, make_trainer
 trainer = make_trainer("second", model="someone/pair", peft_config=LORA)
 assert trainer._start["selector"].endswith("selector")

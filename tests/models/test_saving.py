@@ -150,7 +150,9 @@ def test_merged_models_select_and_answer_alike(tmp_path, options):
     trainer = make_trainer(tmp_path / "out", model=start, peft_config=LORA, learning_rate=0.1, **options)
     trainer.train()
     trainer.save_model()
-    done = runner.invoke(app, ["merge", "--model", str(tmp_path / "out"), "--output_dir", str(tmp_path / "merged")])
+    done = runner.invoke(
+        app, ["merge", "--model_name_or_path", str(tmp_path / "out"), "--output_dir", str(tmp_path / "merged")]
+    )
     assert done.exit_code == 0, done.output
     assert str(tmp_path / "merged") in done.output
     assert not list((tmp_path / "merged").rglob("adapter*"))
@@ -173,7 +175,9 @@ def test_merged_models_select_and_answer_alike(tmp_path, options):
 )
 def test_nothing_to_merge(tmp_path, adapters, output, message):
     make_trainer(tmp_path / "out", model=save_start(tmp_path / "start"), peft_config=adapters).save_model()
-    done = runner.invoke(app, ["merge", "--model", str(tmp_path / "out"), "--output_dir", str(tmp_path / output)])
+    done = runner.invoke(
+        app, ["merge", "--model_name_or_path", str(tmp_path / "out"), "--output_dir", str(tmp_path / output)]
+    )
     assert done.exit_code == 2
     assert message in done.output
 

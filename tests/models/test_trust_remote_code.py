@@ -62,7 +62,15 @@ def run(*words):
 def test_a_pair_imports_code_of_others_only_where_it_is_trusted(pair, tmp_path):
     assert read_config(pair)["policy"] == "a_policy_of_mine.Mine"
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny_questions(4, 5)))
-    evaluate = ("evaluate", "--model", pair, "--dataset", tmp_path / "rows.jsonl", "--max_new_tokens", 2)
+    evaluate = (
+        "evaluate",
+        "--model_name_or_path",
+        pair,
+        "--dataset_name",
+        tmp_path / "rows.jsonl",
+        "--max_new_tokens",
+        2,
+    )
     for load in (RAGPipeline.from_pretrained, RAGPipeline.from_start):
         with pytest.raises(ValueError, match=REFUSED):
             load(pair)

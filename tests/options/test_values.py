@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 from pydantic import PositiveInt
 
-from dro_trl.options.values import Option, check_values, options_of
+from dro_trl.options.values import UNKNOWN, Option, check_values, options_of
 from dro_trl.options.yaml_text import read_yaml
 from dro_trl.recipes.option_fields import declared_options
 from dro_trl.recipes.options import KINDS, TRAIN, WARMUP
@@ -39,6 +39,9 @@ def test_the_source_says_what_the_classes_say(name):
     assert read.keys() == imported.keys()
     for key, option in imported.items():
         assert read[key].nullable == option.nullable, key
+        assert read[key].help == option.help != "", key
+        # The default of `optim` depends on the version of torch.
+        assert read[key].default == option.default or (key, read[key].default) == ("optim", UNKNOWN), key
         for kind in (bool, int, float, str, list, dict):
             assert read[key].has(kind) == option.has(kind), (key, kind)
         for odd in ODD:

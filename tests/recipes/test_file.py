@@ -66,7 +66,7 @@ def test_every_folder_of_recipes_is_some_commands():
     [
         ("encyclopedia", "", "studies/encyclopedia is one for dro-trl compare --config"),
         ("recipes/encyclopedia.yaml", "", "warmup/encyclopedia is one for dro-trl warmup selector|generator --config"),
-        ("wikimultihop", "studies", "runs/wikimultihop is one for dro-trl run"),
+        ("wikimultihop", "studies", "runs/wikimultihop is one for dro-trl run --config"),
         ("zero3", "", "accelerate/zero3 is one for accelerate launch --config_file"),
     ],
 )
@@ -146,8 +146,8 @@ def test_a_run_by_its_name_reads_the_training_recipe_and_the_accelerate_config_t
         (["train", "--config", "runs/quickstrat.yaml"], "did you mean 'quickstart'"),
         (["warmup", "selector", "--config", "encyclopaedia"], "did you mean 'encyclopedia'?"),
         (["compare", "--config", "natural_question"], "did you mean 'natural_questions'"),
-        (["run", "wiki"], "did you mean 'wikimultihop'?"),
-        (["run", "x"], "these are wikimultihop"),
+        (["run", "--config", "wiki"], "did you mean 'wikimultihop'?"),
+        (["run", "--config", "x"], "these are wikimultihop"),
         (["recipes", "accelerate/zero4"], "error: accelerate/zero4: No such file"),
         (
             ["estimate", "--config", "quickstart", *WITH_MODEL, "--accelerate_config", "zero"],
@@ -277,7 +277,7 @@ def test_a_file_that_is_no_text(elsewhere):
         (["train", "--config", "quickstart", "--epsilon", "nan"], "error: the command line: epsilon='nan' must be"),
         (["train", "--config", "quickstart", *WITH_MODEL, "--eval_strategy", "epoch"], "has nothing to evaluate on"),
         (["compare", "--config", "study"], "error: study.yaml, method 'a': kl_coef='x' must be"),
-        (["run", "run.yaml"], "error: run.yaml: train: kl_coef='x' must be"),
+        (["run", "--config", "run.yaml"], "error: run.yaml: train: kl_coef='x' must be"),
     ],
 )
 def test_a_mistake_is_found_before_torch_is_imported(elsewhere, arguments, message):

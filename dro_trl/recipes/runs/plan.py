@@ -9,6 +9,7 @@ from typing import Any
 from typer.exceptions import TyperException
 
 from dro_trl.names import refuse_unknown
+from dro_trl.options.renamed import with_new_names
 from dro_trl.options.values import check_values
 from dro_trl.recipes.file import find_recipe, names_code, read_recipe
 from dro_trl.recipes.options import KINDS
@@ -19,7 +20,7 @@ KEYS = {"output_dir", "model_name_or_path", *SECTIONS}
 SPLITS = ("train", "dev")
 WARMED = ("generator", "selector")
 SOURCES = {
-    *("corpus", "input", "index_dir", "from_run", "model", "dataset", "teacher_run"),
+    *("corpus", "input", "index_dir", "from_run", "teacher_run"),
     *("dataset_name", "eval_dataset_name", "model_name_or_path", "generator_name_or_path"),
 }
 """Options that lead to something to read."""
@@ -52,7 +53,7 @@ def plan_run(path: Path, commands: Mapping[str, Any], output_dir: Path | None = 
     plan = _Plan(path, output_dir or Path(lines["output_dir"]), lines, commands)
     for name in SECTIONS:
         if name in lines:
-            getattr(plan, f"add_{name}")(dict(lines[name]))
+            getattr(plan, f"add_{name}")(_with_new_names(lines[name], name, f"{path}: {name}"))
     _check_sources(plan.stages, path)
     return plan.stages
 
@@ -145,18 +146,19 @@ class _Plan:
         warmed = {names[part]: model for part, model in self.warmed.items()}
         stage = self.new_stage("train")
         self.add_recipe(stage, ["train"], section, starts, warmed)
-        self.model = {"model": str(stage.folder / "model")}
+        self.model = {"model_name_or_path": str(stage.folder / "model")}
 
     def add_evaluate(self, section: dict[str, Any]) -> None:
         stage = self.new_stage("evaluate")
         defaults: dict[str, Any] = {
             **self.model,
-            **({"dataset": self.questions["dev"]} if "dev" in self.questions else {}),
+            **({"dataset_name": self.questions["dev"]} if "dev" in self.questions else {}),
         }
         if self.model:
             trained = self.stages[-2]
             stage.python_path = trained.python_path
-            if "model" not in section and names_code(trained.recipe or {}):  # The policy is of this run's own recipe.
+            if "model_name_or_path" not in section and names_code(trained.recipe or {}):
+                # The policy is of this run's own recipe.
                 defaults["trust_remote_code"] = True
         self.add_command(stage, "evaluate", section, defaults, {"output_dir": stage.folder})
         stage.products.append("results.json")
@@ -270,6 +272,18 @@ class _Plan:
                     stage.python_path.append(str(folder))
 
 
+def _with_new_names(section: Mapping[str, Any], command: str, where: str) -> dict[str, Any]:
+    """Return a section, and what it says of each split, under the new names of its options."""
+    found = with_new_names(section, command, where)
+    for split in SPLITS if command in ("prepare", "retrieve") else ():
+        parts, name = found.get(split), f"{where}.{split}"
+        if isinstance(parts, dict):
+            found[split] = with_new_names(parts, command, name)
+        elif isinstance(parts, list):
+            found[split] = [with_new_names(p, command, name) if isinstance(p, dict) else p for p in parts]
+    return found
+
+
 def _check_mapping(value: Any, where: str) -> None:
     if not isinstance(value, dict):
         raise ValueError(f"{where} must hold `name: value` lines, found {value!r}")
@@ -306,6 +320,7 @@ def _check_sources(stages: list[Stage], path: Path) -> None:
         for name, source in stage.sources.items():
             file = Path(source)
             on_hub = not file.is_absolute() and source.count("/") <= 1 and file.suffix not in _DATA_SUFFIXES
-            only_local = name.rpartition(".")[2] in ("corpus", "index_dir", "from_run", "model")
+            local = ("corpus", "index_dir", "from_run")
+            only_local = name.rpartition(".")[2] in local or name == "evaluate.model_name_or_path"
             if source not in made and not file.exists() and (only_local or not on_hub):
                 raise FileNotFoundError(f"{path}: {name}: no such file or folder: {source}")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dro_trl.names import refuse_unknown
-from dro_trl.options.values import Option, check_values, options_of
+from dro_trl.options.renamed import with_new_names
+from dro_trl.options.values import check_values, options_of
 from dro_trl.recipes.file import find_recipe, read_recipe
 from dro_trl.recipes.options import TRAIN, split_arguments, typed_values
 from dro_trl.recipes.secrets import write_recipe
@@ -37,7 +38,9 @@ PER_ROW = {
 }
 
 OWN = {name: option for name, option in options_of(Study).items() if name != "recipe"}
-OWN["methods"] = Option(dict[str | int, dict[str, Any] | None])  # As written; one that sets nothing is the recipe's.
+OWN["methods"] = replace(
+    OWN["methods"], annotation=dict[str | int, dict[str, Any] | None]
+)  # As written; one that sets nothing is the recipe's.
 """Keys of a study's own."""
 
 
@@ -56,9 +59,10 @@ def parse_study(arguments: Sequence[str]) -> Study:
     if file is None:
         raise ValueError("--config names no file; write --config study.yaml")
     options = {**TRAIN.options, **OWN}
-    typed = typed_values(words, options)
+    typed = typed_values(with_new_names(words, "compare", "the command line"), options)
     path = find_recipe(file, "studies")
-    lines, source = read_recipe(path), str(path)
+    source = str(path)
+    lines = with_new_names(read_recipe(path), "compare", source)
     refuse_unknown(lines, options, source)
     lines = check_values(lines, options, source) | typed
     for name in ("methods", "eval_dataset_name", "output_dir"):

@@ -1,7 +1,7 @@
 """What a study is to run: a recipe with methods and seeds, and the rows that come of it."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,28 +23,39 @@ class Study:
     """
 
     recipe: dict[str, Any]
-    methods: dict[str, dict[str, Any]]
-    """Per method the recipe's fields that it sets otherwise. The others are compared with the first."""
-    eval_dataset_name: str
-    """File or hub name of the held-out questions."""
-    output_dir: str
-    seeds: list[Seed] | tuple[Seed, ...] = (0,)
-    dataset_test_split: str = "test"
-    """Split of a hub dataset that holds them."""
-    max_eval_samples: PositiveInt | None = None
-    """Evaluate on the first so many of them only."""
-    max_new_tokens: PositiveInt = 32
-    """Longest answer, in tokens."""
-    eval_batch_size: PositiveInt = 8
-    eval_device: str = "auto"
-    eval_dtype: str = "auto"
-    """As `--device` and `--dtype` of `dro-trl evaluate`."""
-    equal_samples: bool = True
-    """Whether methods must draw equally many samples and make equally many optimizer steps; false for ablations."""
-    title: str = "Methods compared"
-    """Of the report."""
-    num_examples: NonNegativeInt = 3
-    """Held-out questions that the report shows side by side."""
+    methods: dict[str, dict[str, Any]] = field(
+        metadata={
+            "help": "The recipe's lines that each sets otherwise, by method; the others are compared with the first."
+        }
+    )
+    eval_dataset_name: str = field(metadata={"help": "File or hub name of the held-out questions."})
+    output_dir: str = field(metadata={"help": "Folder of the rows and the report."})
+    seeds: list[Seed] | tuple[Seed, ...] = field(default=(0,), metadata={"help": "Every method is trained with each."})
+    dataset_test_split: str = field(default="test", metadata={"help": "Split of a hub dataset that holds them."})
+    max_eval_samples: PositiveInt | None = field(
+        default=None, metadata={"help": "Evaluate on the first so many of them only."}
+    )
+    max_new_tokens: PositiveInt = field(default=32, metadata={"help": "Longest answer, in tokens."})
+    per_device_eval_batch_size: PositiveInt = field(
+        default=8, metadata={"help": "Questions in a batch of evaluation."}
+    )
+    eval_device: str = field(
+        default="auto", metadata={"help": "Where rows are evaluated: auto (a GPU if there is one), cpu, cuda:1, …"}
+    )
+    eval_dtype: str = field(
+        default="auto", metadata={"help": "Of the weights then: auto (bfloat16 if the device has it), float32, …"}
+    )
+    equal_samples: bool = field(
+        default=True,
+        metadata={
+            "help": "Whether methods must draw equally many samples and make equally many optimizer steps; false for "
+            "ablations."
+        },
+    )
+    title: str = field(default="Methods compared", metadata={"help": "Of the report."})
+    num_examples: NonNegativeInt = field(
+        default=3, metadata={"help": "Held-out questions that the report shows side by side."}
+    )
 
     @property
     def evaluation(self) -> dict[str, Any]:

@@ -113,21 +113,21 @@ def _run_row(study: Study, row: Row, plan: dict[str, Any], with_start: bool, loc
     command = ["train", "--config", str(recipe), "--resume"]
     training = _run_once(row.folder / "train", command, lock, resumed)
     options = {
-        "model": model,
-        "dataset": study.eval_dataset_name,
-        "split": study.dataset_test_split,
+        "model_name_or_path": model,
+        "dataset_name": study.eval_dataset_name,
+        "dataset_test_split": study.dataset_test_split,
         "output_dir": evaluation,
         "max_new_tokens": study.max_new_tokens,
-        "batch_size": study.eval_batch_size,
+        "per_device_eval_batch_size": study.per_device_eval_batch_size,
         "device": study.eval_device,
         "dtype": study.eval_dtype,
-        **({"limit": study.max_eval_samples} if study.max_eval_samples else {}),
+        **({"max_eval_samples": study.max_eval_samples} if study.max_eval_samples else {}),
     }
     arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     if names_code(row.recipe):  # The study's own recipe names it.
         arguments.append("--trust_remote_code")
     # The untrained pair and the retriever's order do not depend on the row: the first row evaluates them for all.
-    command = ["evaluate", *arguments, "--start" if with_start else "--no-start"]
+    command = ["evaluate", *arguments, "--start" if with_start else "--no_start"]
     evaluated = _run_once(row.folder / "evaluate", command, lock)
     results = load_object(evaluation / "results.json", _REMEDY, "systems", "predictions")
     state = load_object(model / TRAINER_STATE_NAME, _REMEDY, "global_step", "log_history", "num_input_tokens_seen")

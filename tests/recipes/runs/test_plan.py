@@ -29,37 +29,37 @@ def plan(tmp_path, monkeypatch):
 FULL = {
     "model_name_or_path": "org/base",
     "prepare": {
-        "train": [{"dataset": "hotpotqa", "input": "a.jsonl"}, {"dataset": "2wikimultihopqa", "input": "b.jsonl"}],
-        "dev": {"dataset": "hotpotqa", "input": "dev.jsonl", "limit": 3},
+        "train": [{"format": "hotpotqa", "input": "a.jsonl"}, {"format": "2wikimultihopqa", "input": "b.jsonl"}],
+        "dev": {"format": "hotpotqa", "input": "dev.jsonl", "max_samples": 3},
         "on_bad_row": "skip",
         "shuffle_seed": 3,
     },
     "index": {"corpus": "corpus.jsonl"},
-    "retrieve": {"k": 5, "train": {"add_gold": True}},
+    "retrieve": {"num_candidates": 5, "train": {"add_gold": True}},
     "train": TRAIN,
-    "evaluate": {"k": [1, 2], "start": False},
+    "evaluate": {"cutoffs": [1, 2], "start": False},
 }
 
 
 def test_what_one_stage_makes_is_the_input_of_the_next(plan):
     stages = plan(FULL)
     assert [stage.shown(command) for stage in stages.values() for command in stage.commands] == [
-        "dro-trl prepare --corpus corpus.jsonl --on_bad_row skip --dataset hotpotqa --input a.jsonl "
+        "dro-trl prepare --corpus corpus.jsonl --on_bad_row skip --format hotpotqa --input a.jsonl "
         "--output out/1-prepare/train-1.jsonl",
-        "dro-trl prepare --corpus corpus.jsonl --on_bad_row skip --dataset 2wikimultihopqa --input b.jsonl "
+        "dro-trl prepare --corpus corpus.jsonl --on_bad_row skip --format 2wikimultihopqa --input b.jsonl "
         "--output out/1-prepare/train-2.jsonl",
         "dro-trl mix --seed 3 --input out/1-prepare/train-1.jsonl --input out/1-prepare/train-2.jsonl "
         "--output out/1-prepare/train.jsonl",
-        "dro-trl prepare --corpus corpus.jsonl --on_bad_row skip --dataset hotpotqa --input dev.jsonl --limit 3 "
+        "dro-trl prepare --corpus corpus.jsonl --on_bad_row skip --format hotpotqa --input dev.jsonl --max_samples 3 "
         "--output out/1-prepare/dev.jsonl",
         "dro-trl index --corpus corpus.jsonl --index_dir out/2-index/index --overwrite",
-        "dro-trl retrieve --input out/1-prepare/train.jsonl --index_dir out/2-index/index --k 5 --add_gold "
-        "--output out/3-retrieve/train.jsonl",
-        "dro-trl retrieve --input out/1-prepare/dev.jsonl --index_dir out/2-index/index --k 5 "
+        "dro-trl retrieve --input out/1-prepare/train.jsonl --index_dir out/2-index/index --num_candidates 5 "
+        "--add_gold --output out/3-retrieve/train.jsonl",
+        "dro-trl retrieve --input out/1-prepare/dev.jsonl --index_dir out/2-index/index --num_candidates 5 "
         "--output out/3-retrieve/dev.jsonl",
         "dro-trl train --config out/5-train/recipe.yaml",
-        "dro-trl evaluate --model out/5-train/model --dataset out/3-retrieve/dev.jsonl --k 1 --k 2 --no-start "
-        "--output_dir out/6-evaluate",
+        "dro-trl evaluate --model_name_or_path out/5-train/model --dataset_name out/3-retrieve/dev.jsonl "
+        "--cutoffs 1 --cutoffs 2 --no_start --output_dir out/6-evaluate",
     ]
     assert stages["train"].recipe == {
         "model_name_or_path": "org/base",
@@ -121,7 +121,7 @@ def test_sections_may_be_left_out_where_their_product_is_given(plan, tmp_path):
     stages = plan({"train": {**TRAIN, "model_name_or_path": "org/base", "dataset_name": "a.jsonl"}})
     assert stages["train"].sources == {"train.model_name_or_path": "org/base", "train.dataset_name": "a.jsonl"}
     (tmp_path / "pair").mkdir()
-    assert list(plan({"evaluate": {"model": "pair", "dataset": "dev.jsonl"}})) == ["evaluate"]
+    assert list(plan({"evaluate": {"model_name_or_path": "pair", "dataset_name": "dev.jsonl"}})) == ["evaluate"]
 
 
 def test_a_recipe_file_is_overridden_by_products_and_those_by_the_section(plan, tmp_path):
@@ -151,7 +151,11 @@ def test_modules_beside_the_recipe_are_found_and_are_inputs(plan, tmp_path):
     assert stages["evaluate"].python_path == ["more"]
     assert "--trust_remote_code" not in stages["evaluate"].commands[0]
     train = {**TRAIN, "recipe": "more/base.yaml", "policy": "mine.Policy"}
-    for evaluate, trusted in (({}, True), ({"trust_remote_code": False}, False), ({"model": "more"}, False)):
+    for evaluate, trusted in (
+        ({}, True),
+        ({"trust_remote_code": False}, False),
+        ({"model_name_or_path": "more"}, False),
+    ):
         words = plan({**FULL, "train": train, "evaluate": evaluate})["evaluate"].commands[0]
         assert ("--trust_remote_code" in words) == trusted
     with pytest.raises(ValueError, match="train: policy: no module 'mine_too' beside the recipe, in the working"):
@@ -174,22 +178,25 @@ def test_modules_beside_the_recipe_are_found_and_are_inputs(plan, tmp_path):
         ({"prepare": {}}, "prepare has neither `train` nor `dev`"),
         ({"prepare": {"train": None}}, "prepare.train must hold `name: value` lines, found None"),
         (
-            {"prepare": {"train": [FULL["prepare"]["dev"], {"dataset": "hotpot", "input": "a.jsonl"}]}},
-            "prepare.train[2]: Invalid value for '--dataset': ",
+            {"prepare": {"train": [FULL["prepare"]["dev"], {"format": "hotpot", "input": "a.jsonl"}]}},
+            "prepare.train[2]: Invalid value for '--format': ",
         ),
         (
-            {"prepare": {"dev": {"dataset": "hotpotqa", "input": "dev.json"}}},
+            {"prepare": {"dev": {"format": "hotpotqa", "input": "dev.json"}}},
             "prepare.dev.input: no such file or folder: dev.json",
         ),
         ({"retrieve": {"train": {"input": "a.jsonl"}}}, "retrieve has no index; add a section `index`"),
-        ({"index": FULL["index"], "retrieve": {"k": 2}}, "retrieve has no questions; add a section `prepare`"),
+        (
+            {"index": FULL["index"], "retrieve": {"num_candidates": 2}},
+            "retrieve has no questions; add a section `prepare`",
+        ),
         ({**FULL, "retrieve": {"add_gold": True}}, "retrieve.dev: add_gold would put the gold passages among"),
         ({"warmup": {"selecter": {}}}, "warmup: unknown key 'selecter'; did you mean 'selector'?"),
         ({**FULL, "train": {"output_dir": "x"}}, "train: output_dir is set by the run, which resumes"),
         ({"train": TRAIN}, "train: model_name_or_path is not set, and no stage before makes it"),
         ({**FULL, "evaluate": {"start": "no thanks"}}, "evaluate: start='no thanks' must be true or false"),
-        ({**FULL, "evaluate": {"limit": True}}, "evaluate: limit must be one value, found True"),
-        ({"evaluate": {"dataset": "dev.jsonl"}}, "evaluate: Missing option '--model'"),
+        ({**FULL, "evaluate": {"max_eval_samples": True}}, "evaluate: max_eval_samples must be one value, found True"),
+        ({"evaluate": {"dataset_name": "dev.jsonl"}}, "evaluate: Missing option '--model_name_or_path'"),
     ],
 )
 def test_what_a_recipe_may_not_say(plan, lines, message):

@@ -146,7 +146,7 @@ def test_a_row_of_another_recipe_or_other_data_is_refused(study_of, commands, tm
 
 def test_more_methods_and_seeds_may_join_and_batches_may_change(study_of, commands):
     run_study(study_of(methods={"dro": {}}))
-    rows = run_study(study_of(seeds=[0, 1], eval_batch_size=2))
+    rows = run_study(study_of(seeds=[0, 1], per_device_eval_batch_size=2))
     assert [(row["method"], row["seed"]) for row in rows] == [("dro", 0), ("grpo", 0), ("dro", 1), ("grpo", 1)]
     assert len(commands) == 8
 
