@@ -33,6 +33,7 @@ from dro_trl.cli.command import Command, RecipeCommand
 from dro_trl.cli.examples import EXAMPLES
 from dro_trl.cli.help import write_commands
 from dro_trl.cli.listing import entries_of
+from dro_trl.cli.quiet import quieten
 from dro_trl.names import append_own
 
 GROUPS = {
@@ -149,4 +150,5 @@ for command in COMMANDS:
 def main() -> None:
     """Run the command line; dotted paths may lead to the working directory."""
     append_own()
+    quieten()
     app(prog_name="dro-trl")

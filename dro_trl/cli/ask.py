@@ -48,6 +48,7 @@ def main(
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Retrieve, select and answer; prints the answer and the passages it rests on."""
+    from dro_trl.cli.quiet import load_quietly
     from dro_trl.lm.devices import choose_device, choose_dtype, describe
     from dro_trl.models.names import pair_folder
     from dro_trl.models.saving import read_config
@@ -61,6 +62,7 @@ def main(
     number_format = choose_dtype(dtype, place)
     read_config(pair_folder(model, revision))  # Before the index is opened, which starts a Java.
     typer.echo(f"Asking {model} {describe(place, number_format)}", err=True)
+    load_quietly()
     with passage_source(index_dir, prebuilt, None, k1, b, None, None, None) as retriever:
         pipeline = RAGPipeline.from_pretrained(
             model,

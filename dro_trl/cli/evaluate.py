@@ -153,6 +153,7 @@ def run(
     """
     import time
 
+    from dro_trl.cli.quiet import load_quietly
     from dro_trl.data.load import load_rag_dataset
     from dro_trl.evaluation.evaluator import check_evaluation, evaluate_pair
     from dro_trl.evaluation.parts import choose_place, discard, launched_processes
@@ -163,6 +164,7 @@ def run(
     from dro_trl.trainer.dataset import naming_sources
 
     started = time.monotonic()
+    load_quietly()
     processes = launched_processes(place[0])
     device, dtype = choose_place(processes, *place)
     check_results(folder)

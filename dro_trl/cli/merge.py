@@ -17,7 +17,9 @@ def main(
     ] = False,
 ) -> None:
     """Merge the adapters of a trained pair into whole models; the result is used as the pair itself."""
+    from dro_trl.cli.quiet import load_quietly
     from dro_trl.models.saving import merge_adapters
 
+    load_quietly()
     merge_adapters(model, output_dir, dtype, trust_remote_code)
     print(f"Models: {output_dir}")

@@ -13,10 +13,12 @@ def main(context: typer.Context, help_all: options.HelpAll = False) -> None:
 
     given = read_given(context.args, TRAIN)  # Before torch is imported, which takes seconds.
 
+    from dro_trl.cli.quiet import load_quietly
     from dro_trl.recipes.arguments import make_parts
     from dro_trl.recipes.training import run_recipe
     from dro_trl.trainer.dro_config import DROConfig
 
+    load_quietly()
     trainer = run_recipe(*make_parts(given, DROConfig))
     trainer.accelerator.wait_for_everyone()  # Process 0 draws the curves; the others must not take its store along.
     trainer.accelerator.end_training()

@@ -22,10 +22,12 @@ def main(
 
     given = read_given(context.args, WARMUP)  # Before torch is imported, which takes seconds.
 
+    from dro_trl.cli.quiet import load_quietly
     from dro_trl.recipes.arguments import make_parts
     from dro_trl.recipes.warmup import run_warmup
     from dro_trl.trainer.warmup_config import WarmupConfig
 
     chosen: Any = part
+    load_quietly()
     trainer = run_warmup(chosen, *make_parts(given, WarmupConfig))
     trainer.accelerator.end_training()

@@ -28,6 +28,7 @@ from dro_trl.rewards.likelihood import AnswerLogLikelihood
 from dro_trl.trainer.building import load_tokenizers, make_pair
 from dro_trl.trainer.dataset import Collator, ReadAhead, prepare_dataset
 from dro_trl.trainer.dro_config import DROConfig
+from dro_trl.trainer.log_table import show_table
 from dro_trl.trainer.monitoring import Monitor, step_metrics
 from dro_trl.trainer.pair_trainer import PairTrainer
 from dro_trl.trainer.sampler import EstimationSampler, num_counted
@@ -110,6 +111,7 @@ class DROTrainer(PairTrainer):
         )
         self.model_accepts_loss_kwargs = False  # compute_loss averages over questions; Trainer over accumulation.
         self.monitor = Monitor(args, self.model.base_models())
+        show_table(self)
 
     # Data
 

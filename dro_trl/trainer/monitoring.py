@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -227,29 +228,29 @@ def print_selections(samples: list[dict[str, Any]], step: int, console: Console 
         step: Shown in the title.
         console: Where to print; standard output where None.
     """
-    table = Table(title=f"Sampled selections at step {step}", show_lines=True)
-    for name in ("Question", "Selection", "Gold", "Drawn"):
-        table.add_column(name, overflow="fold")
-    for name in ("Reward", "Weight"):
-        table.add_column(name, justify="right")
+    table = Table(title=f"Sampled selections at step {step}", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("question, and its selections", overflow="fold")
+    for name in ("gold", "drawn", "reward", "weight"):
+        table.add_column(name, justify="right", no_wrap=True)
     for sample in samples:
         row = sample["row"]
         gold = set(row.get("gold_ids") or ())
         distinct: dict[tuple[int, ...], list[int]] = {}
         for m, selection in enumerate(sample["selections"]):
             distinct.setdefault(tuple(selection), []).append(m)
-        ranked = sorted(distinct.items(), key=lambda item: -sum(sample["weights"][m] for m in item[1]))
-        cells = [
-            (
-                format_selection(list(selection)),
-                f"{len(gold & {row['candidates'][i]['id'] for i in selection})}/{len(gold)}" if gold else "-",
+        table.add_row(f"[bold]{escape(row['question'])}[/]")
+        for selection, members in sorted(
+            distinct.items(), key=lambda item: -sum(sample["weights"][m] for m in item[1])
+        ):
+            found = len(gold & {row["candidates"][i]["id"] for i in selection})
+            table.add_row(
+                f"  {escape(format_selection(list(selection)))}",
+                f"{found}/{len(gold)}" if gold else "–",
                 str(len(members)),
                 f"{sample['rewards'][members[0]]:.2f}",
                 f"{sum(sample['weights'][m] for m in members):.2f}",
             )
-            for selection, members in ranked
-        ]
-        table.add_row(escape(row["question"]), *("\n".join(column) for column in zip(*cells, strict=True)))
+        table.add_section()
     (console or Console()).print(table)
 
 

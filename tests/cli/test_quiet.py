@@ -1,0 +1,71 @@
+"""What stands on standard error: lines of this package alone."""
+
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from dro_trl.cli.quiet import NOISE, quieten
+from tests.helpers.tiny_models import tiny_questions
+from tests.helpers.training import save_start
+
+OURS = (
+    r"Asking .* on the CPU in \w+",
+    r"selector: prompts are read without a chat template \(its tokenizer has none\)",
+    r"(start|trained)(, retriever order)?: (selections|answers): .*it/s\].*",
+    r".*\d+%\|.*\| \d+/\d+ \[.*",  # The bar of training.
+    r"note: .*",
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("quiet")
+    save_start(folder / "start")
+    rows = tiny_questions(4, 5, 6, 4, 5, 6, 4, 5)
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    passages = [{key: p[key] for key in ("id", "title", "text")} for row in rows for p in row["candidates"]]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(passage) + "\n" for passage in passages))
+    recipe = {
+        **{"model_name_or_path": "start", "dataset_name": "train.jsonl", "output_dir": "out", "num_selected": 2},
+        **{"num_candidates": 3, "num_selections": 2, "max_steps": 2, "logging_steps": 1, "save_strategy": "no"},
+        "report_to": "none",
+    }
+    (folder / "recipe.yaml").write_text(json.dumps(recipe))
+    return folder
+
+
+def run(folder, *words):
+    command = [sys.executable, "-m", "dro_trl", *words]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"})
+    assert done.returncode == 0, done.stderr
+    foreign = [
+        line
+        for line in re.split(r"[\n\r]+", done.stderr)
+        if line.strip() and not any(re.fullmatch(ours, line.strip()) for ours in OURS)
+    ]
+    assert foreign == []
+    return done.stdout
+
+
+def test_no_command_shows_what_other_libraries_say_of_themselves(folder):
+    trained = run(folder, "train", "--config", "recipe.yaml")
+    assert "Loading weights" not in trained
+    assert [line.split()[0] for line in trained.splitlines()[1:5]] == ["step", "1/2", "2/2", "trained"]
+    pair = ("--model_name_or_path", "out")
+    assert "Scores" in run(folder, "evaluate", *pair, "--dataset_name", "train.jsonl", "--max_new_tokens", "2")
+    run(folder, "index", "--corpus", "corpus.jsonl", "--index_dir", "index")
+    assert "club" in run(folder, "ask", "Who founded the club of Lima?", *pair, "--index_dir", "index")
+
+
+def test_only_the_noise_is_left_out():
+    quieten()
+    for name, beginning in NOISE.items():
+        logger = logging.getLogger(name)
+        said = [f"{beginning} and so on", "something of the run"]
+        records = [logging.LogRecord(name, logging.WARNING, "", 0, text, (), None) for text in said]
+        assert [bool(logger.filter(record)) for record in records] == [False, True]
