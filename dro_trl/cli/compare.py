@@ -25,6 +25,10 @@ def main(
 
     study = parse_study(context.args)  # Before torch is imported, as far as that goes.
 
+    from rich.console import Console
+
+    from dro_trl.files.writing import load_object
+    from dro_trl.recipes.studies.printing import print_study
     from dro_trl.recipes.studies.report import load_questions, write_report
     from dro_trl.recipes.studies.running import finished_rows, run_study
 
@@ -34,4 +38,5 @@ def main(
         rows = finished_rows(study) if report_only else run_study(study)
     command = shlex.join(["dro-trl", "compare", *masked_words(context.args)])
     page = write_report(study, rows, questions, command)
+    print_study(load_object(page.with_suffix(".json"), "run the study again"), Console())
     print(f"Results: {page.with_suffix('.json')}\nReport: {page}, {page.with_suffix('.md')}")

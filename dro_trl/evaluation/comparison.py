@@ -104,11 +104,12 @@ def compare(
         _check_column(by, systems)
         extra_metrics = {*extra_metrics, "all_gold"}
     scores = {name: score_predictions(predictions, ks, extra_metrics) for name, predictions in systems.items()}
+    with_gold = np.array([bool(prediction["gold_ids"]) for prediction in systems[target]])
     parts = partial(_compared, target=target, baselines=baselines, seed=seed, n_resamples=n_resamples)
     if by is None:
-        return EvaluationReport(*parts(scores))
-    groups = [Group(*parts(_part(scores, rows)), value) for value, rows in by.groups()]
-    return EvaluationReport(*parts(scores), by.name, groups)
+        return EvaluationReport(*parts(scores, with_gold))
+    groups = [Group(*parts(_part(scores, rows), with_gold[rows]), value) for value, rows in by.groups()]
+    return EvaluationReport(*parts(scores, with_gold), by.name, groups)
 
 
 def _part(scores: dict[str, Scores], rows: list[int]) -> dict[str, Scores]:
@@ -116,7 +117,12 @@ def _part(scores: dict[str, Scores], rows: list[int]) -> dict[str, Scores]:
 
 
 def _compared(
-    scores: dict[str, Scores], target: str, baselines: Sequence[str], seed: int, n_resamples: int
+    scores: dict[str, Scores],
+    with_gold: NDArray[np.bool_],
+    target: str,
+    baselines: Sequence[str],
+    seed: int,
+    n_resamples: int,
 ) -> tuple[dict[str, dict[str, float | int | None]], dict[str, dict[str, list[float] | None]], list[Comparison]]:
     """Return the fields of `Compared`."""
     intervals = {
@@ -130,9 +136,10 @@ def _compared(
         _difference(scores, target, baseline, metric, seed, n_resamples)
         for baseline in baselines
         for metric, values in scores[target].items()
-        if len(_scored(values))
+        if len(_scored(values - scores[baseline][metric]))
     ]
-    return {name: _means(system) for name, system in scores.items()}, intervals, comparisons
+    means = {name: _means(system, with_gold) for name, system in scores.items()}
+    return means, intervals, comparisons
 
 
 def _difference(
@@ -144,12 +151,12 @@ def _difference(
     return Comparison(system, baseline, metric, delta, ci95, method, len(differences), seed, n_resamples)
 
 
-def _means(scores: Scores) -> dict[str, float | int | None]:
+def _means(scores: Scores, with_gold: NDArray[np.bool_]) -> dict[str, float | int | None]:
     means: dict[str, float | int | None] = {}
     for metric, values in scores.items():
         scored = _scored(values)
         means[metric] = float(scored.mean()) if len(scored) else None
-    return means | {"n": len(scores["em"]), "n_with_gold": len(_scored(scores["mrr"]))}
+    return means | {"n": len(scores["em"]), "n_with_gold": int(with_gold.sum())}
 
 
 def _scored(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -196,7 +203,7 @@ def _check_pair(row: int, first: tuple[str, Prediction], second: tuple[str, Pred
                 f"{found[key]!r}; compare systems on the same questions in the same order"
             )
     ranked, other_ranked = len(expected["ranking"]), len(found["ranking"])
-    # A system without retrieval ranks nothing and has recall 0; any other difference would favour the longer list.
+    # A system without retrieval ranks nothing and has no recall; any other difference would favour the longer list.
     if ranked and other_ranked and min(ranked, depth) != min(other_ranked, depth):
         raise ValueError(
             f"row {row}, field 'ranking': system {name!r} ranks {ranked} passages and system {other!r} ranks "

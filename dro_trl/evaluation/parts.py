@@ -79,7 +79,9 @@ class Parts:
     ) -> list[tuple[int, list[Any]]]:
         found = []
         total = sum(part.stop - part.start for part in parts)
-        with tqdm(desc=name, total=total, disable=not parts or not self._processes.is_main_process) as bar:
+        # One that is done within a second has nothing to show.
+        silent = not parts or not self._processes.is_main_process
+        with tqdm(desc=name, total=total, disable=silent, delay=1) as bar:
             for part in parts:
                 found.append((part.start, find(part)))
                 if self._folder is not None:

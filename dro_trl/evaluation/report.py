@@ -16,6 +16,9 @@ from dro_trl.evaluation.groups import Value
 from dro_trl.files.wording import counted
 from dro_trl.files.writing import write_json
 
+FEW = 30
+"""Under so many questions a bootstrap interval is too narrow more often than it says."""
+
 
 def print_report(report: EvaluationReport, console: Console, reading_answers: Collection[str] = ()) -> None:
     """Print the systems' scores, of each group too, then the differences with their intervals, all in 80 columns.
@@ -70,7 +73,8 @@ def _counts(report: EvaluationReport) -> str:
         *names, last = ["recall", "MRR", "nDCG", *others]
         what = f"{', '.join(names)} and {last}"
         counts += f"; {what} over the {first['n_with_gold']:,} with gold passages"
-    return counts + ".\n"
+    few = f" Intervals of fewer than {FEW} questions are rough." if int(first["n"] or 0) < FEW else ""
+    return f"{counts}.{few}\n"
 
 
 def _scores_table(report: EvaluationReport, reading_answers: Collection[str]) -> Table:

@@ -76,7 +76,7 @@ def score_predictions(predictions: Sequence[Prediction], ks: Sequence[int], extr
 
     Returns:
         An array of shape (num_questions,) per metric, all in [0, 1]; NaN for the retrieval metrics of a question
-        without gold passages.
+        without gold passages, and for those of a system that retrieves nothing at all.
 
     Raises:
         ValueError: `ks` is empty or holds a depth below 1, a ranking names a passage twice, an answer has no alias,
@@ -107,10 +107,11 @@ def _score_rankings(predictions: Sequence[Prediction], ks: Sequence[int], extra:
         names[ir_measures.AP] = "map"
         columns.append("map")
     scores = {name: np.full(len(predictions), np.nan) for name in columns}
+    retrieves = any(prediction["ranking"] for prediction in predictions)
     qrels: dict[str, dict[str, int]] = {}
     run: dict[str, dict[str, float]] = {}
     for row, prediction in enumerate(predictions):
-        if prediction["gold_ids"]:
+        if prediction["gold_ids"] and retrieves:
             qrels[str(row)] = dict.fromkeys(prediction["gold_ids"], 1)
             run[str(row)] = _descending_scores(prediction, row, depth=max(ks))
     for metric in ir_measures.iter_calc(list(names), qrels, run):

@@ -1,6 +1,7 @@
 """`dro-trl compare` from the shell, each row in processes of its own."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -23,6 +24,10 @@ def test_a_study_from_the_shell_and_its_report_again(tmp_path):
     assert done.returncode == 0, done.stderr
     out = tmp_path / "out"
     assert f"[1/1] dro, seed 4: {out / 'rows' / 'dro-seed4'}" in done.stdout
+    scores, _, verdicts = done.stdout.partition("Against the retriever's order, read by the untrained generator:\n")
+    assert re.search(r"^ start, retriever order +0\.\d{3} ", scores, re.MULTILINE)
+    assert re.search(r"^ dro +0\.\d{3} ", scores, re.MULTILINE)
+    assert verdicts.startswith("- dro and start, retriever order are not told apart in recall@2:")
     assert f"Results: {out / 'report.json'}\nReport: {out / 'report.html'}, {out / 'report.md'}\n" in done.stdout
     report = json.loads((out / "report.json").read_text())
     assert report["command"] == f"dro-trl compare --config {recipe} --learning_rate 0.01"

@@ -138,7 +138,10 @@ def test_longer_rankings_are_no_matter_within_the_depth_nor_is_a_system_without_
     assert compare_two(first, second, ks=[1]).systems["bm25"]["n"] == 60
     for prediction in second:
         prediction["ranking"] = []
-    assert compare_two(first, second).systems["bm25"]["recall@2"] == 0
+    report = compare_two(first, second)
+    assert report.systems["bm25"]["recall@2"] is None  # Not 0: it was not asked for any passage.
+    assert report.systems["bm25"]["n_with_gold"] == report.systems["trained"]["n_with_gold"] == 60
+    assert {comparison.metric for comparison in report.comparisons} == {"em", "f1"}
 
 
 def test_names_are_checked(make_system):

@@ -61,8 +61,13 @@ def test_a_dataset_without_any_gold_passages():
 
 
 def test_an_empty_ranking_retrieves_nothing():
-    scores = score_predictions([predict("", "a")], ks=[1, 5])
-    assert [scores[metric].item() for metric in retrieval_metrics([1, 5])] == [0] * 5
+    scores = score_predictions([predict("", "a"), predict("a", "a")], ks=[1, 5])
+    assert [scores[metric].tolist() for metric in retrieval_metrics([1, 5])] == [[0, 1]] * 5
+
+
+def test_a_system_that_never_retrieves_has_no_recall():
+    scores = score_predictions([predict("", "a"), predict("", "b")], ks=[1, 5])
+    assert all(np.isnan(scores[metric]).all() for metric in retrieval_metrics([1, 5]))
 
 
 @given(st.permutations("abcdef"), st.sets(st.sampled_from("abcdefz"), min_size=1), st.integers(1, 6))
