@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 from dro_trl.options.values import UNKNOWN, Option
 from dro_trl.recipes.option_groups import FURTHER, grouped
 
-LONGEST = 60
+LONGEST = 75
 """Most characters of the values that an option may have which are listed beside its name."""
 
 ARGUMENTS, OPTIONS = "Arguments", "Options"

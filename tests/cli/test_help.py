@@ -97,7 +97,8 @@ def test_options_of_this_package_are_in_a_group_of_their_own():
 def test_a_default_and_a_sentence_are_those_of_the_field():
     text = help_of("train", "--help")
     assert "  --num_selections INT (default: 8)\n      M, the number of selections drawn for a question.\n" in text
-    assert "  --loss_type dro|grpo|rloo|reinforce|ppo (default: dro)\n" in text
+    assert f"  --loss_type {'|'.join(TRAIN.options['loss_type'].choices)}" in text
+    assert "  --lr_scheduler_type linear|cosine|… (default: linear)\n" in text
     assert "  --[no_]bf16\n" in text  # A recipe that says nothing leaves it to the device.
     assert help_of("retrieve", "--help").count("  --num_candidates, -k INT (default: 20)\n") == 1
 
