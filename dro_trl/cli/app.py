@@ -40,7 +40,7 @@ GROUPS = {
     "Start": "quickstart",
     "Data": "prepare index retrieve mix",
     "Training": "estimate warmup train compare run",
-    "Use": "evaluate ask merge",
+    "Use": "evaluate ask rerank serve demo merge",
     "Help": "recipes gemma env",
 }
 """The commands in groups, for the help."""

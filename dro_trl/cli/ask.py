@@ -23,7 +23,7 @@ NumCandidates = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON object a question.")]
 MaxNewTokens = Annotated[int, typer.Option("--max_new_tokens", min=1, help="Longest answer, in tokens.")]
-BatchSize = Annotated[int, typer.Option("--batch_size", min=1, help="Questions in a batch.")]
+BatchSize = Annotated[int, typer.Option("--per_device_eval_batch_size", min=1, help="Questions in a batch.")]
 
 
 def main(

@@ -45,6 +45,16 @@ EXAMPLES = {
     "ask": """
         dro-trl ask "Who discovered radium?" --model_name_or_path runs/wikimultihop --index_dir index
     """,
+    "rerank": """
+        dro-trl rerank --run old.trec --input dev.jsonl --index_dir index --output new.trec --model_name_or_path pair
+    """,
+    "serve": """
+        dro-trl serve --model_name_or_path runs/wikimultihop --index_dir index
+        dro-trl serve --model_name_or_path runs/wikimultihop --selector_only --port 8080
+    """,
+    "demo": """
+        dro-trl demo --model_name_or_path runs/wikimultihop --index_dir index
+    """,
     "merge": """
         dro-trl merge --model_name_or_path runs/wikimultihop --output_dir runs/wikimultihop-whole
     """,

@@ -27,7 +27,7 @@ NumCandidates = Annotated[
 TopK = Annotated[
     int | None, typer.Option("--top_k", min=1, help="Passages of them to rank; all if not given. Others follow.")
 ]
-BatchSize = Annotated[int, typer.Option("--batch_size", min=1, help="Questions in a batch.")]
+BatchSize = Annotated[int, typer.Option("--per_device_eval_batch_size", min=1, help="Questions in a batch.")]
 
 
 def main(

@@ -82,7 +82,7 @@ def test_a_question_of_stopwords_is_told(trained_pair, index):
 
 
 def asked(pair, index, *arguments, **options):
-    command = ["ask", "--model", str(pair), "--index_dir", str(index), "--dtype", "float32", *arguments]
+    command = ["ask", "--model_name_or_path", str(pair), "--index_dir", str(index), "--dtype", "float32", *arguments]
     return CliRunner().invoke(app, command, **options)
 
 
@@ -99,7 +99,7 @@ def test_a_file_of_questions_is_answered_as_json(trained_pair, index, tmp_path):
     path = tmp_path / "questions.jsonl"
     rows = [{"id": "q0", "question": QUESTIONS[0]}, {"question": QUESTIONS[1]}, {"id": 7, "question": QUESTIONS[2]}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    more = ["--k1", "2", "--b", "0.9", "--max_new_tokens", "3", "--batch_size", "2"]
+    more = ["--k1", "2", "--b", "0.9", "--max_new_tokens", "3", "--per_device_eval_batch_size", "2"]
     result = asked(trained_pair, index, "--input", str(path), "--json", *more)
     assert result.exit_code == 0, result.stderr
     found = [json.loads(line) for line in result.stdout.splitlines()]
@@ -134,7 +134,7 @@ def test_at_a_terminal_questions_are_typed_until_an_empty_line(trained_pair, ind
         "-m",
         "dro_trl",
         "ask",
-        "--model",
+        "--model_name_or_path",
         str(trained_pair),
         "--index_dir",
         str(index),

@@ -91,7 +91,16 @@ def test_groups_of_a_column_are_evaluated_by_themselves(trained_pair, tmp_path):
     """Of five questions, two have one hop; each group's figures are those of a file that holds it alone."""
     rows = [json.loads(line) for line in (trained_pair.parent / "rows.jsonl").read_text().splitlines()]
     rows = [{**row, "hops": hops} for row, hops in zip(rows, [2, 1, 2, 1, 2], strict=True)]
-    given = ["evaluate", "--model", str(trained_pair), "--no-start", "--max_new_tokens", "2", "--dtype", "float32"]
+    given = [
+        "evaluate",
+        "--model_name_or_path",
+        str(trained_pair),
+        "--no_start",
+        "--max_new_tokens",
+        "2",
+        "--dtype",
+        "float32",
+    ]
     found = {}
     for name, hops in {"all": [1, 2], "one": [1], "two": [2]}.items():
         write_jsonl(tmp_path / f"{name}.jsonl", [row for row in rows if row["hops"] in hops])

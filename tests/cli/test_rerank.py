@@ -31,7 +31,17 @@ def inputs(trained_pair, tmp_path):
 
 def arguments(pair, folder, *more):
     files = ["--run", folder / "in.trec", "--input", folder / "questions.jsonl", "--output", folder / "out.trec"]
-    return ["rerank", "--model", pair, *files, "--corpus", folder / "corpus.jsonl", "--dtype", "float32", *more]
+    return [
+        "rerank",
+        "--model_name_or_path",
+        pair,
+        *files,
+        "--corpus",
+        folder / "corpus.jsonl",
+        "--dtype",
+        "float32",
+        *more,
+    ]
 
 
 def as_evaluated(path):
@@ -101,7 +111,7 @@ def evaluate(pair, rows, folder):
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = ["--output_dir", folder / "out", "--max_new_tokens", 1, "--systems", "no retrieval"]
-    result = run("evaluate", "--model", pair, "--dataset", path, *options)
+    result = run("evaluate", "--model_name_or_path", pair, "--dataset_name", path, *options)
     assert result.exit_code == 0, result.stderr
     return result.stdout
 

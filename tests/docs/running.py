@@ -45,10 +45,10 @@ NOT_RUN = {
     "--config RECIPE.yaml --resume": (
         "two processes; tests/integration/distributed launches them, and test_killed.py resumes them"
     ),
-    "dro-trl serve --model runs/mine --index_dir index": "serves until it is ended; tests/serving asks such a process",
-    "dro-trl demo --model runs/mine --index_dir index": "likewise, and a browser looks at it",
-    "dro-trl serve --model runs/mine --selector_only --port 8001": "likewise",
-    "dro-trl evaluate --model runs/mine --dataset dev.top20.jsonl --no-start "
+    "dro-trl serve --model_name_or_path runs/mine --index_dir index": "serves until it is ended; tests/serving asks such a process",
+    "dro-trl demo --model_name_or_path runs/mine --index_dir index": "likewise, and a browser looks at it",
+    "dro-trl serve --model_name_or_path runs/mine --selector_only --port 8001": "likewise",
+    "dro-trl evaluate --model_name_or_path runs/mine --dataset_name dev.top20.jsonl --no_start "
     "--generator_url http://localhost:8000/v1": "wants a server; tests/lm/test_endpoint.py starts one",
     "python examples/benchmarks/estimate_against_measured.py": (
         "takes an hour; tests/cli/test_estimate.py runs two of its configurations"

@@ -26,7 +26,7 @@ QUESTION = "Who discovered the radium of Lima?"
 STEPS = {
     "index --corpus corpus.jsonl --index_dir index": ["index"],
     f"retrieve --index_dir index --input train.jsonl --output {DATA} -k 20": [DATA, f"{DATA}.results.json"],
-    "prepare --dataset hotpotqa --input data/hotpotqa_train_sample.jsonl --corpus corpus.jsonl --output rows.jsonl": [
+    "prepare --format hotpotqa --input data/hotpotqa_train_sample.jsonl --corpus corpus.jsonl --output rows.jsonl": [
         "rows.jsonl",
         "rows.report.json",
     ],
@@ -41,18 +41,18 @@ STEPS = {
         "runs/pair/dro_config.json",
         "runs/pair/training.png",
     ],
-    f"evaluate --model runs/pair --dataset {DATA}": [
+    f"evaluate --model_name_or_path runs/pair --dataset_name {DATA}": [
         "runs/pair/evaluation/results.json",
         "runs/pair/evaluation/comparison.png",
     ],
-    f"ask '{QUESTION}' --model runs/pair --index_dir index": [],
+    f"ask '{QUESTION}' --model_name_or_path runs/pair --index_dir index": [],
     "retrieve --index_dir index --input train.jsonl --output again.jsonl -k 20 --run bm25.run.txt": ["bm25.run.txt"],
-    "rerank --model runs/pair --run bm25.run.txt --input train.jsonl --index_dir index --output pair.run.txt": [
+    "rerank --model_name_or_path runs/pair --run bm25.run.txt --input train.jsonl --index_dir index --output pair.run.txt": [
         "pair.run.txt"
     ],
     "serve --help": [],  # tests/serving runs both.
     "demo --help": [],
-    "merge --model runs/pair --output_dir merged": [
+    "merge --model_name_or_path runs/pair --output_dir merged": [
         f"merged/{part}/model.safetensors" for part in ("selector", "generator")
     ],
     "run wikimultihop --output_dir runs/whole": ["runs/whole/stages.json", "runs/whole/6-evaluate/results.json"],

@@ -183,8 +183,16 @@ def test_transformers_serve_answers_as_the_generator_here(pair, served, tmp_path
 
 def test_evaluate_asks_the_server_and_says_what_needs_the_generator_here(pair, tmp_path):
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    command = ["evaluate", "--model", pair, "--dataset", tmp_path / "rows.jsonl", "--output_dir", tmp_path / "out"]
-    command = [str(word) for word in [*command, "--no-start"]]
+    command = [
+        "evaluate",
+        "--model_name_or_path",
+        pair,
+        "--dataset_name",
+        tmp_path / "rows.jsonl",
+        "--output_dir",
+        tmp_path / "out",
+    ]
+    command = [str(word) for word in [*command, "--no_start"]]
     with stand_in(lambda body, number: (200, with_text(" Ada Lima"))) as (url, asked):
         result = CliRunner().invoke(app, [*command, "--generator_url", url])
         assert result.exit_code == 0, result.stderr

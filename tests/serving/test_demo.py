@@ -40,7 +40,16 @@ def page(pair):
     pytest.importorskip("gradio", reason="the extra `demo` is not installed")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
-    options = ["--model", pair, "--index_dir", pair.parent / "index", "--port", port, "--dtype", "float32"]
+    options = [
+        "--model_name_or_path",
+        pair,
+        "--index_dir",
+        pair.parent / "index",
+        "--port",
+        port,
+        "--dtype",
+        "float32",
+    ]
     command = [sys.executable, "-m", "dro_trl", "demo", *map(str, options)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -116,11 +125,11 @@ def test_the_page_shows_both_answers_and_the_orders_of_the_candidates(browser, p
 
 def test_an_index_is_needed(pair):
     pytest.importorskip("gradio", reason="the extra `demo` is not installed")
-    result = CliRunner().invoke(app, ["demo", "--model", str(pair)])
+    result = CliRunner().invoke(app, ["demo", "--model_name_or_path", str(pair)])
     assert (result.exit_code, "give one of --index_dir and --prebuilt" in result.stderr) == (2, True)
 
 
 def test_without_gradio_the_extra_is_named(pair, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    result = CliRunner().invoke(app, ["demo", "--model", str(pair)])
+    result = CliRunner().invoke(app, ["demo", "--model_name_or_path", str(pair)])
     assert (result.exit_code, "pip install 'dro-trl[demo]'" in result.stderr) == (2, True)

@@ -56,7 +56,7 @@ def pair(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(pair):
     """The address of a server that answers and retrieves."""
-    with serving("--model", pair, "--index_dir", pair.parent / "index", *LIMITS) as (address, _):
+    with serving("--model_name_or_path", pair, "--index_dir", pair.parent / "index", *LIMITS) as (address, _):
         yield address
 
 
@@ -160,7 +160,7 @@ def test_health_says_what_there_is(server, pair):
 
 def test_a_request_that_has_come_is_answered_before_the_end(pair):
     """The selector is served alone here; SIGTERM comes while a request is on its way."""
-    with serving("--model", pair, "--selector_only") as (address, process):
+    with serving("--model_name_or_path", pair, "--selector_only") as (address, process):
         assert ask(address, "/health")[1]["answers"] is False
         assert ask(address, "/answer", {"question": "Who?"})[0] == 404
         many = {"query": "Who founded the club?", "documents": ["The club of Oslo was founded by Ada. " * 20] * 200}
@@ -184,10 +184,10 @@ def test_an_address_in_use_is_told_at_once(pair):
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        result = CliRunner().invoke(app, ["serve", "--model", str(pair), "--port", port])
+        result = CliRunner().invoke(app, ["serve", "--model_name_or_path", str(pair), "--port", port])
     assert result.exit_code == 2
     assert f"error: --host 127.0.0.1 --port {port}: Address already in use; give others" in result.stderr
     result = CliRunner().invoke(
-        app, ["serve", "--model", str(pair), "--port", "0", "--selector_only", "--prebuilt", "x"]
+        app, ["serve", "--model_name_or_path", str(pair), "--port", "0", "--selector_only", "--prebuilt", "x"]
     )
     assert "error: --selector_only answers nothing" in result.stderr
