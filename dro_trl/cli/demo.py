@@ -12,7 +12,7 @@ from dro_trl.cli.ask import MaxNewTokens, NumCandidates
 from dro_trl.cli.retrieve import K1, B, IndexDir, Prebuilt
 from dro_trl.cli.serve import Host
 
-Start = Annotated[bool, typer.Option(help="Also show the pair that training started from.")]
+Start = Annotated[bool, typer.Option("--start/--no_start", help="Also show the pair that training started from.")]
 Port = Annotated[int, typer.Option("--port", min=1, max=65535, help="Port.")]
 
 

@@ -92,14 +92,15 @@ def plot_comparison(report: EvaluationReport, path: str | Path) -> Path:
         The path written.
     """
     first = next(iter(report.systems.values()))
-    metrics = [m for m in first if (m.startswith("recall@") or m in ("em", "f1")) and first[m] is not None]
+    shown = [metric for metric in first if metric.startswith("recall@") or metric in ("em", "f1")]
+    metrics = [m for m in shown if any(scores[m] is not None for scores in report.systems.values())]
     width = 0.8 / len(report.systems)
     with style.context(STYLE):
         figure = Figure(figsize=(1.4 * len(metrics) + 2.5, 3.4), layout="constrained")
         axis = figure.subplots()
         for index, (name, scores) in enumerate(report.systems.items()):
             centres = np.arange(len(metrics)) + (index - (len(report.systems) - 1) / 2) * width
-            means = np.array([scores[metric] for metric in metrics])
+            means = np.array([scores[metric] for metric in metrics], dtype=np.float64)  # None: not a number.
             intervals = [report.systems_ci95[name][metric] or [np.nan, np.nan] for metric in metrics]
             errors = np.abs(np.array(intervals).T - means)
             colour = COLOURS[index % len(COLOURS)]

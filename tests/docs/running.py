@@ -45,7 +45,9 @@ NOT_RUN = {
     "--config RECIPE.yaml --resume": (
         "two processes; tests/integration/distributed launches them, and test_killed.py resumes them"
     ),
-    "dro-trl serve --model_name_or_path runs/mine --index_dir index": "serves until it is ended; tests/serving asks such a process",
+    "dro-trl serve --model_name_or_path runs/mine --index_dir index": (
+        "serves until it is ended; tests/serving asks such a process"
+    ),
     "dro-trl demo --model_name_or_path runs/mine --index_dir index": "likewise, and a browser looks at it",
     "dro-trl serve --model_name_or_path runs/mine --selector_only --port 8001": "likewise",
     "dro-trl evaluate --model_name_or_path runs/mine --dataset_name dev.top20.jsonl --no_start "

@@ -46,10 +46,11 @@ STEPS = {
         "runs/pair/evaluation/comparison.png",
     ],
     f"ask '{QUESTION}' --model_name_or_path runs/pair --index_dir index": [],
-    "retrieve --index_dir index --input train.jsonl --output again.jsonl -k 20 --run bm25.run.txt": ["bm25.run.txt"],
-    "rerank --model_name_or_path runs/pair --run bm25.run.txt --input train.jsonl --index_dir index --output pair.run.txt": [
-        "pair.run.txt"
+    "retrieve --index_dir index --input train.jsonl --output again.jsonl -k 20 --output_run bm25.run.txt": [
+        "bm25.run.txt"
     ],
+    "rerank --model_name_or_path runs/pair --run bm25.run.txt --input train.jsonl --index_dir index "
+    "--output pair.run.txt": ["pair.run.txt"],
     "serve --help": [],  # tests/serving runs both.
     "demo --help": [],
     "merge --model_name_or_path runs/pair --output_dir merged": [
