@@ -8,12 +8,13 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dro_trl.lm.attention import takes_block_mask, use_blocks
+from dro_trl.lm.attention import side_by_side, takes_block_mask, use_blocks
 from dro_trl.lm.logps import token_logps
 from dro_trl.lm.packing import pack
 from dro_trl.lm.sharding import is_sharded, most_forwards
@@ -28,7 +29,7 @@ Gemma 3 270M, 7 in Llama 3.2 1B, 9 to 10 in Qwen2.5."""
 SHORTEST = 0.75
 """A pass ends before a row of less than this share of its longest one, a quarter or more of which would be padding."""
 MOST_IN_ATTENTION = 2
-"""Without padding, it ends before attention, with rows side by side, works on more than so many times its tokens."""
+"""Without padding, it ends before attention, with texts side by side, works on more than so many times its tokens."""
 
 
 def common_length(prompts: Sequence[Tokens]) -> int:
@@ -231,7 +232,8 @@ def divide(rows: Sequence[AnswerRow], budget: int | None, padded: bool) -> list[
         if padded:
             alike = row.length >= SHORTEST * longest.length and (len(row.rests) > 1) == (len(longest.rests) > 1)
         else:
-            alike = len(together) * longest.length <= MOST_IN_ATTENTION * read
+            lengths = [len(each.prompt) for each in together], [[*map(len, each.rests)] for each in together]
+            alike = side_by_side(*lengths) <= MOST_IN_ATTENTION * read
         if passes and alike and (budget is None or read <= budget):
             passes[-1].append(row)
         else:
@@ -261,16 +263,16 @@ def _in_order(
 ) -> tuple[Tensor, Tensor]:
     """The log-probabilities of each prompt's answers and their mask, both (B, A, T), from those of each pass."""
     rests, tokens = (max(values.shape[dim] for values in logps) for dim in (1, 2))
-    lengths = torch.zeros(len(answers), max(map(len, answers)), dtype=torch.int64)
-    places = torch.zeros_like(lengths)
+    lengths = np.zeros((len(answers), max(map(len, answers))), dtype=np.int64)
+    places = np.zeros_like(lengths)
     for place, row in enumerate(row for rows in passes for row in rows):
         for rest, (number, a) in enumerate(row.answers):
             places[number, a] = place * rests + rest
             lengths[number, a] = len(answers[number][a])
     # What a pass found for nothing comes last and has no place, but its backward pass has to be made as well.
     flat = torch.cat([pad_answers(values, (rests, tokens)) for values in logps]).flatten(0, 1)
-    mask = (torch.arange(tokens) < lengths[..., None]).to(flat.device)
-    return flat[places.to(flat.device)] * mask, mask
+    mask = torch.from_numpy(np.arange(tokens) < lengths[..., None]).to(flat.device)
+    return flat[torch.from_numpy(places).to(flat.device)] * mask, mask
 
 
 def pad_answers(values: Tensor, shape: tuple[int, int]) -> Tensor:

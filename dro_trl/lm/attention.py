@@ -12,11 +12,15 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+Array = NDArray[Any]
 
 PADDING = -1
 """Segment of a padding token; the prompt is segment 0, continuation c is segment c + 1."""
@@ -44,8 +48,9 @@ class Blocks:
     """(T,) int64: how many tokens of its text are before it."""
     longest: int
     """Tokens in the longest prompt with one of its continuations."""
-    prompts: Tensor
-    """(R, P) int64: the tokens of each prompt, the last one repeated where it has fewer."""
+    prompts: Tensor | None
+    """(R, P) int64: the tokens of each prompt, the last one repeated where it has fewer; None where they were read
+    before, and what is read now are groups behind them."""
     queries: Tensor | None
     """(G, Q) int64: the tokens of a group, likewise; None where there are no groups."""
     keys: Tensor | None
@@ -54,6 +59,10 @@ class Blocks:
     """(G or 1, 1, Q, S) bool: which of them a query sees."""
     places: Tensor
     """(T,) int64: where a token's result is, in those of the R x P and of the G x Q tokens, one behind the other."""
+    asking: Tensor
+    """(R x P + G x Q,) int64: the prompts' tokens and the queries, which every layer takes out of its row at once."""
+    asked: Tensor
+    """(R x P + G x S,) int64: the prompts' tokens and the keys, likewise."""
 
     def to(self, device: torch.device) -> "Blocks":
         """Return the blocks on another device."""
@@ -73,58 +82,94 @@ def blocks_of(prompts: Sequence[int], rests: Sequence[Sequence[int]]) -> Blocks:
     #   queries  [[3 4], [5 5]]                a and b; the last token fills up, and its result is not used
     #   keys     [[0 1 2 3 4], [0 1 2 5 5]]    of each the prompt's, which are not computed again, and its own
     #   places   [0 1 2 6 7 8 3 4 5]           among the 6 results of the prompts and the 4 behind them
+    # Worked out by numpy: a step's thousand small operations would take torch as long as large ones.
     lengths = [prompt + sum(row) for prompt, row in zip(prompts, rests, strict=True)]
     starts = list(accumulate(lengths[:-1], initial=0))
-    longest = max(prompt + max(row) for prompt, row in zip(prompts, rests, strict=True))
-    single = [len(row) == 1 for row in rests]
-    heads = [length if alone else prompt for length, alone, prompt in zip(lengths, single, prompts, strict=True)]
-    found = [_spans(torch.tensor(starts), torch.tensor(heads))]
+    heads = _heads(prompts, rests)
+    found = [_spans(np.array(starts), np.array(heads))]
     keys = mask = None
-    several = [r for r, alone in enumerate(single) if not alone]
+    several = [r for r, row in enumerate(rests) if len(row) > 1]
     if several:
         queries, keys, mask = _groups(several, starts, heads, rests)
         found.append(queries)
-    places, offset = torch.zeros(sum(lengths), dtype=torch.int64), 0
+    return Blocks(
+        texts=torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)),
+        columns=torch.from_numpy(np.concatenate([np.arange(length) for length in lengths])),
+        longest=max(prompt + max(row) for prompt, row in zip(prompts, rests, strict=True)),
+        prompts=torch.from_numpy(found[0][0]),
+        queries=torch.from_numpy(found[1][0]) if several else None,
+        keys=None if keys is None else torch.from_numpy(keys),
+        mask=None if mask is None else torch.from_numpy(mask),
+        places=torch.from_numpy(_places(found, sum(lengths))),
+        asking=torch.from_numpy(np.concatenate([tokens.ravel() for tokens, _ in found])),
+        asked=torch.from_numpy(np.concatenate([part.ravel() for part in (found[0][0], keys) if part is not None])),
+    )
+
+
+def side_by_side(prompts: Sequence[int], rests: Sequence[Sequence[int]]) -> int:
+    """Return how many tokens attention works on, what fills up included; arguments as in `blocks_of`."""
+    heads = _heads(prompts, rests)
+    several = [r for r, row in enumerate(rests) if len(row) > 1]
+    found = len(heads) * max(heads)
+    if several and _in_own_rows(several, heads, rests):
+        found += sum(len(rests[r]) for r in several) * max(max(rests[r]) for r in several)
+    elif several:
+        found += len(several) * max(sum(rests[r]) for r in several)
+    return found
+
+
+def _heads(prompts: Sequence[int], rests: Sequence[Sequence[int]]) -> list[int]:
+    """The tokens of each text that attend as any text does: its prompt, with a single continuation."""
+    return [prompt + (row[0] if len(row) == 1 else 0) for prompt, row in zip(prompts, rests, strict=True)]
+
+
+def _places(found: Sequence[tuple[Array, Array]], num_tokens: int) -> Array:
+    """Where each token's result is among those of all parts, from the parts' tokens and which are no repetition."""
+    places, offset = np.zeros(num_tokens, dtype=np.int64), 0
     for tokens, real in found:
-        places[tokens[real]] = offset + torch.arange(tokens.numel()).view_as(tokens)[real]
-        offset += tokens.numel()
-    texts = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-    columns = torch.arange(len(texts)) - torch.tensor(starts)[texts]
-    return Blocks(texts, columns, longest, found[0][0], found[1][0] if several else None, keys, mask, places)
+        places[tokens[real]] = offset + np.arange(tokens.size).reshape(tokens.shape)[real]
+        offset += tokens.size
+    return places
 
 
-def _spans(starts: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+def _spans(starts: Array, sizes: Array) -> tuple[Array, Array]:
     """The tokens of G spans, (G, largest size), the last one repeated, and which are no repetition."""
-    column = torch.arange(int(sizes.max()))
-    return starts[:, None] + column.minimum(sizes[:, None] - 1), column < sizes[:, None]
+    column = np.arange(sizes.max())
+    return starts[:, None] + np.minimum(column, sizes[:, None] - 1), column < sizes[:, None]
+
+
+def _in_own_rows(several: Sequence[int], heads: Sequence[int], rests: Sequence[Sequence[int]]) -> bool:
+    """Whether continuations have rows of their own, and do not attend to their text together."""
+    # Rows of their own hold a copy of the prompt's keys for each continuation: 20 passages behind 30 tokens are few
+    # copies and no hidden pairs, 8 selections behind 2,000 tokens would be eight times the keys. There all
+    # continuations of a text attend together, and the mask hides from each what is another's.
+    longest = max(heads[r] for r in several) + max(max(rests[r]) for r in several)
+    tokens = sum(heads[r] + sum(rests[r]) for r in several)
+    return sum(len(rests[r]) for r in several) * longest <= _MOST_COPIES * tokens
 
 
 def _groups(
     several: Sequence[int], starts: Sequence[int], heads: Sequence[int], rests: Sequence[Sequence[int]]
-) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
+) -> tuple[tuple[Array, Array], Array, Array]:
     """The queries of the texts in `several`, and which are no repetition, their keys and their mask."""
-    apart = [
-        (r, starts[r] + at, n)
-        for r in several
-        for at, n in zip(accumulate(rests[r], initial=heads[r]), rests[r], strict=False)
-    ]
-    # Rows of their own hold a copy of the prompt's keys for each continuation: 20 passages behind 30 tokens are few
-    # copies and no hidden pairs, 8 selections behind 2,000 tokens would be eight times the keys. There all
-    # continuations of a text attend together, and the mask hides from each what is another's.
-    copies = len(apart) * (max(heads[r] for r in several) + max(n for *_, n in apart))
-    if copies <= _MOST_COPIES * sum(heads[r] + sum(rests[r]) for r in several):
-        text, start, size = torch.tensor(apart).unbind(1)
+    if _in_own_rows(several, heads, rests):
+        apart = [
+            (r, starts[r] + at, n)
+            for r in several
+            for at, n in zip(accumulate(rests[r], initial=heads[r]), rests[r], strict=False)
+        ]
+        text, start, size = np.array(apart).T
         queries, real = _spans(start, size)
-        return (queries, real), *_behind_prompts(torch.tensor(heads)[text], torch.tensor(starts)[text], queries)
-    first, head = (torch.tensor([values[r] for r in several]) for values in (starts, heads))
-    size = torch.tensor([sum(rests[r]) for r in several])
+        return (queries, real), *_behind_prompts(np.array(heads)[text], np.array(starts)[text], queries)
+    first, head = (np.array([values[r] for r in several]) for values in (starts, heads))
+    size = np.array([sum(rests[r]) for r in several])
     queries, real = _spans(first + head, size)
     keys, _ = _spans(first, head + size)
     mask = _against_texts([heads[r] for r in several], [rests[r] for r in several], queries.shape[1], keys.shape[1])
     return (queries, real), keys, mask
 
 
-def _behind_prompts(prompts: Tensor, starts: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+def _behind_prompts(prompts: Array, starts: Array, queries: Array) -> tuple[Array, Array]:
     """The keys of continuations in rows of their own, the prompt's and then theirs, and the mask.
 
     Args:
@@ -133,15 +178,17 @@ def _behind_prompts(prompts: Tensor, starts: Tensor, queries: Tensor) -> tuple[T
         queries: (G, Q).
     """
     longest = int(prompts.max())
-    columns = torch.arange(longest) - longest + prompts[:, None]
-    keys = torch.cat([starts[:, None] + columns.clamp(min=0), queries], dim=1)
-    seen = (columns if len(prompts.unique()) > 1 else columns[:1]) >= 0
-    own = torch.ones(queries.shape[1], queries.shape[1], dtype=torch.bool).tril()
-    mask = torch.cat([seen[:, None].expand(-1, len(own), -1), own.expand(len(seen), -1, -1)], dim=2)
+    columns = np.arange(longest) - longest + prompts[:, None]
+    keys = np.concatenate([starts[:, None] + columns.clip(min=0), queries], axis=1)
+    seen = (columns if prompts.min() < longest else columns[:1]) >= 0
+    own = np.tri(queries.shape[1], dtype=bool)
+    mask = np.concatenate(
+        [np.repeat(seen[:, None], len(own), axis=1), np.repeat(own[None], len(seen), axis=0)], axis=2
+    )
     return keys, mask[:, None]
 
 
-def _against_texts(prompts: Sequence[int], rests: Sequence[Sequence[int]], num_queries: int, num_keys: int) -> Tensor:
+def _against_texts(prompts: Sequence[int], rests: Sequence[Sequence[int]], num_queries: int, num_keys: int) -> Array:
     """The mask of all continuations of a text against that text.
 
     Args:
@@ -150,9 +197,8 @@ def _against_texts(prompts: Sequence[int], rests: Sequence[Sequence[int]], num_q
         num_queries: Q, of the longest; what a shorter one repeats sees the prompt, so that no row is empty.
         num_keys: S, of the longest text; what a shorter one repeats is seen by none.
     """
-    mask = torch.zeros(len(prompts), 1, num_queries, num_keys, dtype=torch.bool)
-    longest = max(max(row) for row in rests)
-    causal = torch.ones(longest, longest, dtype=torch.bool).tril()
+    mask = np.zeros((len(prompts), 1, num_queries, num_keys), dtype=bool)
+    causal = np.tri(max(max(row) for row in rests), dtype=bool)
     for seen, prompt, row in zip(mask[:, 0], prompts, rests, strict=True):
         seen[:, :prompt] = True
         for at, n in zip(accumulate(row, initial=0), row, strict=False):
@@ -196,20 +242,24 @@ def attend(
         found: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return found
     # Copies of the parts, so that the backward pass does not keep the whole row for their sake.
+    shapes = [tokens.shape for tokens in (blocks.prompts, blocks.queries) if tokens is not None]
+    sizes = [tokens.shape for tokens in (blocks.prompts, blocks.keys) if tokens is not None]
     # The prompts' mask is None: each is plainly causal, and what fills a row up comes last, where nothing sees it.
-    parts = []
-    for queries, keys, mask in ((blocks.prompts, blocks.prompts, None), (blocks.queries, blocks.keys, blocks.mask)):
-        if queries is not None and keys is not None:
-            q, k, v = _take(query, queries), _take(key, keys), _take(value, keys)
-            parts.append(sdpa_attention_forward(module, q, k, v, mask, **kwargs)[0])
-    results = torch.cat([part.flatten(0, 1) for part in parts])
+    masks = [None] * (blocks.prompts is not None) + [blocks.mask] * (blocks.queries is not None)
+    taken = (_take(query, blocks.asking, shapes), _take(key, blocks.asked, sizes), _take(value, blocks.asked, sizes))
+    parts = [
+        sdpa_attention_forward(module, q, k, v, mask, **kwargs)[0].flatten(0, 1)
+        for q, k, v, mask in zip(*taken, masks, strict=True)
+    ]
+    results = parts[0] if len(parts) == 1 else torch.cat(parts)
     return results.index_select(0, blocks.places)[None], None
 
 
-def _take(values: Tensor, tokens: Tensor) -> Tensor:
-    """The (1, heads, T, width) values of (G, S) tokens, (G, heads, S, width)."""
-    taken: Tensor = values[0].index_select(1, tokens.flatten())
-    return taken.view(len(taken), *tokens.shape, -1).transpose(0, 1)
+def _take(values: Tensor, tokens: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
+    """The (1, heads, T, width) values of the tokens of parts of (G, S) tokens each, (G, heads, S, width) of each."""
+    taken = values.squeeze(0).index_select(1, tokens)
+    parts = taken.split([shape.numel() for shape in shapes], dim=1) if len(shapes) > 1 else [taken]
+    return [part.unflatten(1, shape).transpose(0, 1) for part, shape in zip(parts, shapes, strict=True)]
 
 
 AttentionInterface.register(NAME, attend)

@@ -8,10 +8,11 @@ else over the whole row under a mask.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from dro_trl.lm.attention import PADDING, Blocks, blocks_of
 
@@ -86,11 +87,11 @@ def pack(
         rows = [(prompt, [r], [f]) for prompt, rests, flags in rows for r, f in zip(rests, flags, strict=True)]
     input_ids, position_ids, segments = [], [], []
     for prompt, rests, _ in rows:
-        input_ids.append(torch.tensor([*prompt, *(token for rest in rests for token in rest)]))
-        behind = [len(prompt) + torch.arange(len(rest)) for rest in rests]
-        position_ids.append(torch.cat([torch.arange(len(prompt)), *behind]))
-        lengths = torch.tensor([len(prompt), *map(len, rests)])
-        segments.append(torch.repeat_interleave(torch.arange(len(lengths)), lengths))
+        lengths = [len(prompt), *map(len, rests)]
+        input_ids.append([*prompt, *(token for rest in rests for token in rest)])
+        starts = [0, *[len(prompt)] * len(rests)]
+        position_ids.append(np.concatenate([start + np.arange(n) for start, n in zip(starts, lengths, strict=True)]))
+        segments.append(np.repeat(np.arange(len(lengths)), lengths))
 
     kept, sources = _prediction_positions([prompt for prompt, *_ in rows], [flags for *_, flags in rows])
     if separate:
@@ -100,15 +101,15 @@ def pack(
         [[t for t, wanted in zip(rest, flags, strict=True) if wanted] for rest, flags in zip(*row, strict=True)]
         for row in zip(continuations, scored, strict=True)
     ]
-    padded_ids = pad_sequence(input_ids, batch_first=True)
-    logits_to_keep = torch.zeros_like(padded_ids, dtype=torch.bool)
+    padded_ids = _padded(input_ids)
+    logits_to_keep = np.zeros(padded_ids.shape, dtype=bool)
     for row, positions in enumerate(kept):
         logits_to_keep[row, positions] = True
     return SharedPromptBatch(
         input_ids=padded_ids,
-        position_ids=pad_sequence(position_ids, batch_first=True),
-        segments=pad_sequence(segments, batch_first=True, padding_value=PADDING),
-        logits_to_keep=logits_to_keep,
+        position_ids=_padded(position_ids),
+        segments=_padded(segments, PADDING),
+        logits_to_keep=torch.from_numpy(logits_to_keep),
         sources=_pad3(sources),
         targets=_pad3(targets),
         target_mask=_pad3([[[1] * len(rest) for rest in rests] for rests in targets]).bool(),
@@ -144,11 +145,16 @@ def _prediction_positions(
     return kept, sources
 
 
+def _padded(rows: Sequence[Any], padding: int = 0) -> Tensor:
+    # In numpy: rows are many and short, and an operation of torch takes as long on one of them as on all.
+    padded = np.full((len(rows), max(map(len, rows))), padding, dtype=np.int64)
+    for values, row in zip(padded, rows, strict=True):
+        values[: len(row)] = row
+    return torch.from_numpy(padded)
+
+
 def _pad3(rows: Sequence[Sequence[Sequence[int]]]) -> Tensor:
     width = max(len(row) for row in rows)
-    depth = max(len(values) for row in rows for values in row)
-    padded = torch.zeros(len(rows), width, depth, dtype=torch.int64)
-    for b, row in enumerate(rows):
-        for c, values in enumerate(row):
-            padded[b, c, : len(values)] = torch.tensor(values)
-    return padded
+    return _padded([values for row in rows for values in [*row, *[()] * (width - len(row))]]).view(
+        len(rows), width, -1
+    )

@@ -100,7 +100,7 @@ def test_shared_beginnings_change_nothing(kind, checkpointing, budget, monkeypat
     read = sum(rows * length for (rows, length), _ in forwards)
     first = 40 + 34 + 39 + 36
     without_padding = use_blocks(model, 84) and not budget
-    assert forwards[0][0] == (1, first + 84 + 34 if without_padding else first)
+    assert forwards[0][0] == (1, first + 84 + 34 + 24 if without_padding else first)
     assert read < sum(len(prompt) + 4 for prompt in prompts)
     torch.testing.assert_close(found[:, 0], naive, atol=1e-4, rtol=0)
     assert largest_difference(wanted, gradients(model, (coefficients * found[:, 0]).sum())) <= 1e-4
@@ -191,3 +191,13 @@ def test_other_errors_are_not_caught():
     with pytest.raises((RuntimeError, IndexError), match="index out of range"):
         TokenBudget().answer_logps(model, [[10**6, *prompts[0]], prompts[1]], rests, CPU)
     assert not forwards
+
+
+def test_the_rests_of_a_row_are_not_taken_for_its_length():
+    """Eight prompts that begin alike are a row of 30 + 8 x 11; in attention, 10 heads of up to 41 tokens and 88 more.
+
+    As ten rows of 118 it would be more than twice the 487 tokens that there are, and two passes.
+    """
+    prompts = [[*range(30), *range(100 * p, 100 * p + 10)] for p in range(1, 9)]
+    rows = answer_rows([*prompts, *([number] * 40 for number in range(9))], [[[5]]] * 17, token_cost=1000)
+    assert [[row.length for row in part] for part in divide(rows, None, False)] == [[118, *[41] * 9]]

@@ -72,7 +72,7 @@ def attention_sizes(blocks: Blocks | None) -> tuple[Compared | None, float]:
     The second is the longest prompt with one of several continuations; a shorter window puts the row under a mask. It
     is 0 where there are no several: with a shorter window such texts are padded, which is not counted.
     """
-    if blocks is None:
+    if blocks is None or blocks.prompts is None:
         return None, 0.0
     rows, width = blocks.prompts.shape
     causal = Compared(rows * width**2 / 2, rows * width, 0)
