@@ -7,6 +7,7 @@ from peft import PeftConfig, PeftModel
 from torch import nn
 
 from dro_trl.lm.encoding import render
+from dro_trl.lm.lora import join_lora
 from dro_trl.lm.tokens import Tokenizer
 from dro_trl.lm.turns import (
     check_turns,
@@ -163,6 +164,7 @@ def make_pair(
         hidden_size = models["selector"].config.get_text_config().hidden_size
         value_head = ValueHead(hidden_size, policy.state_pooling).to(models["selector"].device)
     pair = SelectorGenerator(parts["selector"], parts["generator"], policy, scorer, reference, value_head)
+    join_lora(pair)
     for module in pair.modules() if args.disable_dropout else ():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
