@@ -9,6 +9,7 @@ from accelerate.utils import DynamoBackend, TorchDynamoPlugin
 from torch import nn
 from transformers import Cache
 
+from dro_trl.lm.key_values import KeyValues
 from dro_trl.lm.older_versions import compile_options
 
 _MOST_GRAPHS = 64
@@ -31,14 +32,20 @@ class _Compiler:
 def _forward(self: Any, *args: Any, **kwargs: Any) -> Any:
     # FSDP2 gives a layer a class of its own after this was put in its place.
     plain = type(self).forward
-    with_cache = any(isinstance(value, Cache) for value in (*args, *kwargs.values()))
-    return (plain if with_cache else self._compiler(plain))(self, *args, **kwargs)
+    cache = kwargs.get("past_key_values")
+    if isinstance(cache, KeyValues):
+        # The layer's own part alone: its number among the layers would make a graph of each.
+        kwargs["past_key_values"] = cache.of(self._number)
+    elif any(isinstance(value, Cache) for value in (*args, *kwargs.values())):
+        return plain(self, *args, **kwargs)
+    return self._compiler(plain)(self, *args, **kwargs)
 
 
 def compile_layers(model: nn.Module, **options: Any) -> None:
     """Compile each decoder layer of a model in place, for any length; layers of a kind share their compiled graphs.
 
-    A call with a cache is left as it was: the cache's length is Python's, and each layer would be a graph of its own.
+    A call with another cache than `KeyValues` is left as it was: its length is Python's, and each layer would be a
+    graph of its own.
 
     Args:
         model: A causal LM of transformers, adapters included.
@@ -55,8 +62,8 @@ def compile_layers(model: nn.Module, **options: Any) -> None:
             "(`_no_split_modules`), and those alone are compiled; set it to False"
         )
     compiler = _Compiler({**options, "dynamic": True, **compile_options(_MOST_GRAPHS)})
-    for layer in layers:
-        layer._compiler = compiler
+    for number, layer in enumerate(layers):
+        layer._compiler, layer._number = compiler, number
         layer.forward = MethodType(_forward, layer)
 
 

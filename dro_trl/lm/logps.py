@@ -72,26 +72,26 @@ def kept_logits(model: nn.Module, batch: SharedPromptBatch) -> Tensor:
     if blocks is not None and use_blocks(model, blocks.longest):
         read = {name: value[blocks.texts, blocks.columns][None] for name, value in read.items()}
         if on_cpu and blocks.mask is not None:
-            blocks = replace(blocks, mask=_added_once(blocks.mask, dtype))
+            blocks = replace(blocks, mask=added_once(blocks.mask, dtype))
         # An empty mask: else one would be made of the positions, and none could be used.
         read |= {"blocks": blocks, "attention_mask": batch.input_ids.new_empty(1, 1, 0, 0)}
     elif batch.segments.max() > 1:
         mask = attention_mask(model, batch.segments, batch.position_ids, batch.segments, batch.position_ids)
-        read["attention_mask"] = _added_once(mask, dtype) if on_cpu else mask
+        read["attention_mask"] = added_once(mask, dtype) if on_cpu else mask
     else:  # One continuation is plain causal attention: no mask, since padding comes last.
         del read["position_ids"]
     logits: Tensor = forward_keeping(model, **read, use_cache=False).logits
     return logits
 
 
-def _added_once(mask: Any, dtype: torch.dtype) -> Any:
+def added_once(mask: Any, dtype: torch.dtype) -> Any:
     """Turn what may be seen into what is added to the attention's scores, for all layers together.
 
     The CPU's kernel does so in each layer, and each layer keeps its own sequence x sequence result for the backward
     pass. Kernels of other devices want the query's dtype, which is not known here where weights are sharded.
     """
     if isinstance(mask, dict):
-        return {name: _added_once(part, dtype) for name, part in mask.items()}
+        return {name: added_once(part, dtype) for name, part in mask.items()}
     if mask.dtype != torch.bool:
         return mask
     if torch.is_autocast_enabled("cpu"):

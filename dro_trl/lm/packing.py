@@ -101,14 +101,14 @@ def pack(
         [[t for t, wanted in zip(rest, flags, strict=True) if wanted] for rest, flags in zip(*row, strict=True)]
         for row in zip(continuations, scored, strict=True)
     ]
-    padded_ids = _padded(input_ids)
+    padded_ids = padded(input_ids)
     logits_to_keep = np.zeros(padded_ids.shape, dtype=bool)
     for row, positions in enumerate(kept):
         logits_to_keep[row, positions] = True
     return SharedPromptBatch(
         input_ids=padded_ids,
-        position_ids=_padded(position_ids),
-        segments=_padded(segments, PADDING),
+        position_ids=padded(position_ids),
+        segments=padded(segments, PADDING),
         logits_to_keep=torch.from_numpy(logits_to_keep),
         sources=_pad3(sources),
         targets=_pad3(targets),
@@ -145,16 +145,15 @@ def _prediction_positions(
     return kept, sources
 
 
-def _padded(rows: Sequence[Any], padding: int = 0) -> Tensor:
+def padded(rows: Sequence[Any], padding: int = 0) -> Tensor:
+    """Return rows of numbers, (number of rows, longest), int64, on the CPU; shorter ones end in `padding`."""
     # In numpy: rows are many and short, and an operation of torch takes as long on one of them as on all.
-    padded = np.full((len(rows), max(map(len, rows))), padding, dtype=np.int64)
-    for values, row in zip(padded, rows, strict=True):
+    filled = np.full((len(rows), max(map(len, rows))), padding, dtype=np.int64)
+    for values, row in zip(filled, rows, strict=True):
         values[: len(row)] = row
-    return torch.from_numpy(padded)
+    return torch.from_numpy(filled)
 
 
 def _pad3(rows: Sequence[Sequence[Sequence[int]]]) -> Tensor:
     width = max(len(row) for row in rows)
-    return _padded([values for row in rows for values in [*row, *[()] * (width - len(row))]]).view(
-        len(rows), width, -1
-    )
+    return padded([values for row in rows for values in [*row, *[()] * (width - len(row))]]).view(len(rows), width, -1)

@@ -159,9 +159,6 @@ class SelectorGenerator(nn.Module):
                 raise ValueError("give `selections`, or `num_selections` and `generators` to draw them")
             else:
                 scored = self.policy.sample(self.selector, inputs, num_selections, generators, temperature)
-                if self.value_head and self.value_head.pooling == "first" and not torch.is_grad_enabled():
-                    # Without gradient nothing makes such a policy read its prompt again, where the head looks.
-                    self.policy.logps(self.selector, inputs, scored.selections)
         drawn: dict[str, Tensor | None] = {}
         if isinstance(scored, SelectionSample):
             selections = scored.selections

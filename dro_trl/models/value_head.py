@@ -30,20 +30,20 @@ class ValueHead(nn.Module):
 
     @contextlib.contextmanager
     def reading(self, selector: Any) -> Iterator[dict[str, Any]]:
-        """Note, while the context is open, what the selector's forward computes: the argument of `forward`."""
+        """Note, while the context is open, what the selector computes in its first forward: the argument of `forward`.
+
+        Later ones read what depends on the selection.
+        """
         noted: dict[str, Any] = {}
 
-        def is_noted() -> bool:
-            return self.pooling == "mean" and "states" in noted
-
         def note_positions(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-            if is_noted():
+            if "states" in noted:
                 return
             noted["positions"] = kept_positions(kwargs.get("logits_to_keep"))  # None: runs along.
             noted["blocks"] = kwargs.get("blocks")
 
         def note_states(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            if not is_noted():
+            if "states" not in noted:
                 noted["states"] = args[0].detach()
 
         model = selector.model if isinstance(selector, AdapterView) else selector

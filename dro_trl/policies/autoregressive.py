@@ -5,21 +5,21 @@ probability 1; where it does, the model's distribution is renormalised over the 
 for all M selections: sampling keeps it in one key-value cache, the training pass packs the selections behind it.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import bisect
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache
 
 from dro_trl.lm import encoding, prompts
-from dro_trl.lm.attention import PADDING, attention_mask, blocks_of
+from dro_trl.lm.attention import blocks_of
 from dro_trl.lm.logps import kept_logits
-from dro_trl.lm.older_versions import forward_keeping
-from dro_trl.lm.packing import SharedPromptBatch, pack
+from dro_trl.lm.packing import SharedPromptBatch, pack, padded
 from dro_trl.lm.prompts import DEFAULT, PromptTexts
 from dro_trl.lm.sharding import most_forwards
 from dro_trl.lm.tokens import Tokenizer
@@ -31,13 +31,16 @@ from dro_trl.policies.base import (
     StatedReading,
     check_candidates,
 )
+from dro_trl.policies.prompt_cache import PromptCache, Written, computes_alike, keeping_a_cache, read_nothing
 from dro_trl.types import Question, Selection
 
 TOKENS_OF_A_CHOICE = 4
 """About; of " > [3]"."""
 
-Choice = Callable[[int, int, list[int], Tensor], int]
-"""Picks a branch: (row, selection, allowed token ids, their logits) -> index among the allowed."""
+Place = tuple[int, int]
+"""The numbers of a question and of one of its selections."""
+Choice = Callable[[list[Place], Tensor], list[int]]
+"""Picks a branch for each of n selections from the (n, A) float64 logits of those that it has, -inf where fewer."""
 
 
 @dataclass
@@ -65,6 +68,8 @@ class Path:
         self.tokens: list[int] = []
         self.allowed: list[list[int]] = []
         """For each token, the branches it was chosen from; a single one where the text was forced."""
+        self.begun = 0
+        """How many of the tokens were read as a part of the prompt."""
         self._begin()
 
     def _begin(self) -> None:
@@ -95,6 +100,24 @@ class Path:
         """Write everything that has no alternative."""
         while len(self.branches) == 1:
             self.push(self.branches[0])
+
+    @property
+    def open(self) -> list[int]:
+        """The tokens that were chosen."""
+        return [i for i, allowed in enumerate(self.allowed) if len(allowed) > 1]
+
+    def written(self, number: int, behind: int, start: int, end: int) -> list[Written]:
+        """Return the tokens from `start` to `end` as they are read, with logits wherever a choice follows.
+
+        Args:
+            number: Of this selection.
+            behind: Tokens of the prompt, and of the beginning that was read with it.
+            start: The first token.
+            end: The one after the last.
+        """
+        after = {i - 1 for i in self.open} | ({len(self.tokens) - 1} if self.branches else set())
+        tokens = enumerate(self.tokens[start:end], start)
+        return [Written(number + 1, behind + i - self.begun, token, i in after) for i, token in tokens]
 
     @classmethod
     def of(cls, policy: "AutoregressivePolicy", num_candidates: int, selection: Selection) -> "Path":
@@ -158,37 +181,50 @@ class AutoregressivePolicy(SelectionPolicy):
     ) -> SelectionSample:
         """Draw selections choice by choice; see `SelectionPolicy.sample`.
 
-        With gradient, their log-probabilities come from one more pass with all of them behind the prompt.
+        With gradient, the prompt is read once with it; the choices are drawn behind that without, and their
+        log-probabilities come from one pass over all selections behind the same. Where a model in training does not
+        compute what it does in evaluation (dropout), or keeps no keys (activation checkpointing), they come from a
+        pass that reads the prompt again.
         """
         shape = len(inputs.prompt_ids), num_selections
         behavior, logps, entropies = (torch.zeros(shape, dtype=torch.float64) for _ in range(3))
 
-        def draw(row: int, m: int, allowed: list[int], logits: Tensor) -> int:
-            log_probs = (logits.double() / temperature).log_softmax(-1)
-            uniform = torch.rand((), generator=generators[row], dtype=torch.float64)
-            index = min(int((log_probs.exp().cumsum(-1) < uniform).sum()), len(allowed) - 1)
-            behavior[row, m] += log_probs[index]
-            untempered = logits.double().log_softmax(-1)
-            logps[row, m] += untempered[index]
-            entropies[row, m] -= (untempered.exp() * untempered).sum()
-            return index
+        def draw(open_: list[Place], logits: Tensor) -> list[int]:
+            log_probs = (logits / temperature).log_softmax(-1)
+            counts = Counter(row for row, _ in open_)
+            uniform = [torch.rand(n, 1, generator=generators[row], dtype=torch.float64) for row, n in counts.items()]
+            below = (log_probs.exp().cumsum(-1) < torch.cat(uniform)).sum(-1, keepdim=True)
+            index = below.minimum((logits > float("-inf")).sum(-1, keepdim=True) - 1)
+            untempered = logits.log_softmax(-1)
+            rows, columns = torch.tensor(open_).unbind(1)
+            behavior[rows, columns] += log_probs.gather(1, index)[:, 0]
+            logps[rows, columns] += untempered.gather(1, index)[:, 0]
+            possible = untempered.masked_fill(untempered == float("-inf"), 0.0)
+            entropies[rows, columns] -= (untempered.exp() * possible).sum(-1)
+            found: list[int] = index[:, 0].tolist()
+            return found
 
-        with _keeping_a_cache(model):
-            selections = self._write(model, inputs, num_selections, draw)
+        paths = self._blank_paths(inputs, num_selections)
+        in_one_pass = torch.is_grad_enabled() and computes_alike(model)
+        cache = self._read_prompts(model, inputs, paths) if in_one_pass else None
+        self._write(model, inputs, paths, draw, cache)
+        selections = torch.tensor([[path.selection for path in row] for row in paths], device=inputs.device)
         drawn, entropy, log_q = (v.float().to(inputs.device) for v in (logps, entropies.mean(-1), behavior))
         if torch.is_grad_enabled():
-            scored = self.logps(model, inputs, selections)
+            scored = self._scored_behind(model, cache, paths) if cache else self.logps(model, inputs, selections)
             drawn, entropy = scored.logps, scored.entropy
         return SelectionSample(drawn, entropy, selections, log_q)
 
     def best(self, model: nn.Module, inputs: RankingInputs) -> tuple[Tensor, Tensor]:
         """Return the greedy selection and the log-probability of each of its choices, both (B, K)."""
 
-        def take_likeliest(row: int, m: int, allowed: list[int], logits: Tensor) -> int:
-            return int(logits.argmax())
+        def take_likeliest(open_: list[Place], logits: Tensor) -> list[int]:
+            likeliest: list[int] = logits.argmax(-1).tolist()
+            return likeliest
 
-        with _keeping_a_cache(model):
-            selections = self._write(model, inputs, 1, take_likeliest)
+        paths = self._blank_paths(inputs, 1)
+        self._write(model, inputs, paths, take_likeliest)
+        selections = torch.tensor([[path.selection for path in row] for row in paths], device=inputs.device)
         with torch.no_grad():
             choices, _ = self._choice_logps(model, inputs, selections)
         return selections[:, 0], choices[:, 0]
@@ -224,133 +260,112 @@ class AutoregressivePolicy(SelectionPolicy):
     def _choice_logps(self, model: nn.Module, inputs: RankingInputs, selections: Tensor) -> tuple[Tensor, Tensor]:
         """The log-probability of each choice, (B, M, K), and the entropy along each selection, (B, M)."""
         paths = self._paths(inputs, selections)
-        batch = self._packed(inputs, paths)
-        branches = [torch.tensor(a) for row in paths for path in row for a in path.allowed if len(a) > 1]
-        steps = torch.tensor(
-            [k for row in paths for path in row for k, flags in self._steps(path) for is_open in flags if is_open]
-        )
-        shape = selections.shape
-        if not branches:  # N = K = 1: there is nothing to choose.
+        if not any(path.open for row in paths for path in row):  # N = K = 1: there is nothing to choose.
+            shape = selections.shape
             return torch.zeros(shape, device=inputs.device), torch.zeros(shape[:2], device=inputs.device)
-        allowed_ids = pad_sequence(branches, batch_first=True, padding_value=-1).to(inputs.device)
-        logits = kept_logits(model, batch)[batch.sources[batch.target_mask]]
-        options = logits.gather(-1, allowed_ids.clamp(min=0)).float().masked_fill(allowed_ids < 0, float("-inf"))
-        log_probs = options.log_softmax(-1)
-        hit = allowed_ids == batch.targets[batch.target_mask][:, None]
-        chosen = log_probs.masked_fill(~hit, 0.0).sum(-1)
-        entropy = -(log_probs.exp() * log_probs.masked_fill(allowed_ids < 0, 0.0)).sum(-1)
-        owner = batch.target_mask.nonzero()[:, 0] * shape[1] + batch.target_mask.nonzero()[:, 1]
-        choices = chosen.new_zeros(shape.numel()).index_add(0, owner * shape[2] + steps.to(owner), chosen)
-        return choices.view(shape), entropy.new_zeros(shape[:2].numel()).index_add(0, owner, entropy).view(shape[:2])
+        batch = self._packed(inputs, paths)
+        return self._chosen(kept_logits(model, batch), batch.sources[batch.target_mask], paths)
 
-    def _steps(self, path: Path) -> list[tuple[int, list[bool]]]:
-        """For each choice of a path, which of its tokens were open."""
-        steps, start = [], 0
-        for k, item in enumerate(path.selection):
-            end = start + len(self.choice_ids(item, first=k == 0))
-            steps.append((k, [len(allowed) > 1 for allowed in path.allowed[start:end]]))
-            start = end
-        return steps
+    def _chosen(self, logits: Tensor, rows: Tensor, paths: list[list[Path]]) -> tuple[Tensor, Tensor]:
+        """The same from the logits of each open token of each path in order: those of `rows` of `logits`."""
+        device, shape = logits.device, (len(paths), len(paths[0]), self.num_selected)
+        flat = [path for row in paths for path in row]
+        chosen = torch.tensor([path.allowed[i].index(path.tokens[i]) for path in flat for i in path.open])
+        owner = torch.tensor([number for number, path in enumerate(flat) for _ in path.open])
+        steps = torch.tensor([k for path in flat for k in self._steps(path)])
+        allowed = padded([path.allowed[i] for path in flat for i in path.open], padding=-1).to(device)
+        chosen, owner, steps = chosen.to(device), owner.to(device), steps.to(device)
+        # The branches' logits alone, and not a copy of a row of the vocabulary for each.
+        options = logits[rows[:, None], allowed.clamp(min=0)].float().masked_fill(allowed < 0, float("-inf"))
+        log_probs = options.log_softmax(-1)
+        entropy = -(log_probs.exp() * log_probs.masked_fill(allowed < 0, 0.0)).sum(-1)
+        found = log_probs.gather(1, chosen[:, None])[:, 0]
+        choices = found.new_zeros(math.prod(shape)).index_add(0, owner * shape[2] + steps, found)
+        return choices.view(shape), entropy.new_zeros(len(flat)).index_add(0, owner, entropy).view(shape[:2])
+
+    def _steps(self, path: Path) -> list[int]:
+        """The number of the choice that each open token of a path belongs to."""
+        lengths = [len(self.choice_ids(item, first=k == 0)) for k, item in enumerate(path.selection)]
+        ends = list(itertools.accumulate(lengths))
+        return [bisect.bisect_right(ends, i) for i in path.open]
+
+    def _blank_paths(self, inputs: RankingInputs, num_selections: int) -> list[list[Path]]:
+        """Paths of M selections for each question, with the text that all of them begin with."""
+        paths = [[Path(self, n) for _ in range(num_selections)] for n in inputs.num_candidates]
+        for path in (path for row in paths for path in row):
+            path.skip_forced()
+            path.begun = len(path.tokens)
+        return paths
+
+    @staticmethod
+    def _read_prompts(model: nn.Module, inputs: RankingInputs, paths: list[list[Path]]) -> PromptCache:
+        """Read each prompt up to the first choice."""
+        prompts = [[*ids, *row[0].tokens] for ids, row in zip(inputs.prompt_ids, paths, strict=True)]
+        return PromptCache(model, prompts, inputs.longest, inputs.device)
+
+    def _scored_behind(self, model: nn.Module, cache: PromptCache, paths: list[list[Path]]) -> SelectionLogps:
+        """The log-probabilities of drawn selections from one pass behind the prompts that they were drawn from."""
+        cache.rewind()
+        texts: list[list[Written]] = []
+        rows, kept = [], len(paths)
+        for b, row in enumerate(paths):
+            texts.append([])
+            for m, path in enumerate(row):
+                # What comes after the last choice predicts nothing.
+                texts[b] += path.written(m, cache.lengths[b], path.begun, path.open[-1] if path.open else 0)
+                later = sum(i > path.begun for i in path.open)
+                rows += [b] * (len(path.open) - later) + list(range(kept, kept + later))
+                kept += later
+        logits = [cache.logits]
+        if most_forwards(model, int(any(texts))):
+            logits.append(cache.read(texts) if any(texts) else 0 * read_nothing(model, cache.logits.device))
+        joined = torch.cat(logits)
+        if not rows:  # Every process has to go back through what it read, whatever it has to choose.
+            return SelectionLogps(joined.new_zeros(len(paths), len(paths[0])) + 0 * joined.sum(), 0 * joined.sum(-1))
+        choices, entropies = self._chosen(joined, torch.tensor(rows, device=joined.device), paths)
+        return SelectionLogps(choices.sum(-1), entropies.mean(-1))
 
     @torch.no_grad()
-    def _write(self, model: nn.Module, inputs: RankingInputs, num_selections: int, choose: Choice) -> Tensor:
-        """Write M selections for each prompt, all of them in one forward pass per open choice."""
-        cache = _PromptCache(model, inputs)
-        paths = [[Path(self, n) for _ in range(num_selections)] for n in inputs.num_candidates]
-        fed = [[0] * num_selections for _ in paths]
-        while True:
-            for path in (path for row in paths for path in row):
-                path.skip_forced()
-            pending = [
-                [path.tokens[start:] if path.branches else [] for path, start in zip(row, starts, strict=True)]
-                for row, starts in zip(paths, fed, strict=True)
-            ]
-            if not most_forwards(model, int(any(path.branches for row in paths for path in row))):
-                break
-            cache.feed(pending, fed)
-            for b, row in enumerate(paths):
-                for m, path in enumerate(row):
-                    if path.branches:
-                        fed[b][m] = len(path.tokens)
-                        allowed = path.branches
-                        logits = cache.last_logits(b, m)[torch.tensor(allowed, device=inputs.device)].cpu()
-                        path.push(allowed[choose(b, m, allowed, logits)])
-        return torch.tensor([[path.selection for path in row] for row in paths], device=inputs.device)
+    def _write(
+        self,
+        model: nn.Module,
+        inputs: RankingInputs,
+        paths: list[list[Path]],
+        choose: Choice,
+        cache: PromptCache | None = None,
+    ) -> None:
+        """Write all selections behind their prompts, in one forward pass per open choice."""
+        with keeping_a_cache(model):
+            cache = cache or self._read_prompts(model, inputs, paths)
+            logits, row_of = cache.logits, {(b, m): b for b, row in enumerate(paths) for m in range(len(row))}
+            fed = {place: paths[place[0]][place[1]].begun for place in row_of}
+            while True:
+                open_ = [place for place in row_of if paths[place[0]][place[1]].branches]
+                self._choose(paths, open_, logits, row_of, choose)
+                pending = [place for place in open_ if paths[place[0]][place[1]].branches]
+                if not most_forwards(model, len(pending)):
+                    break
+                if not pending:  # Another process has something to compute, and cannot without this one.
+                    read_nothing(model, inputs.device)
+                    continue
+                texts: list[list[Written]] = [[] for _ in paths]
+                for b, m in pending:
+                    texts[b] += paths[b][m].written(m, cache.lengths[b], fed[b, m], len(paths[b][m].tokens))
+                    fed[b, m] = len(paths[b][m].tokens)
+                logits = cache.read(texts)
+                row_of |= {place: number for number, place in enumerate(pending)}
 
-
-@contextlib.contextmanager
-def _keeping_a_cache(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode: layers with gradient checkpointing drop the cache in training mode."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-
-
-class _PromptCache:
-    """The keys and values of each prompt, once, and of the tokens of its selections behind it."""
-
-    def __init__(self, model: nn.Module, inputs: RankingInputs) -> None:
-        self._model = model
-        self._cache = DynamicCache()  # Without a config it keeps every token; the mask alone knows of windows.
-        self._lengths = torch.tensor([len(ids) for ids in inputs.prompt_ids], device=inputs.device)
-        input_ids = pad_sequence([torch.tensor(ids) for ids in inputs.prompt_ids], batch_first=True).to(inputs.device)
-        columns = torch.arange(input_ids.shape[1], device=inputs.device).expand_as(input_ids)
-        self._segments = torch.where(columns < self._lengths[:, None], 0, PADDING)
-        self._positions = columns
-        output = forward_keeping(
-            model,
-            input_ids=input_ids,
-            logits_to_keep=(self._lengths - 1)[:, None],
-            past_key_values=self._cache,
-            use_cache=True,
-        )
-        self._prompt_logits: Tensor = output.logits[:, 0]
-        self._logits: Tensor = self._prompt_logits
-        self._row_of: dict[tuple[int, int], int] = {}
-
-    def feed(self, tokens: list[list[list[int]]], fed: list[list[int]]) -> None:
-        """Compute the new tokens of each selection; those without any are finished, or stand at the prompt's end."""
-        flat = [
-            (b, m, start + i, token, i == len(new) - 1)
-            for b, (row, starts) in enumerate(zip(tokens, fed, strict=True))
-            for m, (new, start) in enumerate(zip(row, starts, strict=True))
-            for i, token in enumerate(new)
-        ]
-        if not most_forwards(self._model, len(flat)):
+    @staticmethod
+    def _choose(
+        paths: list[list[Path]], open_: list[Place], logits: Tensor, row_of: dict[Place, int], choose: Choice
+    ) -> None:
+        """Go on with every selection that is not finished: by a choice, and the text that follows from it."""
+        if not open_:
             return
-        device = self._lengths.device
-        if not flat:  # Another process has something to compute, and cannot without this one.
-            self._model(input_ids=torch.zeros((1, 1), dtype=torch.int64, device=device), use_cache=False)
-            return
-        rows = [[entry for entry in flat if entry[0] == b] for b in range(len(tokens))]
-
-        def column(index: int, padding: int) -> Tensor:
-            values = [torch.tensor([int(entry[index]) for entry in row], dtype=torch.int64) for row in rows]
-            return pad_sequence(values, batch_first=True, padding_value=padding).to(device)
-
-        segments = column(1, -2) + 1
-        positions = column(2, 0) + self._lengths[:, None]
-        last = column(4, 0).bool()
-        self._segments = torch.cat([self._segments, segments], dim=1)
-        self._positions = torch.cat([self._positions, positions], dim=1)
-        output = forward_keeping(
-            self._model,
-            input_ids=column(3, 0),
-            position_ids=positions,
-            attention_mask=attention_mask(self._model, segments, positions, self._segments, self._positions),
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=last,
-        )
-        self._logits = output.logits
-        ends = [(b, m) for b, m, _, _, is_last in flat if is_last]
-        self._row_of = {key: index for index, key in enumerate(ends)}
-
-    def last_logits(self, row: int, selection: int) -> Tensor:
-        """Return the logits (V,) after the last token of a selection."""
-        if (row, selection) in self._row_of:
-            return self._logits[self._row_of[row, selection]]
-        return self._prompt_logits[row]
+        branches = [paths[b][m].branches for b, m in open_]
+        allowed = padded(branches, padding=-1).to(logits.device)
+        rows = torch.tensor([row_of[place] for place in open_], device=logits.device)
+        options = logits[rows[:, None], allowed.clamp(min=0)].masked_fill(allowed < 0, float("-inf"))
+        for (b, m), tokens, index in zip(open_, branches, choose(open_, options.double().cpu()), strict=True):
+            paths[b][m].push(tokens[index])
+            paths[b][m].skip_forced()

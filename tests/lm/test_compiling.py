@@ -9,7 +9,15 @@ from torch._dynamo.utils import counters
 
 from dro_trl import evidence_recall_reward
 from dro_trl.lm.compiling import compile_layers
-from tests.helpers.tiny_models import tiny_model, tiny_tokenizer
+from dro_trl.policies.autoregressive import AutoregressivePolicy
+from tests.helpers.tiny_models import (
+    gradients,
+    largest_difference,
+    random_generators,
+    tiny_model,
+    tiny_questions,
+    tiny_tokenizer,
+)
 from tests.helpers.training import LORA, logged, make_trainer, weights_of
 
 AUTOREGRESSIVE = "dro_trl.AutoregressivePolicy"
@@ -73,6 +81,25 @@ def test_a_cache_leaves_layers_as_they_were():
     assert not counters["stats"]
     model(ids, use_cache=False)
     assert counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3"])
+def test_what_is_written_behind_prompts_is_compiled(kind):
+    """A draw with gradient: the same graphs for every layer, before and behind prompts, with gradient and without."""
+    tokenizer = tiny_tokenizer()
+    policy, model = AutoregressivePolicy(tokenizer, 3), tiny_model(kind, tokenizer).train()
+    compiled = copy.deepcopy(model)
+    compile_layers(compiled, backend="aot_eager")
+    found = []
+    for each in (model, compiled):
+        sample = policy.sample(each, policy.encode(tiny_questions(12, 4)), 4, random_generators(2))
+        found.append((sample, gradients(each, sample.logps.sum())))
+    assert not counters["graph_break"]
+    assert 1 <= counters["stats"]["unique_graphs"] <= 6
+    (plain, wanted), (sample, joined) = found
+    assert torch.equal(sample.selections, plain.selections)
+    torch.testing.assert_close(sample.logps, plain.logps, atol=1e-5, rtol=1e-5)
+    assert largest_difference(wanted, {name.replace("_orig_mod.", ""): part for name, part in joined.items()}) <= 1e-5
 
 
 def test_a_copy_computes_with_its_own_weights():

@@ -117,30 +117,88 @@ def test_drawing_under_gradient_checkpointing():
 
 
 def test_prompt_is_computed_once():
-    """The training pass feeds P + M T tokens, for a prompt of P, and a draw no more than P + M (T + 1).
+    """A training pass reads P + M T tokens, for a prompt of P; a draw P, what all begin with, and M T', up to the last
+    choice.
 
-    Without gradient a draw knows its log-probabilities; with it, they come from a training pass.
+    Without gradient a draw knows its log-probabilities; with it, they come from the M T' tokens read once more.
     """
     tokenizer = tiny_tokenizer()
     policy, row = AutoregressivePolicy(tokenizer, 2), tiny_questions(4)
     prompt_length = len(policy.encode(row).prompt_ids[0])
-    written = len(Path.of(policy, 4, [2, 0]).tokens)
-    fed = {}
+    path = Path.of(policy, 4, [2, 0])
+    begun, last = path.open
     for num in (2, 16):
         model = tiny_model("llama", tokenizer)
         shapes = record_forwards(model)
         policy.logps(model, policy.encode(row), torch.tensor([2, 0]).expand(1, num, 2))
-        assert shapes == [((1, prompt_length + num * written), shapes[0][1])]
+        assert shapes == [((1, prompt_length + num * len(path.tokens)), shapes[0][1])]
         shapes.clear()
         with torch.no_grad():
             policy.sample(model, policy.encode(row), num, random_generators(1))
-        fed[num] = sum(rows * length for (rows, length), _ in shapes)
+        drawn = [(1, prompt_length + begun), (1, num * (last - begun))]
+        assert [shape for shape, _ in shapes] == drawn
         shapes.clear()
         policy.sample(model, policy.encode(row), num, random_generators(1))
-        assert sum(rows * length for (rows, length), _ in shapes) == fed[num] + prompt_length + num * written
-    assert prompt_length < fed[2] <= prompt_length + 2 * (written + 1)
-    assert fed[16] - fed[2] == 14 * (fed[2] - prompt_length) // 2
-    assert fed[16] < 16 * prompt_length
+        assert [shape for shape, _ in shapes] == [*drawn, drawn[-1]]
+
+
+def sample_gradients(policy, model, rows, num=4):
+    """A draw and the gradients of its log-probabilities and entropies, weighed at random."""
+    sample = policy.sample(model, policy.encode(rows), num, random_generators(len(rows)))
+    weights = torch.randn(sample.logps.shape, generator=torch.Generator().manual_seed(0))
+    return sample, gradients(model, (weights * sample.logps).sum() + 0.3 * sample.entropy.sum())
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("kind", MODEL_TYPES)
+def test_a_draw_with_gradient_equals_a_training_pass(kind, attention):
+    """Values and gradients through the prompts' keys, for questions of several lengths, identifiers of two tokens."""
+    tokenizer = tiny_tokenizer()
+    policy, model = AutoregressivePolicy(tokenizer, 3), tiny_model(kind, tokenizer, attention).train()
+    rows = tiny_questions(12, 4, 7)
+    found, through_keys = sample_gradients(policy, model, rows)
+    again = policy.logps(model, policy.encode(rows), found.selections)
+    weights = torch.randn(found.logps.shape, generator=torch.Generator().manual_seed(0))
+    wanted = gradients(model, (weights * again.logps).sum() + 0.3 * again.entropy.sum())
+    torch.testing.assert_close(found.logps, again.logps, atol=1e-4, rtol=0)
+    torch.testing.assert_close(found.entropy, again.entropy, atol=1e-4, rtol=0)
+    assert largest_difference(through_keys, wanted) <= 1e-4
+    assert model.training
+
+
+@pytest.mark.parametrize("cause", ["checkpointing", "dropout", "attention dropout"])
+def test_where_the_prompt_has_to_be_read_again(cause):
+    """Where a layer keeps no keys in training, or drops what it keeps in evaluation."""
+    tokenizer = tiny_tokenizer()
+    policy, model = AutoregressivePolicy(tokenizer, 2), tiny_model("llama", tokenizer).train()
+    whole = len(policy.encode(tiny_questions(5)).prompt_ids[0])
+    shapes = record_forwards(model)
+    expected, once = sample_gradients(policy, model, tiny_questions(5))
+    assert sum(length > whole for (_, length), _ in shapes) == 1
+    shapes.clear()
+    if cause == "checkpointing":
+        checkpoint_activations(model, {"use_reentrant": False})
+    elif cause == "dropout":
+        model.model.layers[0].mlp.register_module("dropout", torch.nn.Dropout(0.1))
+    else:
+        model.model.layers[0].self_attn.attention_dropout = 1e-9
+    found, twice = sample_gradients(policy, model, tiny_questions(5))
+    assert sum(length > whole for (_, length), _ in shapes) == 2
+    assert found.selections.tolist() == expected.selections.tolist()
+    assert largest_difference(once, twice) <= 1e-4
+
+
+def test_a_draw_of_one_choice_reads_the_prompt_alone():
+    """K = 1: the only choice is read off the prompt; of a question of one candidate there is nothing to learn."""
+    tokenizer = tiny_tokenizer(split_digits=False)
+    policy, model = AutoregressivePolicy(tokenizer, 1), tiny_model("llama", tokenizer)
+    shapes = record_forwards(model)
+    sample, found = sample_gradients(policy, model, tiny_questions(4, 1))
+    assert len(shapes) == 1
+    assert any(part.abs().sum() > 0 for part in found.values())
+    assert sample.logps[1].tolist() == [0.0] * 4
+    _, nothing = sample_gradients(policy, model, tiny_questions(1))
+    assert all(part.abs().sum() == 0 for part in nothing.values())
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])

@@ -432,13 +432,23 @@ def test_the_terms_of_the_loss_have_their_weights(tmp_path):
 @pytest.mark.parametrize("peft_config", [None, LORA], ids=["full", "lora"])
 @pytest.mark.parametrize("policy", ["dro_trl.PlackettLucePolicy", AUTOREGRESSIVE])
 def test_activation_checkpointing_changes_no_number(tmp_path, policy, peft_config):
+    """By plain gradient descent: Adam makes a step of any gradient, and rounding has a sign as well."""
     runs = []
     for on in (False, True):
         trainer = make_trainer(
-            tmp_path, policy=policy, peft_config=peft_config, activation_checkpointing=on, max_steps=1
+            tmp_path,
+            policy=policy,
+            peft_config=peft_config,
+            activation_checkpointing=on,
+            max_steps=1,
+            optim="sgd",
+            learning_rate=0.1,
+            max_grad_norm=0.0,
         )
+        before = weights_of(trainer)
         trainer.train()
         assert any(getattr(m, "gradient_checkpointing", False) for m in trainer.model.modules()) is on
+        assert changed(before, weights_of(trainer))
         runs.append((logged(trainer, "loss"), logged(trainer, "reward"), weights_of(trainer)))
     assert runs[1][0] == pytest.approx(runs[0][0], abs=1e-4)
     assert runs[1][1] == pytest.approx(runs[0][1], abs=1e-4)
