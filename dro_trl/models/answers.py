@@ -1,6 +1,7 @@
 """Answers of a generator: their log-likelihoods behind selected passages, and what it writes."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,8 +12,11 @@ from dro_trl.lm import encoding, prompts
 from dro_trl.lm.answer_passes import TokenBudget
 from dro_trl.lm.generation import generate_answers
 from dro_trl.lm.logps import reduce_answer_logps
+from dro_trl.lm.modes import computes_alike
 from dro_trl.lm.prompts import DEFAULT, PromptTexts
+from dro_trl.lm.sharding import is_sharded
 from dro_trl.lm.tokens import Tokenizer
+from dro_trl.models.known_answers import KnownAnswers
 from dro_trl.types import Question, Selection
 
 
@@ -26,6 +30,8 @@ class AnswerScorer:
         all_aliases: Score every alias of the answer, not the first alone.
         texts: The words of the prompt.
         token_budget: As `DROConfig.scoring_token_budget`.
+        known: What a generator that stays as it is has scored before, and is not asked again; None for one that is
+            trained.
     """
 
     def __init__(
@@ -34,7 +40,9 @@ class AnswerScorer:
         all_aliases: bool = False,
         texts: PromptTexts = DEFAULT,
         token_budget: int | None = None,
+        known: KnownAnswers | None = None,
     ) -> None:
+        self.known = known
         self.tokenizer = tokenizer
         self.all_aliases = all_aliases
         self.texts = texts
@@ -65,7 +73,12 @@ class AnswerScorer:
                 texts.append(self.prompt(row, selection))
                 answers.append(alias_ids)
         prompt_ids = encoding.encode_all(self.tokenizer, texts)
-        logps, mask = self.budget.answer_logps(model, prompt_ids, answers, selections.device)
+        score = partial(self.budget.answer_logps, model, device=selections.device)
+        # Where weights are sharded every process has to make as many passes as the others, known or not.
+        if self.known is None or is_sharded(model) or not computes_alike(model):
+            logps, mask = score(prompt_ids, answers)
+        else:
+            logps, mask = (part.to(selections.device) for part in self.known.logps(score, prompt_ids, answers))
         where = torch.tensor(index, device=logps.device)
         found, found_mask = logps[where], mask[where]
         return (found if wanted is None else found * wanted[..., None, None]), found_mask

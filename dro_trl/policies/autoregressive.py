@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from dro_trl.lm import encoding, prompts
 from dro_trl.lm.attention import blocks_of
 from dro_trl.lm.logps import kept_logits
+from dro_trl.lm.modes import computes_alike, keeping_a_cache
 from dro_trl.lm.packing import SharedPromptBatch, pack, padded
 from dro_trl.lm.prompts import DEFAULT, PromptTexts
 from dro_trl.lm.sharding import most_forwards
@@ -31,7 +32,7 @@ from dro_trl.policies.base import (
     StatedReading,
     check_candidates,
 )
-from dro_trl.policies.prompt_cache import PromptCache, Written, computes_alike, keeping_a_cache, read_nothing
+from dro_trl.policies.prompt_cache import PromptCache, Written, read_nothing
 from dro_trl.types import Question, Selection
 
 TOKENS_OF_A_CHOICE = 4

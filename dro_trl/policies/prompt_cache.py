@@ -1,7 +1,6 @@
 """The keys and values of prompts, once, and of what is written behind them."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -138,27 +137,3 @@ def read_nothing(model: Any, device: torch.device) -> Tensor:
     """Run a forward pass that other processes wait for, and return its logits, (1, V)."""
     found: Tensor = model(input_ids=torch.zeros((1, 1), dtype=torch.int64, device=device), use_cache=False).logits[0]
     return found
-
-
-def computes_alike(model: Any) -> bool:
-    """Whether a model computes in training what it does in evaluation, and keeps keys in both."""
-    if not model.training:
-        return True
-    for module in model.modules():
-        if getattr(module, "gradient_checkpointing", False) or (isinstance(module, nn.Dropout) and module.p > 0):
-            return False
-        rate = getattr(module, "attention_dropout", 0.0)
-        if isinstance(rate, float) and rate > 0:
-            return False
-    return True
-
-
-@contextlib.contextmanager
-def keeping_a_cache(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode: layers with gradient checkpointing drop the cache in training mode."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

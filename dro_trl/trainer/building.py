@@ -18,6 +18,7 @@ from dro_trl.lm.turns import (
 from dro_trl.losses.options import OVER_PASSAGES
 from dro_trl.models.adapters import AdapterView, share_base, train_roles
 from dro_trl.models.answers import AnswerScorer
+from dro_trl.models.known_answers import KnownAnswers
 from dro_trl.models.loading import (
     Start,
     _warn_of_nameless_base,
@@ -158,7 +159,8 @@ def make_pair(
     goes_on = isinstance(models["selector"], (PeftModel, AdapterView))
     if measures_from_a_copy(args, goes_on, is_switched_off_exactly(parts["selector"])):
         reference = Start(parts["selector"], starts["selector"].name).copy(args.model_init_kwargs)
-    scorer = AnswerScorer(tokenizers["generator"], all_aliases, args.texts, args.scoring_token_budget)
+    known = None if args.train_generator else KnownAnswers()
+    scorer = AnswerScorer(tokenizers["generator"], all_aliases, args.texts, args.scoring_token_budget, known)
     value_head = None
     if args.loss_type == "ppo" and args.train_selector:
         hidden_size = models["selector"].config.get_text_config().hidden_size

@@ -365,9 +365,13 @@ class DROTrainer(PairTrainer):
 
     def pending_state(self) -> dict[str, Any]:
         """Return this process's part of what is between two steps."""
-        return {"estimation": self._estimation, **self.monitor.pending()}
+        known = self.accelerator.unwrap_model(self.model).scorer.known
+        state = {"estimation": self._estimation, **self.monitor.pending()}
+        return state if known is None else {**state, "known_answers": known.state()}
 
     def restore_pending_state(self, state: dict[str, Any]) -> None:
         """Take up what `pending_state` returned."""
         self._estimation = state["estimation"]
         self.monitor.restore(state)
+        if "known_answers" in state:
+            self.accelerator.unwrap_model(self.model).scorer.known.restore(state["known_answers"])

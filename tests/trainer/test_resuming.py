@@ -33,6 +33,7 @@ def history(trainer):
         {**WINDOW, "peft_config": LORA, "kl_coef": 0.1, "optim": "sgd"},
         {**WINDOW, "loss_type": "ppo"},
         {"peft_config": LORA, "policy_kwargs": {"learn_weights": True}},
+        {"peft_config": LORA, "train_generator": False},
     ],
     ids=[
         "on-policy lora",
@@ -41,6 +42,7 @@ def history(trainer):
         "in a window lora",
         "in a window with values",
         "weights learnt",
+        "generator frozen",
     ],
 )
 def test_resuming_is_exact(tmp_path, kwargs):
