@@ -17,8 +17,8 @@ class ValueHead(nn.Module):
 
     Args:
         hidden_size: Of the selector.
-        pooling: Which of a question's positions with logits are read: the `"mean"` of all in the selector's
-            first forward, or the `"first"` in its last, for a policy whose later positions depend on the selection.
+        pooling: Which of a question's positions with logits are read, in the selector's first forward: the `"mean"` of
+            all, or the `"first"` alone, for a policy whose later positions depend on the selection.
     """
 
     def __init__(self, hidden_size: int, pooling: str = "first") -> None:
