@@ -65,6 +65,11 @@ def test_more_passages_can_be_selected_than_in_training(trained, pipeline):
         RAGPipeline.from_pretrained(trained[0], policy=policy, num_selected=4)
 
 
+def read(passages):
+    """What models read of passages: of two that are cut to the same words, rounding alone says which comes first."""
+    return [(passage["title"], passage["text"]) for passage in passages]
+
+
 def test_a_saved_pair_selects_and_answers_as_the_trainer_would(trained, pipeline):
     model, tokenizers = trained[1].model.eval(), trained[1].tokenizers
     cut, number = cut_passages(ROWS, tokenizers["generator"], 6)
@@ -75,8 +80,7 @@ def test_a_saved_pair_selects_and_answers_as_the_trainer_would(trained, pipeline
     outputs = pipeline.predict(ROWS, max_new_tokens=5)
     for row, (selection, scores), output in zip(cut, expected, outputs, strict=True):
         assert output.question == row["question"]
-        assert [p["id"] for p in output.passages] == [row["candidates"][i]["id"] for i in selection[0].tolist()]
-        assert output.passages == [row["candidates"][i] for i in selection[0].tolist()]
+        assert read(output.passages) == read([row["candidates"][i] for i in selection[0].tolist()])
         assert output.scores == pytest.approx(scores[0].tolist(), abs=1e-4)
         (answer,) = generate_answers(
             model.generator, tokenizers["generator"], [row["question"]], [output.passages], max_new_tokens=5
@@ -90,7 +94,7 @@ def test_the_size_of_the_batch_does_not_matter(pipeline, order):
     one = pipeline.predict(ROWS, order=order, batch_size=1, max_new_tokens=6)
     all_at_once = pipeline.predict(ROWS, order=order, batch_size=5, max_new_tokens=6)
     for a, b in zip(one, all_at_once, strict=True):
-        assert (a.question, a.answer, a.passages) == (b.question, b.answer, b.passages)
+        assert (a.question, a.answer, read(a.passages)) == (b.question, b.answer, read(b.passages))
         assert a.scores == pytest.approx(b.scores, abs=1e-4)
 
 

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import fields
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -204,13 +205,10 @@ def test_the_hook_fills_the_pages():
 
 
 def test_env_says_the_versions_and_nothing_of_the_user(monkeypatch):
-    import torch
-    import transformers
-
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     result = CliRunner().invoke(app, ["env"])
     assert result.exit_code == 0
-    for line in (f"- torch: {torch.__version__}", f"- transformers: {transformers.__version__}", "- Java: openjdk"):
+    for line in (f"- torch: {version('torch')}", f"- transformers: {version('transformers')}", "- Java: openjdk"):
         assert line in result.stdout
     assert re.search(r"^- models run: on (the CPU|\w+:\d)", result.stdout, re.MULTILINE)
     assert not any(word in result.stdout for word in ("hf_secret", str(Path.home()), os.sep + "lib"))

@@ -53,6 +53,7 @@ STEPS = {
     "--output pair.run.txt": ["pair.run.txt"],
     "serve --help": [],  # tests/serving runs both.
     "demo --help": [],
+    "env": [],
     "merge --model_name_or_path runs/pair --output_dir merged": [
         f"merged/{part}/model.safetensors" for part in ("selector", "generator")
     ],

@@ -43,7 +43,7 @@ def make_policy(name: str) -> Any:
 @pytest.mark.parametrize("kind", ["qwen2", "gemma3"])
 @pytest.mark.parametrize("name", ["pointwise", "passage_end", "query_likelihood", "autoregressive"])
 def test_a_step_of_the_selector(name, kind):
-    """The autoregressive policy reads the prompt twice: to draw the selections, and with all of them behind it."""
+    """The autoregressive policy reads the prompt once, and the selections behind it twice: drawn, and in training."""
     policy = make_policy(name)
     model = tiny_model(kind, policy.tokenizer, **SHAPE).train()
     inputs = policy.encode(tiny_questions(CANDIDATES))
@@ -51,15 +51,16 @@ def test_a_step_of_the_selector(name, kind):
     with Sizes() as sizes:
         policy.sample(model, inputs, SELECTIONS, random_generators(1)).logps.sum().backward()
     (rows, length), (kept, _) = forwards[-1]
+    prompt = len(inputs.prompt_ids[0]) if name == "autoregressive" else 0
+    length += prompt
     tokens = rows * length
     # This Gemma's window is shorter than a passage with the question: rows are padded, not joined.
     assert rows == (CANDIDATES if name == "query_likelihood" and kind == "gemma3" else 1)
     assert kept < tokens / 2
     assert sum(rows * length for (rows, length), _ in forwards) <= 2 * tokens
     assert sizes.largest(of_vocabulary=True) <= max(kept, HIDDEN) * VOCABULARY < tokens * VOCABULARY
-    prompt = len(inputs.prompt_ids[0]) if name == "autoregressive" else tokens
     assert sizes.largest(of_vocabulary=False) <= max(tokens * length, 2 * tokens * HIDDEN)
-    assert max(tokens * length, 2 * tokens * HIDDEN) < SELECTIONS * prompt * HIDDEN
+    assert max(tokens * length, 2 * tokens * HIDDEN) < SELECTIONS * (prompt or tokens) * HIDDEN
 
 
 def test_a_step_of_the_generator():

@@ -229,7 +229,8 @@ class TestOpen:
                 path.write_bytes(content)
             java.request("verify", index_dir=str(changed))
         stored = max(files, key=lambda path: path.suffix == ".fdt")
-        stored.write_bytes(stored.read_bytes()[:40] + b"x" + stored.read_bytes()[41:])
+        content = stored.read_bytes()
+        stored.write_bytes(content[:40] + bytes([content[40] ^ 1]) + content[41:])
         os.utime(stored, (1, 1))
         with pytest.raises(ValueError, match=rf"{changed} holds a Lucene index that is corrupt .*{stored.name}"):
             PyseriniRetriever(changed)

@@ -121,7 +121,7 @@ def test_every_kind_of_adapter_goes_on(tmp_path, config, caplog):
     assert trained[0] == trained[1]
     pair = loaded(first)
     for role in ROLES:
-        assert distance(getattr(again.model, role), getattr(pair, role)) == 0.0
+        assert distance(getattr(again.model, role), getattr(pair, role)) < 1e-5  # Trained layers round otherwise.
         assert distance(getattr(again.model, role), base()) > 0.01
 
 

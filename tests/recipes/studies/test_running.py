@@ -161,7 +161,8 @@ def test_a_process_of_its_own_is_measured(tmp_path, lock):
     used = run_command(["--version"], tmp_path / "log", lock)
     assert (tmp_path / "log").read_text().startswith("dro-trl ")
     assert 0 < used["seconds"] < 250
-    assert 5e6 < used["peak_memory_bytes"] < 5e9
+    of_parent = psutil.Process().memory_info().rss  # Which a process counts as its own until it becomes another.
+    assert 5e6 < used["peak_memory_bytes"] < 5e9 + of_parent
 
 
 def test_a_process_that_fails_is_told_with_the_end_of_its_output(tmp_path, lock):
