@@ -9,6 +9,20 @@ OVER_PASSAGES = ("replug", "emdr2")
 """Losses that are sums over single passages, every one of which is taken."""
 
 
+def selections_read(loss_type: str, num_selections: int, train_generator: bool) -> int:
+    """Return how many selections of a question the generator reads in a step: M, but for two losses.
+
+    Args:
+        loss_type: As in `LossOptions`; `"supervised"` reads the gold passages alone, `"emdr2"` the K likeliest
+            passages too, where the generator is trained.
+        num_selections: M.
+        train_generator: Whether it is.
+    """
+    if loss_type == "supervised":
+        return 1
+    return num_selections + (loss_type == "emdr2" and train_generator)
+
+
 @dataclass
 class LossOptions:
     """How selections are weighed and what the selector is trained with; a part of `DROConfig`."""

@@ -149,16 +149,14 @@ class SelectorGenerator(nn.Module):
             ValueError: If neither selections nor what it takes to draw them is given.
         """
         inputs = (self.policy.encode(rows) if inputs is None else inputs).to(self.device)
+        scored: SelectionLogps
         with self.value_head.reading(self.selector) if self.value_head else contextlib.nullcontext() as noted:
-            scored: SelectionLogps
             if gold:
                 scored = gold_sample(self.policy, self.selector, rows, inputs)
             elif selections is not None:
                 scored = self.policy.logps(self.selector, inputs, selections)
-            elif num_selections is None or generators is None:
-                raise ValueError("give `selections`, or `num_selections` and `generators` to draw them")
             else:
-                scored = self.policy.sample(self.selector, inputs, num_selections, generators, temperature)
+                scored = self._drawn(inputs, num_selections, generators, temperature)
         drawn: dict[str, Tensor | None] = {}
         if isinstance(scored, SelectionSample):
             selections = scored.selections
@@ -176,6 +174,14 @@ class SelectorGenerator(nn.Module):
             worth = worth_training if torch.is_grad_enabled() else None
             self._score_answers(rows, output, worth, others, rewarded)
         return output
+
+    def _drawn(
+        self, inputs: Any, num_selections: int | None, generators: Sequence[torch.Generator] | None, temperature: float
+    ) -> SelectionSample:
+        """Draw selections; arguments as in `forward`."""
+        if num_selections is None or generators is None:
+            raise ValueError("give `selections`, or `num_selections` and `generators` to draw them")
+        return self.policy.sample(self.selector, inputs, num_selections, generators, temperature)
 
     def _score_answers(
         self,

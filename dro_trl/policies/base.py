@@ -18,6 +18,7 @@ from dro_trl.lm.prompts import DEFAULT, PromptTexts
 from dro_trl.lm.tokens import Tokenizer
 from dro_trl.names import import_dotted
 from dro_trl.options.values import check_values, options_of_call
+from dro_trl.policies.item_scores import standardised
 from dro_trl.policies.score_weights import ScoreWeights
 from dro_trl.types import Question
 
@@ -161,7 +162,9 @@ class SelectionPolicy(Protocol):
 
     def prior(self, row: Question) -> Tensor:
         """Return what the retriever's scores add to the scores of a row's candidates, (N,) float32."""
-        return torch.zeros(len(row["candidates"]))
+        if self.score_weights is None:
+            return torch.zeros(len(row["candidates"]))
+        return self.score_weights.weight.detach()[1] * standardised(row)
 
     def questions_of(self, inputs: Any) -> Tensor | None:
         """Return which question each row that the model reads is of, (R,) int64; None where each is of its own."""

@@ -7,6 +7,7 @@ passes, in each of which a distinct beginning is read once, with all candidates 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import nlargest
 from typing import Any, Literal, get_args
 
 import torch
@@ -25,7 +26,7 @@ from dro_trl.policies.base import (
     StatedReading,
     check_candidates,
 )
-from dro_trl.policies.item_scores import EncodedRow, ItemScores, ScoringInputs, standardised
+from dro_trl.policies.item_scores import EncodedRow, ItemScores, ScoringInputs
 from dro_trl.policies.randomness import gumbel_noise
 from dro_trl.policies.score_weights import ScoreWeights
 from dro_trl.policies.stochastic_beams import draw_distinct
@@ -133,14 +134,10 @@ class ConditionalScoresPolicy(SelectionPolicy):
         encoded = [self.scores.encode(row) for row in rows]
         chosen = [self.scores.chosen(*pair) for pair in zip(rows, encoded, strict=True)]
         longest = max(
-            len(row.shared) + sum(sorted(map(len, before))[1 - self.num_selected :]) + max(map(len, row.continuations))
+            len(row.shared) + sum(nlargest(self.num_selected - 1, map(len, before))) + max(map(len, row.continuations))
             for row, before in zip(encoded, chosen, strict=True)
         )
         return ConditionalInputs(self.scores.inputs(rows, encoded), encoded, chosen, longest)
-
-    def prior(self, row: Question) -> Tensor:
-        """Return what the retriever's scores add to the item scores of a row, (N,) float32."""
-        return self.score_weights.weight.detach()[1] * standardised(row)
 
     def questions_of(self, inputs: ConditionalInputs) -> Tensor | None:
         """Return the question that each row of the first pass is of; see `SelectionPolicy.questions_of`."""
@@ -158,6 +155,8 @@ class ConditionalScoresPolicy(SelectionPolicy):
         cls,
         stated: StatedReading,
         item_score: ConditionalScore = "pointwise",
+        link_weight: float | None = 1.0,
+        link_tokens: int = 3,
         shortlist_size: int | None = None,
         **kwargs: Any,
     ) -> Reading:
@@ -173,7 +172,10 @@ class ConditionalScoresPolicy(SelectionPolicy):
                 rests.append([stated.passage + asked] * read)
         count = sum(map(len, rests))
         tokens = sum(prompts) + count * (stated.passage + asked)
-        return Reading(tokens, count * max(asked, 1), 1, blocks_of(prompts, rests))
+        kept = count * max(asked, 1)
+        if link_weight is not None:  # The first token of all that may follow is told by one position.
+            kept += len(prompts) + count * (link_tokens - 1)
+        return Reading(tokens, kept, 1, blocks_of(prompts, rests))
 
     def sample(
         self,

@@ -20,7 +20,7 @@ from dro_trl.policies.base import (
     StatedReading,
     check_candidates,
 )
-from dro_trl.policies.item_scores import ItemScore, ItemScores, ScoringInputs, standardised
+from dro_trl.policies.item_scores import ItemScore, ItemScores, ScoringInputs
 from dro_trl.policies.randomness import gumbel_noise
 from dro_trl.policies.score_weights import ScoreWeights
 from dro_trl.policies.stochastic_beams import Step, draw_distinct, repeated
@@ -181,10 +181,6 @@ class PlackettLucePolicy(SelectionPolicy):
         """
         check_candidates(rows, self.num_selected)
         return self.scores.inputs(rows, [self.scores.encode(row) for row in rows])
-
-    def prior(self, row: Question) -> Tensor:
-        """Return what the retriever's scores add to the item scores of a row, (N,) float32."""
-        return self.score_weights.weight.detach()[1] * standardised(row)
 
     def questions_of(self, inputs: ScoringInputs) -> Tensor:
         """Return the question that each row is of; see `SelectionPolicy.questions_of`."""

@@ -110,6 +110,10 @@ def measures_from_a_copy(args: DROConfig, goes_on: bool, switched_off_exactly: b
     return bool(args.kl_coef > 0 and args.train_selector and (goes_on or not switched_off_exactly))
 
 
+def _value_head(selector: Any, policy: SelectionPolicy) -> ValueHead:
+    return ValueHead(selector.config.get_text_config().hidden_size, policy.state_pooling).to(selector.device)
+
+
 def make_pair(
     starts: dict[str, Start],
     tokenizers: dict[str, Tokenizer],
@@ -161,10 +165,7 @@ def make_pair(
         reference = Start(parts["selector"], starts["selector"].name).copy(args.model_init_kwargs)
     known = None if args.train_generator else KnownAnswers()
     scorer = AnswerScorer(tokenizers["generator"], all_aliases, args.texts, args.scoring_token_budget, known)
-    value_head = None
-    if args.loss_type == "ppo" and args.train_selector:
-        hidden_size = models["selector"].config.get_text_config().hidden_size
-        value_head = ValueHead(hidden_size, policy.state_pooling).to(models["selector"].device)
+    value_head = _value_head(models["selector"], policy) if args.loss_type == "ppo" and args.train_selector else None
     pair = SelectorGenerator(parts["selector"], parts["generator"], policy, scorer, reference, value_head)
     join_lora(pair)
     for module in pair.modules() if args.disable_dropout else ():

@@ -182,12 +182,17 @@ def test_best_is_greedy():
         assert selections[b].tolist() == taken
 
 
-def test_longest_is_what_may_be_read():
+@pytest.mark.parametrize("num_selected", [1, 3])
+def test_longest_is_what_may_be_read(num_selected):
     tokenizer, rows = tiny_tokenizer(), tiny_questions(4, 6)
-    policy = ConditionalScoresPolicy(tokenizer, 3, "query_likelihood", link_weight=None)
+    policy = ConditionalScoresPolicy(tokenizer, num_selected, "query_likelihood", link_weight=None)
     inputs = policy.encode(rows)
     read = [
-        int(policy.packed(policy.encode([row]), all_selections(len(row["candidates"]), 3)[None]).position_ids.max())
+        int(
+            policy.packed(
+                policy.encode([row]), all_selections(len(row["candidates"]), num_selected)[None]
+            ).position_ids.max()
+        )
         + 1
         for row in rows
     ]
@@ -209,16 +214,18 @@ def test_refused(kwargs, message):
         ConditionalScoresPolicy(tiny_tokenizer(), 2, **kwargs)
 
 
-def test_stated_reading_is_that_of_the_tokens():
+@pytest.mark.parametrize("link_weight", [None, 1.0])
+def test_stated_reading_is_that_of_the_tokens(link_weight):
     """As many tokens as are packed for a question of those lengths: eight begin in as many ways as they can."""
     tokenizer, rows = tiny_tokenizer(), tiny_questions(8)
-    policy = ConditionalScoresPolicy(tokenizer, 2, link_weight=None)
+    policy = ConditionalScoresPolicy(tokenizer, 2, link_weight=link_weight)
     inputs = policy.encode(rows)
     selections = torch.tensor([[[i, (i + 1) % 8] for i in range(8)]])
     (row,) = inputs.rows
     passage = math.ceil(sum(map(len, row.continuations)) / 8)
     stated = StatedReading(len(row.shared), passage, 0, 8, 2, 8)
-    read = ConditionalScoresPolicy.stated_reading(stated)
-    packed = int((policy.packed(inputs, selections).segments >= 0).sum())
+    read = ConditionalScoresPolicy.stated_reading(stated, link_weight=link_weight)
+    batch = policy.packed(inputs, selections)
+    packed = int((batch.segments >= 0).sum())
     assert read.tokens == pytest.approx(packed, rel=0.1)
-    assert read.kept == 8 + 8 * 7
+    assert read.kept == int(batch.logits_to_keep.sum()) == (8 + 8 * 7 if link_weight is None else 9 + 3 * (8 + 8 * 7))

@@ -7,6 +7,7 @@ import torch
 from datasets import Dataset
 
 from dro_trl import RAGPipeline
+from dro_trl.losses.options import selections_read
 from tests.helpers.tiny_models import tiny_questions
 from tests.helpers.training import gradients, logged, make_trainer
 
@@ -27,6 +28,22 @@ def test_single_passages_train_the_models_that_are_trained(tmp_path, loss_type, 
     assert models_with_gradient(trainer) == set(trained)
     batch = {"rows": trainer.train_dataset.to_list()[:2], "draw": 0}
     assert trainer.estimate(trainer.model, batch)["selections"].shape == (2, 6, 1)
+
+
+@pytest.mark.parametrize(("loss_type", "expected"), [("dro", 6), ("replug", 6), ("emdr2", 7), ("supervised", 1)])
+def test_what_the_generator_reads_is_counted(tmp_path, monkeypatch, loss_type, expected):
+    """What a study reports is what the scorer is asked for, of a question of a step."""
+    given = EVERY if loss_type != "supervised" else {"num_selected": 2, "num_selections": 6}
+    trainer = make_trainer(tmp_path, loss_type=loss_type, **given)
+    score, read = trainer.model.scorer.logps, []
+
+    def counted(generator, rows, selections, *args, **kwargs):
+        read.append(selections.shape[1])
+        return score(generator, rows, selections, *args, **kwargs)
+
+    monkeypatch.setattr(trainer.model.scorer, "logps", counted)
+    gradients(trainer, {"rows": trainer.train_dataset.to_list()[:2], "draw": 0})
+    assert sum(read) == selections_read(loss_type, 6, train_generator=True) == expected
 
 
 def test_rag_sequence_trains_on_each_passage_and_selects_several(tmp_path):

@@ -10,6 +10,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from dro_trl.files.folders import locked
 from dro_trl.files.writing import load_object, write_json
+from dro_trl.losses.options import selections_read
 from dro_trl.options.masking import masked
 from dro_trl.recipes.arguments import parse_recipe
 from dro_trl.recipes.file import names_code
@@ -137,7 +138,7 @@ def _run_row(study: Study, row: Row, plan: dict[str, Any], with_start: bool, loc
     training |= {
         "steps": state["global_step"],
         "questions_drawn": questions,
-        "selections_drawn": questions * args.num_selections,
+        "selections_drawn": questions * selections_read(args.loss_type, args.num_selections, args.train_generator),
         "tokens_read": state["num_input_tokens_seen"],
         "peak_device_memory_bytes": trained["peak_device_memory_bytes"],
         "place": trained.get("place"),
