@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,8 +84,8 @@ def step_metrics(
         `reward`, `reward_std` (within a question), `iw_bound` and `entropy` in nats, `ess` from 1 to M,
         `frac_unique_selections` (where selections were drawn without replacement, both as M independent draws would
         have them), `log_ratio_abs` in nats and, where there is a reference or a value head, `kl` in nats
-        and `value`, each (B,); and `selection_recall`, that of the selector as it is, for those questions that
-        name gold passages.
+        and `value`, each (B,); and, that of the selector as it is, for those questions that name gold passages
+        `selection_recall`, and for those that name several `selection_recall/1` of the first, `/2` of the second ….
     """
     rewards, log_ratios, drawn = scored.rewards, scored.log_ratios, scored.shares
     mean, weight = (drawn * rewards).sum(-1, keepdim=True), weights.importance_weights(log_weights)
@@ -108,20 +109,23 @@ def step_metrics(
         step["kl"] = (log_ratios.exp() * (scored.logps - scored.ref_logps)).mean(-1)
     if scored.values is not None:
         step["value"] = scored.values.detach()
-    recalls = [
-        float(share @ recall.to(share))
-        for share, recall in zip(shares, map(_recalls, rows, output.selections.tolist()), strict=True)
-        if recall is not None
-    ]
-    return {**step, "selection_recall": torch.tensor(recalls)} if recalls else step
+    return step | _recalls(rows, output.selections.tolist(), shares)
 
 
-def _recalls(row: Question, selections: list[Selection]) -> Tensor | None:
-    """The share of gold passages in each selection; None where the row names no gold passages."""
-    gold = row.get("gold_ids")
-    if not gold:
-        return None
-    return torch.tensor([recall(gold, [row["candidates"][i]["id"] for i in selection]) for selection in selections])
+def _recalls(rows: Sequence[Question], selections: list[list[Selection]], shares: Tensor) -> dict[str, Tensor]:
+    """The share of gold passages in what is selected, and how often each of several is, a value a question."""
+    found = defaultdict[str, list[float]](list)
+    for row, selected, share in zip(rows, selections, shares.double().cpu(), strict=True):
+        gold = row.get("gold_ids")
+        if not gold:
+            continue
+        read = [[row["candidates"][i]["id"] for i in selection] for selection in selected]
+        sought = {"selection_recall": gold}
+        if len(gold) > 1:
+            sought |= {f"selection_recall/{number}": [passage] for number, passage in enumerate(gold, start=1)}
+        for name, passages in sought.items():
+            found[name].append(float(share @ torch.tensor([recall(passages, ids) for ids in read], dtype=share.dtype)))
+    return {name: torch.tensor(values) for name, values in found.items()}
 
 
 def effective_sample_size(weights: Tensor, drawn: Tensor | None = None) -> Tensor:

@@ -29,4 +29,9 @@ def test_recall_is_that_of_the_selector_as_it_is():
     ratios = torch.tensor([[1.5, 0.5], [1.0, 1.0]]).log()
     scored = ScoredSelections(torch.zeros(2, 2), ratios, torch.zeros(2, 2))
     output = SelectorGeneratorOutput(selections=selections, entropy=torch.zeros(2))
-    assert step_metrics(rows, output, scored, ratios)["selection_recall"].tolist() == pytest.approx([3 / 8])
+    found = step_metrics(rows, output, scored, ratios)
+    assert {name: found[name].tolist() for name in found if "recall" in name} == {
+        "selection_recall": [pytest.approx(3 / 8)],
+        "selection_recall/1": [pytest.approx(3 / 4)],
+        "selection_recall/2": [0],
+    }
