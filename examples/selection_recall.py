@@ -2,9 +2,10 @@
 
     python examples/selection_recall.py --model runs/mine --dataset data/dev.top20.jsonl -k 5
 
-Prints success@1, recall@k and MRR and, with 95 % paired bootstrap intervals over questions, what the trained selector
-gains; writes selection_recall.json. *every candidate* is what a selector of these candidates can reach. `--untrained
-'{"item_score": "query_likelihood"}'` adds the start with another policy, any number of times.
+Prints success@1, recall@k, MRR and the share with all gold passages selected and, with 95 % paired bootstrap intervals
+over questions, what the trained selector and its start gain; writes selection_recall.json. *every candidate* is what a
+selector of these candidates can reach. `--untrained '{"item_score": "query_likelihood"}'` adds the start with another
+policy, any number of times; `"policy"` there names one that is not `dro_trl.PlackettLucePolicy`.
 """
 
 import argparse
@@ -12,12 +13,12 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from dro_trl import (
-    PlackettLucePolicy,
     Prediction,
     Question,
     RAGPipeline,
@@ -28,10 +29,11 @@ from dro_trl import (
     mean_interval,
     score_predictions,
 )
+from dro_trl.policies.base import load_policy
 
 
 def score(rows: Sequence[Question], selections: Sequence[Selection], k: int) -> Scores:
-    """Return success@1, recall@k and MRR of each question's selection."""
+    """Return success@1, recall@k, MRR and whether all gold passages are in it, of each question's selection."""
     predictions = [
         Prediction(
             question=row["question"],
@@ -42,8 +44,8 @@ def score(rows: Sequence[Question], selections: Sequence[Selection], k: int) -> 
         )
         for row, selection in zip(rows, selections, strict=True)
     ]
-    scores = score_predictions(predictions, [1, k], ["success"])
-    return {name: scores[name] for name in ("success@1", f"recall@{k}", "mrr")}
+    scores = score_predictions(predictions, [1, k], ["success", "all_gold"])
+    return {name: scores[name] for name in ("success@1", f"recall@{k}", "mrr", "all_gold")}
 
 
 def main() -> None:
@@ -56,7 +58,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--limit", type=int, help="the first LIMIT questions")
     parser.add_argument("-k", type=int, default=5)
-    parser.add_argument("--untrained", action="append", default=[], help="arguments of a PlackettLucePolicy, as JSON")
+    parser.add_argument("--untrained", action="append", default=[], help="arguments of a policy, as JSON")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("selection_recall.json"))
     options = parser.parse_args()
@@ -66,7 +68,8 @@ def main() -> None:
     start = partial(RAGPipeline.from_start, options.model, dtype=options.dtype)
     loads = {"start": partial(start, num_selected=options.k)}
     for kwargs in options.untrained:
-        policy = PlackettLucePolicy(tokenizer, options.k, **json.loads(kwargs))
+        given = json.loads(kwargs)
+        policy = load_policy(given.pop("policy", "dro_trl.PlackettLucePolicy"), tokenizer, options.k, given)
         loads[f"untrained, {kwargs}"] = partial(start, policy=policy)
     loads["trained"] = partial(RAGPipeline.from_pretrained, options.model, dtype=options.dtype, num_selected=options.k)
     for name, load in loads.items():
@@ -76,24 +79,25 @@ def main() -> None:
         del pipeline
     every = max(len(row["candidates"]) for row in rows)
     ceiling = score(rows, [list(range(len(row["candidates"]))) for row in rows], every)[f"recall@{every}"].mean()
-    table = Table("selection", "metric", "mean", "trained, against it", title=f"{len(rows)} questions")
+    gains = ("trained", "start")
+    table = Table(
+        "selection", "metric", "mean", *(f"{name}, against it" for name in gains), title=f"{len(rows)} questions"
+    )
     results = []
     for name, metrics in scores.items():
         for metric, values in metrics.items():
-            gain = scores["trained"][metric] - values
-            low, high = mean_interval(gain, seed=options.seed).ci95 or (float("nan"),) * 2
-            shown = "" if name == "trained" else f"{gain.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
-            table.add_row(name, metric, f"{values.mean():.3f}", shown)
-            results.append(
-                {
-                    "system": name,
-                    "metric": metric,
-                    "mean": float(values.mean()),
-                    "gain": float(gain.mean()),
-                    "ci95": [low, high],
-                }
+            result: dict[str, Any] = {"system": name, "metric": metric, "mean": float(values.mean())}
+            for system, key in zip(gains, ("", "start_"), strict=True):
+                gain = scores[system][metric] - values
+                interval = mean_interval(gain, seed=options.seed).ci95 or (float("nan"),) * 2
+                result |= {f"{key}gain": float(gain.mean()), f"{key}ci95": list(interval)}
+            results.append(result)
+            shown = (
+                "{:+.3f} [{:+.3f}, {:+.3f}]".format(result[f"{key}gain"], *result[f"{key}ci95"]) if name != of else ""
+                for of, key in zip(gains, ("", "start_"), strict=True)
             )
-    table.add_row("every candidate", f"recall@{every}", f"{ceiling:.3f}", "")
+            table.add_row(name, metric, f"{values.mean():.3f}", *shown)
+    table.add_row("every candidate", f"recall@{every}", f"{ceiling:.3f}")
     Console().print(table)
     content = {**vars(options), "output": str(options.output), "n": len(rows), "every_candidate": float(ceiling)}
     options.output.write_text(json.dumps(content | {"rows": results}, indent=2))

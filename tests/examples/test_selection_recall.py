@@ -17,7 +17,9 @@ def test_systems_and_gains(tmp_path, monkeypatch, capsys):
         row["gold_ids"] = [] if gold is None else [row["candidates"][gold]["id"]]
     (tmp_path / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     output, reverse = tmp_path / "out.json", '{"retriever_prior": -1000.0}'
-    arguments = ["--model", "pair", "--dataset", "dev.jsonl", "-k", "2", "--untrained", reverse]
+    conditional = '{"policy": "dro_trl.ConditionalScoresPolicy", "retriever_prior": -1000.0}'
+    untrained = ["--untrained", reverse, "--untrained", conditional]
+    arguments = ["--model", "pair", "--dataset", "dev.jsonl", "-k", "2", *untrained]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["selection_recall.py", *arguments, "--output", str(output)])
     selection_recall.main()
@@ -25,8 +27,11 @@ def test_systems_and_gains(tmp_path, monkeypatch, capsys):
     means = {(row["system"], row["metric"]): row["mean"] for row in found["rows"]}
     assert found["n"] == 2, "a question without gold passages is left out"
     for system in ("retriever's order", "start", "trained"):
-        assert [means[system, metric] for metric in ("success@1", "recall@2", "mrr")] == [0.5, 1.0, 0.75]
-    assert means[f"untrained, {reverse}", "success@1"] == 0.0
-    gains = {(row["system"], row["metric"]): row["gain"] for row in found["rows"]}
-    assert gains[f"untrained, {reverse}", "success@1"] == 0.5
+        names = ("success@1", "recall@2", "mrr", "all_gold")
+        assert [means[system, metric] for metric in names] == [0.5, 1.0, 0.75, 1.0]
+    for name in (reverse, conditional):
+        assert means[f"untrained, {name}", "success@1"] == 0.0
+    for gain in ("gain", "start_gain"):
+        gains = {(row["system"], row["metric"]): row[gain] for row in found["rows"]}
+        assert gains[f"untrained, {reverse}", "success@1"] == 0.5
     assert "2 questions" in capsys.readouterr().out
