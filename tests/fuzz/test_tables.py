@@ -15,6 +15,9 @@ from tests.fuzz.odd_columns import GOOD, ODD_COLUMNS
 from tests.fuzz.outcomes import REFUSED, RIGHT, attempt
 from tests.fuzz.row_oracle import compared
 
+OLD_ARROW = int(pa.__version__.partition(".")[0]) < 22
+"""Does not tell how large views of texts are: a file with such a column is refused."""
+
 
 @st.composite
 def tables(draw):
@@ -38,6 +41,8 @@ def rows_of(names, columns):
     """Return the rows, or none where columns share a name, one is not what it says, or of an unknown kind."""
     kinds = [column.type for name, column in zip(names, columns, strict=True) if name in COLUMNS]
     if len({*names}) < len(names) or any("map<" in str(kind) or "list_view" in str(kind) for kind in kinds):
+        return []
+    if OLD_ARROW and any("string_view" in str(column.type) for column in columns):
         return []
     try:
         values = [column.to_pylist() for column in columns]
