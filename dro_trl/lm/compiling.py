@@ -10,7 +10,7 @@ from torch import nn
 from transformers import Cache
 
 from dro_trl.lm.key_values import KeyValues
-from dro_trl.lm.older_versions import compile_options
+from dro_trl.lm.older_versions import check_compiler, compile_options
 
 _MOST_GRAPHS = 64
 """Of all layers together: one for each model, with and without gradients, blocks, continuations and adapters."""
@@ -75,7 +75,8 @@ def compile_for(accelerator_args: dict[str, Any], models: Iterable[nn.Module]) -
         models: Causal LMs; untouched where nothing was to be compiled.
 
     Raises:
-        ValueError: If the weights are sharded by ZeRO-3, or a model does not say which of its modules are layers.
+        ValueError: If the weights are sharded by ZeRO-3, a model does not say which of its modules are layers, or this
+            torch cannot.
     """
     plugin: TorchDynamoPlugin = accelerator_args["dynamo_plugin"]
     if plugin.backend == DynamoBackend.NO:
@@ -86,6 +87,7 @@ def compile_for(accelerator_args: dict[str, Any], models: Iterable[nn.Module]) -
             "Python, where a layer's graph breaks; set torch_compile=False (and no --dynamo_backend of accelerate "
             "launch), or use FSDP2 or ZeRO-2"
         )
+    check_compiler(plugin.backend.value.lower())
     options = {name: value for name, value in plugin.to_dict().items() if name != "use_regional_compilation"}
     for model in models:
         compile_layers(model, **options)

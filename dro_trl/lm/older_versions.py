@@ -100,6 +100,22 @@ def check_recomputed(is_fsdp: bool, args: Any) -> None:
         )
 
 
+def check_compiler(backend: str) -> None:
+    """Refuse to compile for the device by torch 2.9: a graph may be called there with sizes that it is not of.
+
+    Args:
+        backend: As in `torch_compile_backend`.
+
+    Raises:
+        ValueError: If `backend` is "inductor" there.
+    """
+    if IS_TORCH_2_9 and backend == "inductor":
+        raise ValueError(
+            f"torch_compile=True needs a newer torch than {torch.__version__}, whose compiled layers end in an error "
+            "when the lengths of texts change; set it to False, or update torch"
+        )
+
+
 def multiplies_bfloat16() -> bool:
     """Tell whether the processor multiplies bfloat16 by itself (AVX512-BF16, AMX)."""
     if hasattr(torch.cpu, "get_capabilities"):

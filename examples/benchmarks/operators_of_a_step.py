@@ -191,11 +191,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policies", nargs="+", choices=POLICIES, default=["pointwise", "autoregressive"])
     parser.add_argument("--compiled", action="store_true", help="with torch_compile")
+    parser.add_argument("--layers", type=int, default=24)
+    parser.add_argument("--questions", type=int, default=8, help="of a step")
+    parser.add_argument("--num_selections", type=int, default=16)
     parser.add_argument("--output", type=Path, default=Path("operators_of_a_step.json"))
     options = parser.parse_args()
     results = {}
     for policy in options.policies:
-        results[policy] = found = count_step(policy, options.compiled)
+        sizes = options.layers, options.questions, options.num_selections
+        results[policy] = found = count_step(policy, options.compiled, *sizes)
         Console(width=140).print(table(found, f"{policy}{', compiled' * options.compiled}"))
     write_json(options.output, results)
     print(f"Results: {options.output}")

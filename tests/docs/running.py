@@ -63,6 +63,9 @@ NOT_RUN = {
     ),
     "OMP_NUM_THREADS=1 python examples/benchmarks/work_done.py": "likewise",
     "OMP_NUM_THREADS=1 python examples/benchmarks/step_profile.py": "likewise",
+    "OMP_NUM_THREADS=1 python examples/benchmarks/operators_of_a_step.py --compiled": (
+        "compiles for ten minutes; tests/lm/test_compiling.py compiles smaller models"
+    ),
     "python examples/benchmarks/start_up.py": "starts what tests/test_package.py starts",
     "python examples/benchmarks/answer_scoring.py": "takes minutes, for the same reason; no test runs it",
     "python examples/benchmarks/answer_scoring.py --rounds 1 --backward": "takes minutes, likewise; no test runs it",
@@ -95,6 +98,10 @@ WITH_MORE = {
     "OMP_NUM_THREADS=1 python examples/benchmarks/compiled_layers.py": (
         "--policies pointwise --backend eager --num_first 1 --num_timed 1",
         "minutes: it compiles both policies for the processor",
+    ),
+    "OMP_NUM_THREADS=1 python examples/benchmarks/operators_of_a_step.py": (
+        "--policies pointwise --layers 1 --questions 2 --num_selections 2",
+        "two minutes: its models are as deep as the figures need",
     ),
     "python examples/benchmarks/preparing_batches.py --model models/gemma-3-270m "
     "--dataset quickstart/data/train.top8.jsonl": ("--num_questions 2", "its inputs here are few"),

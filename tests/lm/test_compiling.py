@@ -8,6 +8,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from dro_trl import evidence_recall_reward
+from dro_trl.lm import older_versions
 from dro_trl.lm.compiling import compile_layers
 from dro_trl.policies.autoregressive import AutoregressivePolicy
 from tests.helpers.tiny_models import (
@@ -116,3 +117,10 @@ def test_a_copy_computes_with_its_own_weights():
 def test_a_model_without_layers_is_refused():
     with pytest.raises(ValueError, match=r"torch_compile=True: Linear does not say which .* set it to False"):
         compile_layers(nn.Linear(2, 2))
+
+
+def test_a_torch_whose_graphs_do_not_hold_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(older_versions, "IS_TORCH_2_9", True)
+    with pytest.raises(ValueError, match=r"^torch_compile=True needs a newer torch than .* set it to False"):
+        make_trainer(tmp_path, torch_compile=True)
+    make_trainer(tmp_path, torch_compile_backend="eager")
