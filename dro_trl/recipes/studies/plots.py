@@ -15,7 +15,10 @@ from dro_trl.recipes.studies.plan import OWN_ORDER, START_SYSTEMS
 from dro_trl.recipes.studies.statistics import LABELS, SeededComparison
 
 CURVES = {
-    **{name: PANELS[name] for name in ("reward", "selection_recall", "ess", "entropy", "frac_unique_selections")},
+    **{name: PANELS[name] for name in ("reward", "selection_recall")},
+    "selection_recall/1": Panel("Recall of the first gold passage", "share of selections", share=True),
+    "selection_recall/2": Panel("Recall of the second gold passage", "share of selections", share=True),
+    **{name: PANELS[name] for name in ("ess", "entropy", "frac_unique_selections")},
     "grad_norm": Panel("Norm of the gradient", "norm, before clipping"),
 }
 """What is drawn over the optimizer steps, as far as the logs have it."""
@@ -79,7 +82,7 @@ def plot_curves(histories: Histories, folder: Path) -> list[Plot]:
                 continue
             part = f" ({number} of {len(groups)})" if len(groups) > 1 else ""
             shown = panel._replace(title=f"{panel.title}{part}")
-            name = key if len(groups) == 1 else f"{key}.{number}"
+            name = key.replace("/", "_") + (f".{number}" if len(groups) > 1 else "")
             _draw(lambda figure, d=drawn, p=shown: _draw_lines(figure, d, p), folder / name, 2.7, len(drawn))
             alt = f"{shown.title} over the optimizer steps, of {', '.join(drawn)}; the range over the seeds is shaded."
             plots.append(Plot(name, alt))

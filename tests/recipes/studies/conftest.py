@@ -65,6 +65,7 @@ def simulate_log(rng, finds, steps=12):
                 "step": 2 * step,
                 "reward": float(-4 + 3.5 * done * finds + 5 * noise[0]),
                 "selection_recall": float(np.clip(0.25 + (finds - 0.25) * done + noise[1], 0, 1)),
+                "selection_recall/2": float(np.clip(0.5 * done, 0, 1)),
                 "ess": float(4 - 2 * done + 5 * noise[2]),
                 "entropy": float(3.5 - 2.5 * done + 5 * noise[3]),
                 "frac_unique_selections": float(np.clip(1 - 0.6 * done + noise[4], 0, 1)),

@@ -100,7 +100,7 @@ def test_both_forms_say_the_same_and_need_nothing_from_elsewhere(written):
         assert "Trained on the CPU in bfloat16 (weights in float32)." in text
         assert "which is not the variance of the gradient" in text or "not the variance of the gradient" in text
     images = re.findall(r"!\[[^]]+\]\((plots/[^)]+\.png)\)", markdown)
-    assert len(images) == len(set(images)) == page.tags.count("img") == 3 + 3 + 6
+    assert len(images) == len(set(images)) == page.tags.count("img") == 3 + 3 + 7
     for image in images:
         assert imread(path.parent / image)[..., :3].std() > 0.02
         assert (path.parent / image).with_suffix(".dark.png").is_file()
