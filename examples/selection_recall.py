@@ -5,7 +5,8 @@
 Prints success@1, recall@k, MRR and the share with all gold passages selected and, with 95 % paired bootstrap intervals
 over questions, what the trained selector and its start gain; writes selection_recall.json. *every candidate* is what a
 selector of these candidates can reach. `--untrained '{"item_score": "query_likelihood"}'` adds the start with another
-policy, any number of times; `"policy"` there names one that is not `dro_trl.PlackettLucePolicy`.
+policy, any number of times; `"policy"` there names one that is not `dro_trl.PlackettLucePolicy`. `--start_only` leaves
+the trained selector out.
 """
 
 import argparse
@@ -59,6 +60,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="the first LIMIT questions")
     parser.add_argument("-k", type=int, default=5)
     parser.add_argument("--untrained", action="append", default=[], help="arguments of a policy, as JSON")
+    parser.add_argument("--start_only", action="store_true", help="without what was trained")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("selection_recall.json"))
     options = parser.parse_args()
@@ -71,7 +73,10 @@ def main() -> None:
         given = json.loads(kwargs)
         policy = load_policy(given.pop("policy", "dro_trl.PlackettLucePolicy"), tokenizer, options.k, given)
         loads[f"untrained, {kwargs}"] = partial(start, policy=policy)
-    loads["trained"] = partial(RAGPipeline.from_pretrained, options.model, dtype=options.dtype, num_selected=options.k)
+    if not options.start_only:
+        loads["trained"] = partial(
+            RAGPipeline.from_pretrained, options.model, dtype=options.dtype, num_selected=options.k
+        )
     for name, load in loads.items():
         pipeline = load()
         selected = [selection for selection, _ in pipeline.select(pipeline.prepare(rows), 4)]
@@ -79,7 +84,9 @@ def main() -> None:
         del pipeline
     every = max(len(row["candidates"]) for row in rows)
     ceiling = score(rows, [list(range(len(row["candidates"]))) for row in rows], every)[f"recall@{every}"].mean()
-    gains = ("trained", "start")
+    gains = {"trained": "", "start": "start_"}
+    if options.start_only:
+        del gains["trained"]
     table = Table(
         "selection", "metric", "mean", *(f"{name}, against it" for name in gains), title=f"{len(rows)} questions"
     )
@@ -87,14 +94,14 @@ def main() -> None:
     for name, metrics in scores.items():
         for metric, values in metrics.items():
             result: dict[str, Any] = {"system": name, "metric": metric, "mean": float(values.mean())}
-            for system, key in zip(gains, ("", "start_"), strict=True):
+            for system, key in gains.items():
                 gain = scores[system][metric] - values
                 interval = mean_interval(gain, seed=options.seed).ci95 or (float("nan"),) * 2
                 result |= {f"{key}gain": float(gain.mean()), f"{key}ci95": list(interval)}
             results.append(result)
             shown = (
                 "{:+.3f} [{:+.3f}, {:+.3f}]".format(result[f"{key}gain"], *result[f"{key}ci95"]) if name != of else ""
-                for of, key in zip(gains, ("", "start_"), strict=True)
+                for of, key in gains.items()
             )
             table.add_row(name, metric, f"{values.mean():.3f}", *shown)
     table.add_row("every candidate", f"recall@{every}", f"{ceiling:.3f}")

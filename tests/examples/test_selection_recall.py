@@ -35,3 +35,8 @@ def test_systems_and_gains(tmp_path, monkeypatch, capsys):
         gains = {(row["system"], row["metric"]): row[gain] for row in found["rows"]}
         assert gains[f"untrained, {reverse}", "success@1"] == 0.5
     assert "2 questions" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--start_only"])
+    selection_recall.main()
+    assert {row["system"] for row in json.loads(output.read_text())["rows"]} == {"retriever's order", "start"} | {
+        f"untrained, {name}" for name in (reverse, conditional)
+    }
