@@ -84,7 +84,7 @@ def test_a_cache_leaves_layers_as_they_were():
     assert counters["stats"]["unique_graphs"] == 1
 
 
-@pytest.mark.parametrize("kind", ["llama", "gemma3"])
+@pytest.mark.parametrize("kind", ["llama", pytest.param("gemma3", marks=slow)])
 def test_what_is_written_behind_prompts_is_compiled(kind):
     """A draw with gradient: the same graphs for every layer, before and behind prompts, with gradient and without."""
     tokenizer = tiny_tokenizer()

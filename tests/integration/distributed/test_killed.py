@@ -84,7 +84,7 @@ def kill_and_resume(backend, recipe, moments, max_steps):
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("backend", ["cpu_2proc", "zero3"])
+@pytest.mark.parametrize("backend", [pytest.param("cpu_2proc", marks=pytest.mark.slow), "zero3"])
 def test_killed_while_saving_and_in_the_backward_pass(recipe, backend):
     moments = ["saving 4 0.002", "backward 5 0"]
     assert kill_and_resume(backend, recipe, moments, max_steps=8) == len(moments)

@@ -52,7 +52,7 @@ def train(backend, folder, start, **options):
             "llama",
             {"hidden_size": 64, "intermediate_size": 128},
             {**LORA, "load_in_4bit": True},
-            marks=pytest.mark.skipif(IS_TORCH_2_9, reason="torch 2.9 cannot shard four bits"),
+            marks=[pytest.mark.slow, pytest.mark.skipif(IS_TORCH_2_9, reason="torch 2.9 cannot shard four bits")],
         ),
     ],
     ids=["tied embeddings", "one base, two adapters", "four bits"],

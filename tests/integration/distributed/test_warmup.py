@@ -25,7 +25,9 @@ def weights_after(folder, backend, part, path, batch_size):
 @pytest.mark.parametrize(
     "backend", ["cpu_2proc", *(pytest.param(b, marks=pytest.mark.slow) for b in ("fsdp2", "zero3"))]
 )
-@pytest.mark.parametrize("lines", [{}, LORA], ids=["all weights", "lora"])
+@pytest.mark.parametrize(
+    "lines", [pytest.param({}, id="all weights"), pytest.param(LORA, id="lora", marks=pytest.mark.slow)]
+)
 def test_two_processes_learn_what_one_does(tmp_path, backend, lines):
     rows = [two_golds()[i] for i in (0, 1, 2, 4)]  # Lengths 1, 2, 1, 1: one process has two lengths, the other one.
     path = recipe_of(tmp_path, rows, **LINES, **lines)
