@@ -3,16 +3,13 @@
 import contextlib
 import logging
 import math
-import pickle
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset, Features, concatenate_datasets
-from torch.utils.data import get_worker_info
 
 from dro_trl.data.attach import attach_candidates
 from dro_trl.data.row_checks import validate_dataset
@@ -21,7 +18,6 @@ from dro_trl.data.schema import COLUMNS
 from dro_trl.lm.fitting import check_fit, cut_passages, warn_of_special_tokens
 from dro_trl.lm.tokens import Tokenizer
 from dro_trl.metrics import mentions_answer, normalize_answer
-from dro_trl.policies.base import SelectionPolicy
 from dro_trl.policies.gold import MOST_IN_ANY_ORDER, gold_places
 from dro_trl.policies.randomness import random_generator
 from dro_trl.retrieval.base import Retriever
@@ -203,39 +199,3 @@ def _shuffled(row: Question, seed: int) -> Question:
     """The row with its candidates in an order that depends on seed and question alone; draws count from 0."""
     order = torch.randperm(len(row["candidates"]), generator=random_generator(seed, -1, row["question"])).tolist()
     return Question(**{**row, "candidates": [row["candidates"][i] for i in order]})
-
-
-@dataclass
-class ReadAhead:
-    """A batch of B questions, and what the selector reads of them, on the CPU until it is used."""
-
-    rows: list[Question]
-    pickled: bytes
-    """What the policy's `encode` makes of the rows: tensors in shared memory would hold a file each until then."""
-
-    @property
-    def inputs(self) -> Any:
-        """What the policy's `encode` makes of the rows."""
-        return pickle.loads(self.pickled)  # A worker of this process wrote it.
-
-
-@dataclass
-class Collator:
-    """Hands batches on as they are, but encodes the training questions of a batch that a worker prepares.
-
-    Args:
-        dataset: The training rows, of which batches hold the numbers.
-        policy: Encodes them.
-        ahead: Whether batches are trained on as they come. Those of an estimation step are not.
-    """
-
-    dataset: Any
-    policy: SelectionPolicy
-    ahead: bool
-
-    def __call__(self, batch: Sequence[Any]) -> Any:
-        """Return a batch of one `ReadAhead` in a worker, else what was given."""
-        if get_worker_info() is None or not self.ahead or not isinstance(batch[0], int):
-            return batch
-        rows = [self.dataset[i] for i in batch]
-        return [ReadAhead(rows, pickle.dumps(self.policy.encode(rows)))]

@@ -102,6 +102,10 @@ class SelectionConfig(TrainingArguments):
         },
     )
 
+    dataloader_persistent_workers: bool | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "Whether workers stay from epoch to epoch: they do where None."}
+    )
+
     def __post_init__(self) -> None:
         if isinstance(self.chat, bool):  # As YAML reads `true`.
             self.chat = "true" if self.chat else "false"

@@ -26,13 +26,14 @@ from dro_trl.retrieval.base import Retriever
 from dro_trl.rewards.calls import RewardFunc, RewardSum, reward_columns
 from dro_trl.rewards.likelihood import AnswerLogLikelihood
 from dro_trl.trainer.building import load_tokenizers, make_pair
-from dro_trl.trainer.dataset import Collator, ReadAhead, prepare_dataset
+from dro_trl.trainer.dataset import prepare_dataset
 from dro_trl.trainer.dro_config import DROConfig
 from dro_trl.trainer.log_table import show_table
 from dro_trl.trainer.monitoring import Monitor, step_metrics
 from dro_trl.trainer.pair_trainer import PairTrainer
 from dro_trl.trainer.sampler import EstimationSampler, num_counted
 from dro_trl.trainer.starts import learnt_start, load_starts
+from dro_trl.trainer.workers import Collator, ReadAhead, useful_workers
 from dro_trl.types import Question
 
 logger = logging.getLogger(__name__)
@@ -133,6 +134,11 @@ class DROTrainer(PairTrainer):
             sampler_fn=self._get_train_sampler,
             is_training=True,
         )
+
+    def useful_workers(self) -> int:
+        """Return how many workers training can use."""
+        asked, method = self.args.dataloader_num_workers, self.args.dataloader_multiprocessing_context
+        return useful_workers(self.data_collator, asked, method)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EstimationSampler:
         num_rows, processes = len(train_dataset or self.train_dataset), self.accelerator.num_processes

@@ -17,6 +17,7 @@ from dro_trl.files.folders import owned
 from dro_trl.files.writing import load_object, write_json
 from dro_trl.options.masking import masked
 from dro_trl.records import changes, plain, rows_digest
+from dro_trl.trainer.workers import worker_context
 
 logger = logging.getLogger(__name__)
 
@@ -148,6 +149,24 @@ class ResumableTrainer(Trainer):
     def read_checkpoint(self, model: Any, folder: Path) -> None:
         """Read the weights that a checkpoint holds into the model, which must be those that it has."""
         raise NotImplementedError
+
+    def useful_workers(self) -> int:
+        """Return how many workers training can use."""
+        return int(self.args.dataloader_num_workers)
+
+    def _get_dataloader(self, **kwargs: Any) -> Any:
+        """Return batches: workers prepare those of training, and stay from epoch to epoch unless told otherwise."""
+        given, workers = vars(self.args), self.useful_workers() if kwargs.get("is_training") else 0
+        keeps = bool(workers) and self.args.dataloader_persistent_workers is not False
+        names = ("num_workers", "persistent_workers", "multiprocessing_context", "prefetch_factor")
+        before = {f"dataloader_{name}": given[f"dataloader_{name}"] for name in names}
+        method = worker_context(before["dataloader_multiprocessing_context"]) if workers else None
+        prefetched = before["dataloader_prefetch_factor"] if workers else None
+        try:
+            given.update(zip(before, (workers, keeps, method, prefetched), strict=True))
+            return super()._get_dataloader(**kwargs)
+        finally:
+            given.update(before)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train as `transformers.Trainer` does; resuming takes a whole checkpoint of the same run.

@@ -25,9 +25,7 @@ COMMON = {
 AUTOREGRESSIVE = {"policy": "dro_trl.AutoregressivePolicy"}
 SGD = {"optim": "sgd", "learning_rate": 0.02}
 CASES = {
-    # First, and once: a worker is forked, for which what ZeRO-3 has set aside for several pairs must be free once
-    # more, and a fork beside the threads that a first epoch leaves may hang.
-    "encoded ahead": {"dataloader_num_workers": 1, "dataloader_persistent_workers": True, **SGD},
+    "encoded ahead": {"dataloader_num_workers": 1, **SGD},
     "plackett-luce, full, sgd": {**SGD, "evaluate": True},
     "plackett-luce, lora, adamw, accumulated": {"lora": True, "gradient_accumulation_steps": 2},
     "autoregressive, full, adamw, accumulated": {**AUTOREGRESSIVE, "gradient_accumulation_steps": 2},
