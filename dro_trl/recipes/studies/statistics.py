@@ -7,6 +7,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from dro_trl.evaluation.bootstrap import MANY
+
 # Bounds the memory of one block of resamples to about 32 MB of float64.
 _BLOCK_ELEMENTS = 4_000_000
 
@@ -74,14 +76,17 @@ def crossed_interval(values: NDArray[np.float64], *, seed: int = 0, n_resamples:
     num_seeds, num_questions = values.shape
     if num_questions < 2:
         return None
+    counts = np.ones(num_questions, int)
+    if num_questions >= MANY:  # Questions of the same scores are drawn as one.
+        values, counts = np.unique(values, axis=1, return_counts=True)
     rng = np.random.default_rng(seed)
     means = []
-    block = max(1, _BLOCK_ELEMENTS // num_questions)
+    block = max(1, _BLOCK_ELEMENTS // len(counts))
     for start in range(0, n_resamples, block):
         size = min(block, n_resamples - start)
         seeds = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size)
-        questions = rng.multinomial(num_questions, np.full(num_questions, 1 / num_questions), size)
-        means.append(((seeds @ values) * questions).sum(-1) / values.size)
+        questions = rng.multinomial(num_questions, counts / num_questions, size)
+        means.append(((seeds @ values) * questions).sum(-1) / (num_seeds * num_questions))
     low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
     return [float(low), float(high)]
 

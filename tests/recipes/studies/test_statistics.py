@@ -30,6 +30,13 @@ def test_blocks_of_resamples_change_nothing_but_the_draws(monkeypatch):
     assert crossed_interval(table) == crossed_interval(table)
 
 
+def test_questions_of_the_same_scores_are_drawn_as_one(monkeypatch):
+    table = np.random.default_rng(0).integers(0, 3, (3, 400)) / 2 + np.array([[0.0], [0.1], [0.3]])
+    whole = crossed_interval(table)
+    monkeypatch.setattr("dro_trl.recipes.studies.statistics.MANY", 400)
+    assert crossed_interval(table) == pytest.approx(whole, abs=0.03 * np.ptp(whole))
+
+
 def test_intervals_cover_a_mean_that_seeds_and_questions_move():
     """Of 200 tables with effects of seed, question and both, 95 % intervals miss the true mean in few."""
     rng, covered = np.random.default_rng(0), 0
