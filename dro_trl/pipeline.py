@@ -318,13 +318,25 @@ class RAGPipeline:
         """Return the rows with their passages cut as in training.
 
         Raises:
+            ValueError: As `check`.
+        """
+        self.check(rows)
+        return self.cut(rows)
+
+    def check(self, rows: Sequence[Question]) -> None:
+        """Refuse rows that cannot be read.
+
+        Raises:
             ValueError: If a row has fewer than K candidates, or a prompt more tokens than a model can read.
         """
-        rows = self.ranker.prepare(rows)
+        self.ranker.check(rows)
         scorer = AnswerScorer(self.tokenizer, texts=self.texts)
         local = None if isinstance(self.generator, GeneratorEndpoint) else self.generator
-        check_fit(rows, "questions", None, local, self.policy, scorer)
-        return rows
+        check_fit(rows, "questions", None, local, self.policy, scorer, lambda row: self.cut([row])[0])
+
+    def cut(self, rows: Sequence[Question]) -> Sequence[Question]:
+        """Return the rows with their passages cut as in training, whether they can be read or not."""
+        return self.ranker.cut(rows)
 
     def answer(
         self, rows: Sequence[Question], selections: Sequence[Selection], batch_size: int = 8, max_new_tokens: int = 32

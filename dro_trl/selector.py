@@ -247,15 +247,27 @@ class Selector:
         """Return the rows with their passages cut as in training.
 
         Raises:
+            ValueError: As `check`.
+        """
+        self.check(rows)
+        return self.cut(rows)
+
+    def check(self, rows: Sequence[Question]) -> None:
+        """Refuse rows that cannot be read.
+
+        Raises:
             ValueError: If a row has fewer than K candidates, or a prompt more tokens than the model can read.
         """
         check_candidates(rows, self.policy.num_selected)
-        if self.max_passage_tokens is not None:
-            rows, _ = cut_passages(rows, self.tokenizer, self.max_passage_tokens)
         warn_of_special_tokens(rows, "questions", self.tokenizer)
         model = self.model if self.windows is None else None  # Which reads less of a row than all of it.
-        check_fit(rows, "questions", model, None, self.policy, None)
-        return rows
+        check_fit(rows, "questions", model, None, self.policy, None, lambda row: self.cut([row])[0])
+
+    def cut(self, rows: Sequence[Question]) -> Sequence[Question]:
+        """Return the rows with their passages cut as in training, whether they can be read or not."""
+        if self.max_passage_tokens is None:
+            return rows
+        return cut_passages(rows, self.tokenizer, self.max_passage_tokens)[0]
 
     @torch.no_grad()
     def select(self, rows: Sequence[Question], batch_size: int = 8, progress: bool = True) -> list[Scored]:

@@ -33,7 +33,7 @@ ALLOWED = {
     | {"models", "losses", "rewards", "policies", "data", "lm", "retrieval.base", "retrieval.trec_run"},
     "integrations": {"selector"},
     "serving": {"__init__", "types", "selector", "pipeline", "lm.prompts"},
-    "evaluation": LOOSE | {"pipeline", "selector", "models", "policies", "lm"},
+    "evaluation": LOOSE | {"pipeline", "selector", "models", "policies", "lm", "data.mapped_rows"},
     "recipes": {""},
     "cli": {""},
     "__init__": set(),

@@ -155,6 +155,7 @@ def run(
 
     from dro_trl.cli.quiet import load_quietly
     from dro_trl.data.load import load_rag_dataset
+    from dro_trl.data.mapped_rows import MappedRows
     from dro_trl.evaluation.evaluator import check_evaluation, evaluate_pair
     from dro_trl.evaluation.parts import choose_place, discard, launched_processes
     from dro_trl.files.folders import owned
@@ -179,7 +180,7 @@ def run(
         discard(folder / "progress")
     settings |= {"device": str(device), "dtype": name_of(dtype), "progress_dir": folder / "progress"}
     with naming_sources(questions=name):
-        report, predictions = evaluate_pair(model, rows.to_list(), systems, **settings)
+        report, predictions = evaluate_pair(model, MappedRows(rows), systems, **settings)
     if processes.is_main_process:
         facts = {"model": str(model), "dataset": name, "seconds": round(time.monotonic() - started, 1)}
         write(folder, report, predictions, facts, settings)

@@ -1,8 +1,7 @@
 """Running systems over the same questions."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Collection, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +51,10 @@ def predict(
     ]
 
 
+TaskOf = Callable[[int, int], Task]
+"""Makes the task of the rows from one number to another."""
+_KEPT_TASKS = 64
+"""Parts whose rows are kept as the models read them."""
 Answered = dict[tuple[int, tuple[int, ...]], Prediction]
 """What a generator wrote, by the number of the row and the passages that it read."""
 DEFAULT_SYSTEMS = ("start, retriever order", "start", "trained, retriever order", "trained")
@@ -108,7 +111,6 @@ def evaluate_pair(
     options: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "max_new_tokens": max_new_tokens}
     options |= {"num_selections": num_selections, "shuffle_candidates": shuffle_candidates}
     parts = _open_parts(folder, rows, progress_dir, options, model_kwargs)
-    rows, ranks = shuffled(rows, shuffle_candidates)
     selections: dict[str, list[Selection]] = {}
     predictions: dict[str, list[Prediction]] = {}
     for pair, load in (("start", RAGPipeline.from_start), ("trained", RAGPipeline.from_pretrained)):
@@ -117,9 +119,13 @@ def evaluate_pair(
         local = {name: value for name, value in model_kwargs.items() if not name.startswith("generator_")}
         pipeline = load(folder, **local, **(of_server if pair == "trained" else {}))
         ks = ks or sorted({1, pipeline.policy.num_selected})
-        task = Task(pipeline, pipeline.prepare(rows), ranks, batch_size, num_selections, seed)
-        _run_systems(found, pair, task, parts, selections, predictions, max_new_tokens)
-        del pipeline, task  # Before the next pair is loaded.
+        names = [f"{name}: selections" for name, system in found.items() if system.chooser == pair]
+        names += [f"{name}: answers" for name, system in found.items() if system.generator == pair]
+        if not parts.begun(names):  # Else the same rows were looked at when that began.
+            pipeline.check(rows)
+        task_of = _tasks(pipeline, rows, shuffle_candidates, batch_size, num_selections, seed)
+        _run_systems(found, pair, task_of, parts, selections, predictions, max_new_tokens)
+        del pipeline, task_of  # Before the next pair is loaded.
     against = partial(compare, target="trained", baselines=[name for name in predictions if name != "trained"])
     return against(predictions, ks=ks or [], seed=seed, extra_metrics=extra_metrics, by=column), predictions
 
@@ -178,10 +184,21 @@ def _open_parts(
     return Parts(len(rows), options["batch_size"], processes, kept, run)
 
 
+def _tasks(pipeline: RAGPipeline, rows: Sequence[Question], shuffle: int | None, *options: Any) -> TaskOf:
+    """Return what makes the task of some rows when they are read; systems read the same ones one after the other."""
+
+    @lru_cache(_KEPT_TASKS)
+    def task_of(start: int, stop: int) -> Task:
+        shown, ranks = shuffled(rows[start:stop], shuffle)
+        return Task(pipeline, pipeline.cut(shown), ranks, *options)
+
+    return task_of
+
+
 def _run_systems(
     found: dict[str, System],
     pair: str,
-    task: Task,
+    task_of: TaskOf,
     parts: Parts,
     selections: dict[str, list[Selection]],
     predictions: dict[str, list[Prediction]],
@@ -191,15 +208,15 @@ def _run_systems(
     known: Answered = {}
     for name, system in found.items():
         if system.chooser == pair:
-            selections[name] = parts.map(f"{name}: selections", partial(_choose, system, task))
+            selections[name] = parts.map(f"{name}: selections", partial(_choose, system, task_of))
         if system.generator == pair:
             answer = partial(_answer, selections[name], known, max_new_tokens)
-            predictions[name] = parts.map(f"{name}: answers", partial(answer, task))
+            predictions[name] = parts.map(f"{name}: answers", partial(answer, task_of))
             known |= dict(zip(_readings(selections[name], 0), predictions[name], strict=True))
 
 
-def _choose(system: System, task: Task, part: slice) -> list[Selection]:
-    return system.choose(replace(task, rows=task.rows[part], ranks=task.ranks[part]))
+def _choose(system: System, task_of: TaskOf, part: slice) -> list[Selection]:
+    return system.choose(task_of(part.start, part.stop))
 
 
 def _readings(selections: Sequence[Selection], first_row: int) -> list[tuple[int, tuple[int, ...]]]:
@@ -208,11 +225,12 @@ def _readings(selections: Sequence[Selection], first_row: int) -> list[tuple[int
 
 
 def _answer(
-    selections: list[Selection], known: Answered, max_new_tokens: int, task: Task, part: slice
+    selections: list[Selection], known: Answered, max_new_tokens: int, task_of: TaskOf, part: slice
 ) -> list[Prediction]:
     """Answer the questions of a part, but for those that another system answered from the same passages."""
     read = _readings(selections[part], part.start)
     new = [reading for reading in read if reading not in known]
-    rows, chosen = [task.rows[number] for number, _ in new], [list(selection) for _, selection in new]
+    task = task_of(part.start, part.stop)
+    rows, chosen = [task.rows[number - part.start] for number, _ in new], [list(selection) for _, selection in new]
     found = dict(zip(new, predict(task.pipeline, rows, chosen, task.batch_size, max_new_tokens), strict=True))
     return [found.get(reading) or known[reading] for reading in read]

@@ -4,9 +4,11 @@ What is found for a part is kept until the evaluation is finished, so that a kil
 the number of processes, and each is read by one of them, so the results do not depend on it either.
 """
 
+import json
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -17,8 +19,9 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 
+from dro_trl.data.mapped_rows import MappedRows
 from dro_trl.files.wording import counted
-from dro_trl.files.writing import load_json, load_object, write_json
+from dro_trl.files.writing import load_object, make_folder, write_json
 from dro_trl.lm.devices import AUTO, choose_device, choose_dtype
 from dro_trl.models.saving import CONFIG_NAME, MODELS, read_config
 from dro_trl.options.masking import masked
@@ -31,7 +34,10 @@ BATCHES = 4
 """How many batches of questions are a part."""
 RUN_NAME, OLD_RUN_NAME = "evaluation_run.json", "run.json"
 """What says which evaluation the parts are of, and what it was called before."""
-PART_SUFFIX = ".part.json"
+PARTS_SUFFIX = ".parts.jsonl"
+"""Of a file to which one process appends a line for each part of one thing that it finds: the first row's number, and
+what was found. A last line without an end was being written when the process was killed."""
+_OLD_SUFFIX = ".part.json"
 _REMEDY = "give --no_resume, or delete it: the evaluation begins anew"
 
 
@@ -43,8 +49,7 @@ class Parts:
         batch_size: Questions in a batch.
         processes: Those that share the parts.
         folder: Where parts are kept; nowhere if None.
-        run: In the first process, what `describe_evaluation` returned: parts of another evaluation are discarded when
-            parts are first looked for.
+        run: In the first process, what `describe_evaluation` returned: parts of another evaluation are discarded.
     """
 
     def __init__(
@@ -55,7 +60,9 @@ class Parts:
         folder: Path | None = None,
         run: dict[str, Any] | None = None,
     ) -> None:
-        self._processes, self._run = processes, run
+        self._processes = processes
+        if run is not None and folder is not None:
+            go_on(folder, run)
         size = BATCHES * batch_size
         self._parts = [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
         self._folder = folder
@@ -74,6 +81,12 @@ class Parts:
             found |= dict(gather_object(self._find(name, own, find)))
         return [value for part in self._parts for value in found[part.start]]
 
+    def begun(self, names: Collection[str]) -> bool:
+        """Return whether something is kept already of what `map` is called by one of these names for."""
+        patterns = [] if self._folder is None else [f"{_slug(name)}.*{PARTS_SUFFIX}" for name in names]
+        kept = (path.stat().st_size for pattern in patterns for path in Path(str(self._folder)).glob(pattern))
+        return bool(broadcast_object_list([any(kept)])[0])
+
     def _find(
         self, name: str, parts: Sequence[slice], find: Callable[[slice], list[Any]]
     ) -> list[tuple[int, list[Any]]]:
@@ -81,26 +94,54 @@ class Parts:
         total = sum(part.stop - part.start for part in parts)
         # One that is done within a second has nothing to show.
         silent = not parts or not self._processes.is_main_process
-        with tqdm(desc=name, total=total, disable=silent, delay=1) as bar:
+        with tqdm(desc=name, total=total, disable=silent, delay=1) as bar, self._keeping(name) as keep:
             for part in parts:
                 found.append((part.start, find(part)))
-                if self._folder is not None:
-                    write_json(self._folder / _file_name(name, part), found[-1][1])
+                keep(json.dumps(found[-1], ensure_ascii=False) + "\n")
                 bar.update(part.stop - part.start)
         return found
+
+    @contextmanager
+    def _keeping(self, name: str) -> Iterator[Callable[[str], object]]:
+        """Yield what adds a line to this process's file, and hands it to the system."""
+        if self._folder is None:
+            yield lambda line: None
+            return
+        make_folder(self._folder)
+        path = self._folder / f"{_slug(name)}.{self._processes.process_index}{PARTS_SUFFIX}"
+        try:
+            with path.open("a", encoding="utf-8", buffering=1) as file:
+                yield file.write
+        except OSError as error:  # Of a full disk, which names no file.
+            error.filename = error.filename or str(path)
+            raise
 
     def _kept(self, name: str) -> dict[int, list[Any]]:
         if self._folder is None:
             return {}
-        if self._run is not None:
-            go_on(self._folder, self._run)
-            self._run = None
-        paths = {part.start: self._folder / _file_name(name, part) for part in self._parts}
-        return {start: load_json(path, _REMEDY) for start, path in paths.items() if path.is_file()}
+        starts = {part.start for part in self._parts}
+        files = sorted(self._folder.glob(f"{_slug(name)}.*{PARTS_SUFFIX}"))
+        return {start: found for path in files for start, found in _read(path) if start in starts}
 
 
-def _file_name(name: str, part: slice) -> str:
-    return f"{re.sub(r'[^a-z]+', '-', name)}.{part.start:06}{PART_SUFFIX}"
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z]+", "-", name)
+
+
+def _read(path: Path) -> Iterator[tuple[int, list[Any]]]:
+    """Yield what a file of parts holds, and take a line away that was not finished."""
+    whole = 0
+    with path.open("rb+") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                break
+            whole += len(line)
+            try:
+                start, found = json.loads(line)
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{path}, line {number} is damaged ({error}); {_REMEDY}") from error
+            yield start, found
+        file.truncate(whole)
 
 
 def launched_processes(device: str | torch.device = AUTO) -> PartialState:
@@ -147,7 +188,7 @@ def go_on(folder: Path, run: dict[str, Any]) -> None:
         saved = load_object(path, _REMEDY)
         said = changes(saved, run)
         if not said:
-            if parts := len(list(folder.glob("*" + PART_SUFFIX))):
+            if parts := sum(path.read_bytes().count(b"\n") for path in folder.glob(f"*{PARTS_SUFFIX}")):
                 logger.warning(f"going on from {counted(parts, 'part')} that {folder} holds")
             return
         logger.warning(f"{folder} holds parts of another evaluation; beginning anew, since {'; '.join(said.values())}")
@@ -159,8 +200,9 @@ def discard(folder: Path) -> None:
     """Delete the parts that a folder holds, and the folder where it holds nothing else."""
     for name in (RUN_NAME, OLD_RUN_NAME):  # First, since without it no part is taken for one of another run.
         (folder / name).unlink(missing_ok=True)
-    for path in [*folder.glob(f"*{PART_SUFFIX}"), *folder.glob(f".*{PART_SUFFIX}.*"), *folder.glob(f".{RUN_NAME}.*")]:
-        path.unlink()
+    for pattern in (f"*{PARTS_SUFFIX}", f"*{_OLD_SUFFIX}", f".*{_OLD_SUFFIX}.*", f".{RUN_NAME}.*"):
+        for path in folder.glob(pattern):
+            path.unlink()
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 
@@ -178,7 +220,7 @@ def describe_evaluation(folder: Path, rows: Sequence[Question], **options: Any) 
         **masked(options),
         "model": files_digest([folder / CONFIG_NAME, *(folder / name for name in MODELS)]),
         "start": {path: files_digest([start]) if start.is_dir() else None for path, start in starts.items()},
-        "questions": rows_digest(rows),
+        "questions": rows.digest() if isinstance(rows, MappedRows) else rows_digest(rows),
         "versions": {name: version(name) for name in ("dro-trl", "torch", "transformers", "peft")},
     }
     return plain(described)

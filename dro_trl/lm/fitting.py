@@ -2,7 +2,7 @@
 
 import logging
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import nn
@@ -155,6 +155,7 @@ def check_fit(
     generator: Any,
     policy: Any,
     scorer: Any,
+    cut: Callable[[Question], Question] = lambda row: row,
 ) -> None:
     """Refuse rows whose prompts a model cannot read, and warn of those that it was not trained to read.
 
@@ -165,6 +166,7 @@ def check_fit(
         generator: The generator, likewise.
         policy: Encodes the selector's prompts.
         scorer: Of the generator's prompts and answers, an `AnswerScorer`.
+        cut: What is done to a row before it is read; asked for those alone that are long without.
 
     Raises:
         ValueError: If a prompt has more tokens than a model with learnt positions has of them.
@@ -179,9 +181,9 @@ def check_fit(
             if _most_bytes(row, policy, role) <= limit:
                 continue
             if role == "selector":
-                size = policy.encode([row]).longest
+                size = policy.encode([cut(row)]).longest
             else:
-                size = _generator_size(row, policy.num_selected, scorer)
+                size = _generator_size(cut(row), policy.num_selected, scorer)
             if size > limit:
                 sizes[number] = size
         if sizes:

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import time
 
 import pytest
 from accelerate import PartialState
@@ -43,6 +44,33 @@ def test_what_is_kept_is_not_found_again(tmp_path, kept):
     other = Squares()
     assert parts.map("a: answers", other) == parts.map("b: selections", other)
     assert len(other.asked) == 6  # Under another name nothing is kept yet.
+
+
+def test_a_line_that_a_killed_process_left_is_found_again_and_a_damaged_one_named(tmp_path):
+    expected = Parts(21, 2, tmp_path).map("a: selections", Squares())
+    (path,) = tmp_path.glob("*.parts.jsonl")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-3])
+    squares = Squares()
+    assert Parts(21, 2, tmp_path).map("a: selections", squares) == expected
+    assert squares.asked == [(16, 21)]
+    assert path.read_bytes() == whole
+    path.write_bytes(whole.replace(b"[8,", b"{8,"))
+    with pytest.raises(ValueError, match=rf"{path.name}, line 2 is damaged .*; give --no_resume"):
+        Parts(21, 2, tmp_path).map("a: selections", Squares())
+
+
+def test_many_parts_are_kept_and_read_in_time_that_grows_as_they_do(tmp_path):
+    def spent(num_parts):
+        began = time.process_time()
+        for _ in range(2):
+            Parts(4 * num_parts, 1, tmp_path / str(num_parts)).map("a", lambda part: [0] * (part.stop - part.start))
+        return time.process_time() - began
+
+    spent(10)
+    few, many = spent(500), spent(5000)
+    assert many < 20 * few
+    assert len(list((tmp_path / "5000").iterdir())) == 1
 
 
 @pytest.fixture
