@@ -55,6 +55,8 @@ def make_trainer(
     folder: str | Path,
     shape: Mapping[str, Any] = QWEN2_25M,
     dtype: torch.dtype = torch.float32,
+    eval_dataset: Dataset | None = None,
+    callbacks: list[TrainerCallback] | None = None,
     **options: Any,
 ) -> DROTrainer:
     """Return a trainer of two random Qwen2, one question a step, with `options` of `DROConfig`."""
@@ -73,6 +75,8 @@ def make_trainer(
         generator=random_model("qwen2", dtype, **shape),
         args=args,
         train_dataset=rows,
+        eval_dataset=eval_dataset,
+        callbacks=callbacks,
         processing_class=word_tokenizer(),
         generator_processing_class=word_tokenizer(),
     )
