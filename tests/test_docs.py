@@ -19,10 +19,11 @@ from dro_trl.cli.app import app
 from dro_trl.recipes.options import TRAIN, WARMUP
 from dro_trl.recipes.runs.plan import KEYS as RUN_KEYS
 from dro_trl.recipes.studies.plan import Study
-from tests.docs.pages import PAGES, ROOT, code_of, tokens
+from tests.docs.pages import PAGES, ROOT, code_of, commands_of, tokens
 
 STUDY_KEYS = {field.name for field in fields(Study)} - {"recipe"}
 RECIPE_KEYS, WARMUP_KEYS = TRAIN.options.keys(), WARMUP.options.keys()
+HOME = ROOT / "docs" / "index.md"
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
@@ -140,8 +141,36 @@ def test_every_path_named_exists(page):
 
 def test_every_page_is_in_the_navigation():
     nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
-    named = [path for entry in nav for path in entry.values()]
+    groups = [group if isinstance(group, list) else [{"": group}] for entry in nav for group in entry.values()]
+    named = [path for group in groups for entry in group for path in entry.values()]
     assert sorted(named) == sorted(page.name for page in PAGES if page.parent.name == "docs")
+
+
+# The home page
+
+
+def test_the_home_page_has_the_readmes_two_commands():
+    of_home, of_readme = ([c for code in code_of(page) for c in commands_of(code)] for page in (HOME, PAGES[0]))
+    assert of_home == of_readme[:2]
+
+
+def test_the_plot_of_the_home_page_is_the_table_of_the_results():
+    table = re.findall(
+        r"^\| ([012]) \| (start|trained|trained, retriever order) \| [\d.]+ \| ([\d.]+) \| ([\d.]+) \|",
+        (ROOT / "docs" / "results.md").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    systems = ("start", "trained, retriever order", "trained")
+    figures = {seed: [of[m] for m in (2, 3) for s in systems for of in table if of[:2] == (seed, s)] for seed in "012"}
+    plot = (ROOT / "docs" / "before_after.svg").read_text(encoding="utf-8")
+    bars = re.findall(r'<rect class="\w+" x="(\d+)" .*width="([\d.]+)".*<text class="value".*>([\d.]+)</text>', plot)
+    dots = [float(x) for x in re.findall(r'<circle class="seed" cx="([\d.]+)"', plot)]
+    assert [bar[2] for bar in bars] == figures["0"]
+    assert [float(bar[1]) for bar in bars] == [pytest.approx(float(v) * 380, abs=0.06) for v in figures["0"]]
+    expected = [216 + 380 * float(value) for pair in zip(figures["1"], figures["2"], strict=True) for value in pair]
+    assert dots[: len(expected)] == [pytest.approx(x, abs=0.06) for x in expected]
+    [text] = re.findall(r"!\[([^\]]*)\]\(before_after\.svg\)", HOME.read_text(encoding="utf-8"))
+    assert re.findall(r"\d\.\d{3}", text) == figures["0"]
 
 
 # Programs and recipes
