@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install lint test test-oldest docs quickstart
+.PHONY: install lint test test-oldest docs dist quickstart
 
 install:
 	$(PYTHON) -m venv $(VENV)
@@ -12,6 +12,7 @@ lint:
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
 
 test:
 	$(BIN)/pytest
@@ -23,6 +24,9 @@ test-oldest:
 
 docs:
 	$(BIN)/mkdocs build --strict
+
+dist:
+	$(BIN)/python -m build
 
 quickstart:
 	$(BIN)/dro-trl quickstart
