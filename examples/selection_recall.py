@@ -5,8 +5,8 @@
 Prints success@1, recall@k, MRR and the share with all gold passages selected and, with 95 % paired bootstrap intervals
 over questions, what the trained selector and its start gain; writes selection_recall.json. *every candidate* is what a
 selector of these candidates can reach. `--untrained '{"item_score": "query_likelihood"}'` adds the start with another
-policy, any number of times; `"policy"` there names one that is not `dro_trl.PlackettLucePolicy`. `--start_only` leaves
-the trained selector out.
+policy, any number of times; `"policy"` there names another class of `dro_trl` than `PlackettLucePolicy`. `--start_only`
+leaves the trained selector out.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+import dro_trl
 from dro_trl import (
     Prediction,
     Question,
@@ -30,7 +31,6 @@ from dro_trl import (
     mean_interval,
     score_predictions,
 )
-from dro_trl.policies.base import load_policy
 
 
 def score(rows: Sequence[Question], selections: Sequence[Selection], k: int) -> Scores:
@@ -71,7 +71,7 @@ def main() -> None:
     loads = {"start": partial(start, num_selected=options.k)}
     for kwargs in options.untrained:
         given = json.loads(kwargs)
-        policy = load_policy(given.pop("policy", "dro_trl.PlackettLucePolicy"), tokenizer, options.k, given)
+        policy = getattr(dro_trl, given.pop("policy", "PlackettLucePolicy"))(tokenizer, options.k, **given)
         loads[f"untrained, {kwargs}"] = partial(start, policy=policy)
     if not options.start_only:
         loads["trained"] = partial(

@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python examples/benchmarks/long_run.py --steps 3000
 
 Two small random Qwen2 train on `--num_rows` questions for as many epochs as the steps take, with an evaluation and a
-checkpoint every `--save_steps`. Every ten steps each process notes its resident memory, open files, threads, children and
-the size of its logs. A second run is the same, but all its processes are killed outright (SIGKILL) at `--kills` random
-moments, and it is resumed each time. Then the weights and the logged measures of both are compared, bit by bit.
+checkpoint every `--save_steps`. Every ten steps each process notes its resident memory, open files, threads, children
+and the size of its logs. A second run is the same, but all its processes are killed outright (SIGKILL) at `--kills`
+random moments, and it is resumed each time. Then the weights and the logged measures of both are compared, bit by bit.
 
 Growth is the slope of a straight line through the means of twenty blocks of steps, the first fifth left out, per 1,000
 steps, with its 95 % interval; of several processes that of the one that grows most. `--processes 2` takes

@@ -17,7 +17,7 @@ def test_systems_and_gains(tmp_path, monkeypatch, capsys):
         row["gold_ids"] = [] if gold is None else [row["candidates"][gold]["id"]]
     (tmp_path / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     output, reverse = tmp_path / "out.json", '{"retriever_prior": -1000.0}'
-    conditional = '{"policy": "dro_trl.ConditionalScoresPolicy", "retriever_prior": -1000.0}'
+    conditional = '{"policy": "ConditionalScoresPolicy", "retriever_prior": -1000.0}'
     untrained = ["--untrained", reverse, "--untrained", conditional]
     arguments = ["--model", "pair", "--dataset", "dev.jsonl", "-k", "2", *untrained]
     monkeypatch.chdir(tmp_path)
