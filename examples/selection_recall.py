@@ -5,7 +5,7 @@
 Prints success@1, recall@k, MRR and the share with all gold passages selected and, with 95 % paired bootstrap intervals
 over questions, what the trained selector and its start gain; writes selection_recall.json. *every candidate* is what a
 selector of these candidates can reach. `--untrained '{"item_score": "query_likelihood"}'` adds the start with another
-policy, any number of times; `"policy"` there names another class of `dro_trl` than `PlackettLucePolicy`. `--start_only`
+policy, any number of times; `"policy"` there names another class than `PlackettLucePolicy`. `--start_only`
 leaves the trained selector out.
 """
 

@@ -128,7 +128,7 @@ class DROTrainer(PairTrainer):
         self._estimation: dict[str, Any] = {"indices": [], "uses_left": 0, "parts": []}  # Of these batches, no others.
         return self._get_dataloader(
             # Rows are fetched a micro-batch at a time, since those of an estimation step may be the whole dataset.
-            dataset=range(len(self.train_dataset)),  # type: ignore[arg-type]
+            dataset=range(len(self.train_dataset)),
             description="Training",
             batch_size=self._train_batch_size * self._slices,
             sampler_fn=self._get_train_sampler,
@@ -138,6 +138,7 @@ class DROTrainer(PairTrainer):
     def useful_workers(self) -> int:
         """Return how many workers training can use."""
         asked, method = self.args.dataloader_num_workers, self.args.dataloader_multiprocessing_context
+        assert isinstance(self.data_collator, Collator)
         return useful_workers(self.data_collator, asked, method)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EstimationSampler:

@@ -154,7 +154,7 @@ class ResumableTrainer(Trainer):
         """Return how many workers training can use."""
         return int(self.args.dataloader_num_workers)
 
-    def _get_dataloader(self, **kwargs: Any) -> Any:
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
         """Return batches: workers prepare those of training, and stay from epoch to epoch unless told otherwise."""
         given, workers = vars(self.args), self.useful_workers() if kwargs.get("is_training") else 0
         keeps = bool(workers) and self.args.dataloader_persistent_workers is not False
@@ -164,7 +164,7 @@ class ResumableTrainer(Trainer):
         prefetched = before["dataloader_prefetch_factor"] if workers else None
         try:
             given.update(zip(before, (workers, keeps, method, prefetched), strict=True))
-            return super()._get_dataloader(**kwargs)
+            return super()._get_dataloader(*args, **kwargs)
         finally:
             given.update(before)
 
