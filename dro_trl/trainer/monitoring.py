@@ -9,19 +9,15 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from torch import Tensor, nn
 from transformers import TrainerState
 
-from dro_trl.lm.prompts import format_selection
 from dro_trl.losses import dro as weights
 from dro_trl.losses.base import ScoredSelections
 from dro_trl.metrics import recall
 from dro_trl.models.selector_generator import SelectorGeneratorOutput
 from dro_trl.trainer.dro_config import DROConfig
+from dro_trl.trainer.selection_table import Sample, log_selections, print_selections
 from dro_trl.types import Question, Selection
 
 logger = logging.getLogger(__name__)
@@ -224,40 +220,6 @@ class CollapseMonitor:
         return sum(values) / len(values) if values else float("nan")
 
 
-def print_selections(samples: list[dict[str, Any]], step: int, console: Console | None = None) -> None:
-    """Print, for each question, its distinct selections with their counts, rewards and summed weights.
-
-    Args:
-        samples: Per question `row`, `selections` (M lists of indices), `rewards` (M) and `weights` (M).
-        step: Shown in the title.
-        console: Where to print; standard output where None.
-    """
-    table = Table(title=f"Sampled selections at step {step}", title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("question, and its selections", overflow="fold")
-    for name in ("gold", "drawn", "reward", "weight"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for sample in samples:
-        row = sample["row"]
-        gold = set(row.get("gold_ids") or ())
-        distinct: dict[tuple[int, ...], list[int]] = {}
-        for m, selection in enumerate(sample["selections"]):
-            distinct.setdefault(tuple(selection), []).append(m)
-        table.add_row(f"[bold]{escape(row['question'])}[/]")
-        for selection, members in sorted(
-            distinct.items(), key=lambda item: -sum(sample["weights"][m] for m in item[1])
-        ):
-            found = len(gold & {row["candidates"][i]["id"] for i in selection})
-            table.add_row(
-                f"  {escape(format_selection(list(selection)))}",
-                f"{found}/{len(gold)}" if gold else "–",
-                str(len(members)),
-                f"{sample['rewards'][members[0]]:.2f}",
-                f"{sum(sample['weights'][m] for m in members):.2f}",
-            )
-        table.add_section()
-    (console or Console()).print(table)
-
-
 class TokenCounter:
     """Counts what models read while training, padding included where there is any: a shared prompt counts once.
 
@@ -298,7 +260,7 @@ class Monitor:
         self.collapse = CollapseMonitor(args.num_selections)
         self.tokens = TokenCounter(models)
         self.train, self.eval = Means(), Means()
-        self._to_print: list[dict[str, Any]] = []
+        self._drawn: list[Sample] = []
 
     def watch(
         self,
@@ -321,7 +283,7 @@ class Monitor:
             logger.warning(warning)
         if self.args.log_selections:
             columns = (output.selections.tolist(), rewards.tolist(), weight.tolist())
-            self._to_print = [
+            self._drawn = [
                 {"row": row, "selections": z, "rewards": r, "weights": w}
                 for row, z, r, w in zip(rows, *columns, strict=True)
             ]
@@ -334,10 +296,11 @@ class Monitor:
         return {**means, **counts} if means else {}
 
     def show(self, step: int) -> None:
-        """Print the table of the selections that were kept, if there are any."""
-        if self._to_print:
-            print_selections(self._to_print[: self.args.num_selections_to_print], step)
-            self._to_print = []
+        """Print the table of the selections that were kept, if there are any, and log it to trackers."""
+        if self._drawn:
+            print_selections(self._drawn[: self.args.num_selections_to_print], step)
+            log_selections(self._drawn, step, self.args.report_to or ())
+            self._drawn = []
 
     def pending(self) -> dict[str, Any]:
         """Return this process's part of what a checkpoint holds."""

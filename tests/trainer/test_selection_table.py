@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from dro_trl.trainer.monitoring import print_selections
+from dro_trl.trainer.selection_table import print_selections
 from tests.helpers.tiny_models import tiny_questions
 
 

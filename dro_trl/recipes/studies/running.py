@@ -18,6 +18,7 @@ from dro_trl.recipes.processes import run_command
 from dro_trl.recipes.secrets import write_recipe
 from dro_trl.recipes.studies.parsing import check_inputs_of
 from dro_trl.recipes.studies.plan import Row, Study, plan_rows
+from dro_trl.recipes.studies.tracking import environment, tracking
 from dro_trl.records import differences, file_digest
 from dro_trl.trainer.resuming import last_checkpoint
 
@@ -111,8 +112,10 @@ def _run_row(study: Study, row: Row, plan: dict[str, Any], with_start: bool, loc
     recipe, model, evaluation = (row.folder / name for name in ("recipe.yaml", "model", "evaluation"))
     os.environ.update(write_recipe(row.recipe, recipe))  # Its secrets, for the processes that read it.
     resumed = last_checkpoint(model) is not None
-    command = ["train", "--config", str(recipe), "--resume"]
-    training = _run_once(row.folder / "train", command, lock, resumed)
+    named, variables = tracking(study, row)
+    command = ["train", "--config", str(recipe), "--resume", *(f"--{name}={value}" for name, value in named.items())]
+    with environment(variables):
+        training = _run_once(row.folder / "train", command, lock, resumed)
     options = {
         "model_name_or_path": model,
         "dataset_name": study.eval_dataset_name,
