@@ -157,6 +157,7 @@ def answer_selections(
     columns: dict[str, Any],
     texts: PromptTexts = DEFAULT,
     max_thinking_tokens: int = 0,
+    max_new_tokens: int = 32,
 ) -> list[str]:
     """Answer from each selection, identical ones once.
 
@@ -166,6 +167,7 @@ def answer_selections(
         columns: `question`, `candidates` and `selections`, one entry per selection.
         texts: The words of the prompt.
         max_thinking_tokens: As in `generate_answers`.
+        max_new_tokens: Longest answer, in tokens.
     """
     read = [
         [passages[index] for index in selection]
@@ -178,6 +180,7 @@ def answer_selections(
         tokenizer,
         [key[0] for key in distinct],
         list(distinct.values()),
+        max_new_tokens,
         texts=texts,
         max_thinking_tokens=max_thinking_tokens,
     )

@@ -124,6 +124,7 @@ class SelectorGenerator(nn.Module):
         others: Callable[[SelectorGeneratorOutput], Tensor] | None = None,
         gold: bool = False,
         rewarded: bool = False,
+        preferred: bool = False,
     ) -> SelectorGeneratorOutput:
         """Score selections under both models, drawing them first where none are given.
 
@@ -144,11 +145,14 @@ class SelectorGenerator(nn.Module):
                 scored without gradient.
             gold: Whether to take each question's gold passages for its only selection, in place of drawing any.
             rewarded: Whether rewards need no answers. Those without gradient are then not scored.
+            preferred: Whether to return the selection that the selector prefers, (B, 1, K), and nothing else.
 
         Raises:
             ValueError: If neither selections nor what it takes to draw them is given.
         """
         inputs = (self.policy.encode(rows) if inputs is None else inputs).to(self.device)
+        if preferred:
+            return SelectorGeneratorOutput(selections=self.policy.best(self.selector, inputs)[0][:, None])
         scored: SelectionLogps
         with self.value_head.reading(self.selector) if self.value_head else contextlib.nullcontext() as noted:
             if gold:

@@ -9,8 +9,8 @@ FURTHER = "Further options of Trainer"
 
 GROUPS = {
     "Study": "methods seeds equal_samples title num_examples eval_device eval_dtype max_new_tokens max_eval_samples",
-    "Data": "dataset_name dataset_train_split eval_dataset_name dataset_test_split max_train_samples on_bad_row "
-    "answerable_only num_candidates shuffle_candidates max_passage_tokens",
+    "Data": "dataset_name dataset_train_split dataset_streaming eval_dataset_name dataset_test_split "
+    "max_train_samples on_bad_row answerable_only num_candidates shuffle_candidates max_passage_tokens",
     "Teacher": "teacher teacher_run",
     "Method": "loss_type num_selections temperature reward_funcs reward_weights reward_temperature control_variate "
     "entropy_coef kl_coef steps_per_estimation num_iterations epsilon epsilon_high scale_rewards vf_coef "
@@ -27,8 +27,9 @@ GROUPS = {
     "Trainer": "output_dir learning_rate num_train_epochs max_steps per_device_train_batch_size "
     "per_device_eval_batch_size gradient_accumulation_steps lr_scheduler_type warmup_steps optim weight_decay "
     "max_grad_norm bf16 activation_checkpointing activation_checkpointing_kwargs torch_compile seed use_cpu "
-    "resume save_strategy save_steps save_total_limit eval_strategy eval_steps load_best_model_at_end "
-    "metric_for_best_model logging_steps log_selections num_selections_to_print report_to run_name push_to_hub "
+    "resume save_strategy save_steps save_total_limit eval_strategy eval_steps predict_with_generate "
+    "eval_max_new_tokens load_best_model_at_end metric_for_best_model early_stopping_patience "
+    "early_stopping_threshold logging_steps log_selections num_selections_to_print report_to run_name push_to_hub "
     "hub_model_id",
 }
 """Options by group, those that are asked for most first; no command has all of them."""

@@ -218,9 +218,33 @@ class DROConfig(LossOptions, SelectionConfig):
         default=1.0, metadata={"help": "Lambda, weight of the generator's term."}
     )
 
+    # Evaluation
+    predict_with_generate: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether evaluations while training answer each question from the selection that the selector "
+            "prefers: `eval_em`, `eval_f1` and, where gold passages are known, `eval_recall`."
+        },
+    )
+    eval_max_new_tokens: PositiveInt = field(default=32, metadata={"help": "Longest of these answers, in tokens."})
+    early_stopping_patience: PositiveInt | None = field(
+        default=None,
+        metadata={
+            "help": "Stop after so many evaluations on end in which `metric_for_best_model` got no better. Not where "
+            "not set."
+        },
+    )
+    early_stopping_threshold: NonNegativeFloat = field(
+        default=0.0, metadata={"help": "By how much it has to get better to count."}
+    )
+
     # Logging
     log_selections: bool = field(
-        default=False, metadata={"help": "Print a table of sampled selections every `logging_steps`."}
+        default=False,
+        metadata={
+            "help": "Print a table of sampled selections every `logging_steps`, and log it to W&B, trackio and MLflow "
+            "where `report_to` names them."
+        },
     )
     num_selections_to_print: PositiveInt = field(default=4, metadata={"help": "Questions in that table."})
 
@@ -244,6 +268,14 @@ class DROConfig(LossOptions, SelectionConfig):
     def __post_init__(self) -> None:
         settle_precision(self)
         super().__post_init__()
+        self.check_together()
+
+    def check_together(self) -> None:
+        """Refuse options that do not go together.
+
+        Raises:
+            ValueError: Names them.
+        """
         if not (self.train_selector or self.train_generator):
             raise ValueError("train_selector=False and train_generator=False leave nothing to train; set one to True")
         if self.num_selections == 1 and self.train_selector:
@@ -265,6 +297,15 @@ class DROConfig(LossOptions, SelectionConfig):
                 "torch_compile=True, shared_base=True and activation_checkpointing=True do not go together, since a "
                 "compiled layer cannot be recomputed with the adapter that it had; set one of them to False"
             )
+        if self.early_stopping_patience is not None:
+            for name, unset, why in (
+                ("metric_for_best_model", None, "does not say by what"),
+                ("eval_strategy", "no", "needs evaluations"),
+            ):
+                if getattr(value := getattr(self, name), "value", value) == unset:
+                    raise ValueError(
+                        f"early_stopping_patience={self.early_stopping_patience} {why} ({name}={unset!r}); set {name}"
+                    )
         check_options(self)
 
     def decide_dtype(self, adapters: bool) -> None:

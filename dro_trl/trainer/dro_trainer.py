@@ -1,15 +1,14 @@
 """The trainer: estimation step, maximization step, logging and saving; the maths is in `dro_trl.losses`."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import PreTrainedModel, TrainerCallback, set_seed
-from transformers.trainer_utils import EvalLoopOutput
+from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback, set_seed
 
 from dro_trl.lm.logps import reduce_answer_logps
 from dro_trl.lm.tokens import Tokenizer
@@ -19,7 +18,7 @@ from dro_trl.losses.base import ScoredSelections
 from dro_trl.losses.dro import dro_loss, worth_training
 from dro_trl.losses.without_draws import likeliest
 from dro_trl.models.answers import answer_selections
-from dro_trl.models.selector_generator import SelectorGeneratorOutput, parameter_groups
+from dro_trl.models.selector_generator import SelectorGenerator, SelectorGeneratorOutput, parameter_groups
 from dro_trl.policies.base import SelectionPolicy
 from dro_trl.policies.randomness import random_generator
 from dro_trl.retrieval.base import Retriever
@@ -30,8 +29,8 @@ from dro_trl.trainer.dataset import prepare_dataset
 from dro_trl.trainer.dro_config import DROConfig
 from dro_trl.trainer.log_table import show_table
 from dro_trl.trainer.monitoring import Monitor, step_metrics
-from dro_trl.trainer.pair_trainer import PairTrainer
-from dro_trl.trainer.sampler import EstimationSampler, num_counted
+from dro_trl.trainer.sampler import EstimationSampler
+from dro_trl.trainer.searching import SearchingTrainer, check_sources, start_of
 from dro_trl.trainer.starts import learnt_start, load_starts
 from dro_trl.trainer.workers import Collator, ReadAhead, useful_workers
 from dro_trl.types import Question
@@ -44,7 +43,7 @@ what the estimation step found out: `selections`, `behavior_logps`, `rewards`, `
 `old_logps` and `leave_one_out` where draws were not independent."""
 
 
-class DROTrainer(PairTrainer):
+class DROTrainer(SearchingTrainer):
     """Trains a selector and a generator by Direct Retrieval-augmented Optimization (arXiv:2505.03075).
 
     Args:
@@ -53,7 +52,7 @@ class DROTrainer(PairTrainer):
         args: Options.
         train_dataset: Rows with `question`, `answers`, `candidates` and optionally `gold_ids`; other columns go to the
             reward functions.
-        eval_dataset: Rows of the same kind.
+        eval_dataset: Rows of the same kind, or several sets of them by name, each of which is measured by itself.
         processing_class: The selector's tokenizer; loaded beside the model where None.
         generator_processing_class: The generator's; loaded beside it where None.
         reward_funcs: One or several rewards (see `RewardFunc`); the answer's log-likelihood where None.
@@ -62,6 +61,8 @@ class DROTrainer(PairTrainer):
         peft_config: Adapter of each model that is trained, put there or gone on with; full fine-tuning where None.
         callbacks: As in `transformers.Trainer`.
         optimizers: As in `transformers.Trainer`.
+        model_init: In place of `model` and `generator`, for `hyperparameter_search`: returns the first, or both, anew.
+            It may take the trial as an argument, which is None before a search.
 
     Raises:
         ValueError: If a row or an option is not valid; the message names it.
@@ -72,11 +73,11 @@ class DROTrainer(PairTrainer):
 
     def __init__(
         self,
-        model: str | PreTrainedModel,
+        model: str | PreTrainedModel | None = None,
         generator: str | PreTrainedModel | None = None,
         args: DROConfig | None = None,
         train_dataset: Dataset | None = None,
-        eval_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
         processing_class: Tokenizer | None = None,
         generator_processing_class: Tokenizer | None = None,
         reward_funcs: RewardFunc | list[RewardFunc] | None = None,
@@ -85,34 +86,77 @@ class DROTrainer(PairTrainer):
         peft_config: Any | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
+        model_init: Callable[..., Any] | None = None,
     ) -> None:
         args = args or DROConfig("dro-output")
+        check_sources(model, model_init, optimizers)
         set_seed(args.seed)  # New adapters are random, and made before Trainer seeds anything.
-        if reward_funcs is None:
-            reward_funcs = AnswerLogLikelihood(args.likelihood_reduction, args.likelihood_aliases)
-        self.reward_sum = RewardSum(reward_funcs, args.reward_weights)
-        starts = load_starts(model, generator or args.generator_name_or_path, args, peft_config)
-        self._start = {role: start.name for role, start in starts.items()}
-        self.tokenizers = load_tokenizers(starts, args, processing_class, generator_processing_class)
-        self._policy_path = args.policy if policy is None else None
-        aliases = {args.likelihood_aliases, *(getattr(func, "aliases", "first") for func in self.reward_sum.funcs)}
-        self._learnt_start = learnt_start(model, self._policy_path, args)
-        pair = make_pair(starts, self.tokenizers, args, policy, peft_config, aliases != {"first"}, self._learnt_start)
-        prepare = partial(prepare_dataset, retriever=retriever, tokenizer=pair.scorer.tokenizer, args=args, pair=pair)
-        rows = prepare(train_dataset, "train_dataset", training=True)
+        self._make = partial(
+            self._make_parts,
+            given=(train_dataset, eval_dataset, retriever),
+            tokenizers=(processing_class, generator_processing_class),
+            reward_funcs=reward_funcs,
+            policy=policy,
+            peft_config=peft_config,
+        )
+        made: Any = start_of(model_init, None) if model_init else (model, generator)
+        pair, rows, held_out = self._make(*made, args)
+        if args.early_stopping_patience is not None:
+            stopping = EarlyStoppingCallback(args.early_stopping_patience, args.early_stopping_threshold)
+            callbacks = [*(callbacks or []), stopping]
         super().__init__(
             model=pair,
             args=args,
             data_collator=Collator(rows, pair.policy, ahead=args.on_policy),
             train_dataset=rows,
-            eval_dataset=prepare(eval_dataset, "eval_dataset"),
+            eval_dataset=held_out,
             processing_class=self.tokenizers["selector"],
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        self.model_init = model_init
         self.model_accepts_loss_kwargs = False  # compute_loss averages over questions; Trainer over accumulation.
         self.monitor = Monitor(args, self.model.base_models())
         show_table(self)
+
+    def _make_parts(
+        self,
+        model: Any,
+        generator: Any,
+        args: DROConfig,
+        given: tuple[Any, Any, Retriever | None],
+        tokenizers: tuple[Tokenizer | None, Tokenizer | None],
+        reward_funcs: Any,
+        policy: SelectionPolicy | None,
+        peft_config: Any | None,
+    ) -> tuple[SelectorGenerator, Dataset | None, Any]:
+        """Return the pair, and the rows to train and to evaluate on; keep what else the options decide."""
+        if reward_funcs is None:
+            reward_funcs = AnswerLogLikelihood(args.likelihood_reduction, args.likelihood_aliases)
+        self.reward_sum = RewardSum(reward_funcs, args.reward_weights)
+        starts = load_starts(model, generator or args.generator_name_or_path, args, peft_config)
+        self._start = {role: start.name for role, start in starts.items()}
+        self.tokenizers = load_tokenizers(starts, args, *tokenizers)
+        self._policy_path = args.policy if policy is None else None
+        aliases = {args.likelihood_aliases, *(getattr(func, "aliases", "first") for func in self.reward_sum.funcs)}
+        self._learnt_start = learnt_start(model, self._policy_path, args)
+        pair = make_pair(starts, self.tokenizers, args, policy, peft_config, aliases != {"first"}, self._learnt_start)
+        train_dataset, eval_dataset, retriever = given
+        prepare = partial(prepare_dataset, retriever=retriever, tokenizer=pair.scorer.tokenizer, args=args, pair=pair)
+        held_out: Any = (
+            {name: prepare(part, f"eval_dataset[{name!r}]") for name, part in eval_dataset.items()}
+            if isinstance(eval_dataset, dict)
+            else prepare(eval_dataset, "eval_dataset")
+        )
+        return pair, prepare(train_dataset, "train_dataset", training=True), held_out
+
+    def rebuild(self, trial: Any) -> SelectorGenerator:
+        """Make both models, the rows and all that depends on the options anew, and return the pair."""
+        pair, rows, self.eval_dataset = self._make(*start_of(self.model_init, trial), self.args)
+        self.train_dataset, self.processing_class = rows, self.tokenizers["selector"]
+        self.data_collator = Collator(rows, pair.policy, ahead=self.args.on_policy)
+        self.monitor = Monitor(self.args, pair.base_models())
+        return pair
 
     # Data
 
@@ -332,36 +376,6 @@ class DROTrainer(PairTrainer):
         if self.model.training and self.is_world_process_zero():
             self.monitor.show(self.state.global_step)
 
-    def prediction_step(
-        self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Return the loss of a batch of the evaluation data."""
-        batch, means = self._prepare_inputs(inputs), self.monitor.eval
-        counted = num_counted(
-            len(inputs), self.args.eval_batch_size, self.args.process_index, self.accelerator.gradient_state
-        )
-        before = dict(means.totals)
-        with torch.no_grad(), self.compute_loss_context_manager():
-            loss = self.compute_loss(model, {**batch, "counted": counted})
-        if not counted:  # This process had nothing left, and kept the others company.
-            means.totals = before
-        return loss.detach(), None, None
-
-    def evaluation_loop(
-        self,
-        dataloader: Any,
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> EvalLoopOutput:
-        """Add to Trainer's metrics the means of what the batches recorded, with the prefix."""
-        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        means = self.monitor.eval.take()
-        assert output.metrics is not None
-        output.metrics.update({f"{metric_key_prefix}_{name}": mean for name, mean in means.items()})
-        return output
-
     # Resuming
 
     def run_facts(self) -> dict[str, Any]:
@@ -373,12 +387,15 @@ class DROTrainer(PairTrainer):
     def pending_state(self) -> dict[str, Any]:
         """Return this process's part of what is between two steps."""
         known = self.accelerator.unwrap_model(self.model).scorer.known
-        state = {"estimation": self._estimation, **self.monitor.pending()}
+        counts = [callback.early_stopping_patience_counter for callback in self.stopping()]
+        state = {"estimation": self._estimation, "early_stopping": counts, **self.monitor.pending()}
         return state if known is None else {**state, "known_answers": known.state()}
 
     def restore_pending_state(self, state: dict[str, Any]) -> None:
         """Take up what `pending_state` returned."""
         self._estimation = state["estimation"]
         self.monitor.restore(state)
+        for callback, count in zip(self.stopping(), state.get("early_stopping", ()), strict=False):
+            callback.early_stopping_patience_counter = count
         if "known_answers" in state:
             self.accelerator.unwrap_model(self.model).scorer.known.restore(state["known_answers"])

@@ -10,6 +10,9 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 COLUMNS = {"loss": "loss", "reward": "reward", "recall": "selection_recall", "entropy": "entropy", "ESS": "ess"}
 """Headings, and what is logged under them; the rest of a log goes to trackers and `trainer_state.json` alone."""
 
+ANSWERS = {"EM": "em", "F1": "f1", "recall": "recall"}
+"""What `predict_with_generate` adds to an evaluation, and what it is called in the line below its row."""
+
 LOGS = 3
 """So many logs on end have to look wrong: one of few questions may by chance."""
 
@@ -44,16 +47,24 @@ class Rows:
         """Return what a log has to tell, with the headings where they are due."""
         if "train_runtime" in logs:
             return [f"trained {state.global_step:,} steps in {clock(logs['train_runtime'])}"]
-        prefix = "eval_" if any(name.startswith("eval_") for name in logs) else ""
+        # Of several sets of questions each is evaluated by itself, as `eval_NAME_loss` and so on.
+        losses = [name for name in logs if name.startswith("eval_") and name.endswith("_loss") and "/" not in name]
+        prefix = losses[0].removesuffix("loss") if losses else ""
         values = [logs.get(prefix + name) for name in COLUMNS.values()]
         if all(value is None for value in values):
             return [f"{name}: {value}" for name, value in logs.items()]
-        step = "evaluated" if prefix else f"{state.global_step:,}/{state.max_steps:,}"
+        evaluated = prefix.removeprefix("eval_").removesuffix("_") or "evaluated"
+        step = evaluated if prefix else f"{state.global_step:,}/{state.max_steps:,}"
         cells = ["–" if value is None else f"{value:.4g}" for value in values]
         row = self._row(step, cells, "" if prefix else self._left(state))
         heading = [self._row("step", [*COLUMNS], "left")] if self._rows % ROWS == 0 else []
         self._rows += 1
-        return [*heading, row, *self._hints(logs)]
+        return [*heading, row, *self._answers(logs, prefix), *self._hints(logs)]
+
+    def _answers(self, logs: Mapping[str, Any], prefix: str) -> list[str]:
+        found = {word: logs.get(prefix + name) for word, name in ANSWERS.items()}
+        said = ", ".join(f"{word} {value:.4g}" for word, value in found.items() if value is not None)
+        return [f"{'':>13} answers from the preferred selections: {said}"] if prefix and said else []
 
     def _row(self, step: str, cells: list[str], left: str) -> str:
         return f"{step:>13} {' '.join(f'{cell:>10}' for cell in cells)} {left:>9}".rstrip()

@@ -25,10 +25,10 @@ RUN_NAME, OLD_RUN_NAME = "training_run.json", "run.json"
 """What says which run a checkpoint is of, and what it was called before."""
 
 ALLOWED = (
-    "dataloader_ debug disable_tqdm do_ eval_ greater_is_better hub_ include_ label_names load_best log_ logging_ "
-    "max_steps metric_for_best num_selections_to_print num_train_epochs output_dir past_index per_device_eval "
-    "prediction_loss_only project push_to_hub report_to resume_from restore_callback run_name save_ "
-    "scoring_token_budget skip_memory torch_empty trackio use_cpu use_liger"
+    "dataloader_ debug disable_tqdm do_ early_stopping eval_ greater_is_better hub_ include_ label_names load_best "
+    "log_ logging_ max_steps metric_for_best num_selections_to_print num_train_epochs output_dir past_index "
+    "per_device_eval predict_with_generate prediction_loss_only project push_to_hub report_to restore_callback "
+    "resume_from run_name save_ scoring_token_budget skip_memory torch_empty trackio use_cpu use_liger"
 ).split()
 """Beginnings of the names of options that may change when a run is taken up again: how often it logs, saves or
 evaluates, how long it goes on, how much it reads at once. All others decide what the next step computes."""
@@ -118,6 +118,8 @@ def check_same_run(folder: Path, run: dict[str, Any]) -> None:
     said = changes(masked(read_run_facts(folder)), run)  # Earlier versions hid nothing.
     allowed = {name for name in said if name.startswith(tuple(ALLOWED))}
     if forbidden := [said[name] for name in said if name not in allowed]:
+        if "train_dataset" in said and "max_steps" in said:
+            forbidden.append(f"{said['max_steps']}, which decides how much is read of a stream")
         raise ValueError(
             f"the run cannot go on from {folder}: {'; '.join(forbidden)}. Set it back, or start a new run in another "
             "folder"
@@ -186,15 +188,8 @@ class ResumableTrainer(Trainer):
                 raise ValueError(f"output_dir={self.args.output_dir} holds no whole checkpoint to resume from")
         if resume_from_checkpoint:
             self.take_up(read_run_facts(Path(resume_from_checkpoint)), Path(resume_from_checkpoint))
-        if self.args.save_strategy != "no" or resume_from_checkpoint:
-            backend, plugin = str(self.accelerator.distributed_type), self.accelerator.state.deepspeed_plugin
-            self._run = describe_run(
-                self.args.to_dict(),
-                self.train_dataset or (),  # type: ignore[arg-type]
-                processes=self.args.world_size,
-                backend=backend if plugin is None else f"{backend} ZeRO-{plugin.zero_stage}",
-                **self.run_facts(),
-            )
+        if (self.args.save_strategy != "no" or resume_from_checkpoint) and self.model is not None:
+            self.describe()
         if resume_from_checkpoint:
             check_same_run(Path(resume_from_checkpoint), self._run)
         limit = self.args.save_total_limit
@@ -206,6 +201,17 @@ class ResumableTrainer(Trainer):
                 return super().train(resume_from_checkpoint or None, *args, **kwargs)
         finally:
             self.args.save_total_limit = limit
+
+    def describe(self) -> None:
+        """Note what checkpoints have to say about this run."""
+        backend, plugin = str(self.accelerator.distributed_type), self.accelerator.state.deepspeed_plugin
+        self._run = describe_run(
+            self.args.to_dict(),
+            self.train_dataset or (),  # type: ignore[arg-type]
+            processes=self.args.world_size,
+            backend=backend if plugin is None else f"{backend} ZeRO-{plugin.zero_stage}",
+            **self.run_facts(),
+        )
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"

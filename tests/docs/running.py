@@ -69,6 +69,9 @@ NOT_RUN = {
     "python examples/benchmarks/start_up.py": "starts what tests/test_package.py starts",
     "python examples/benchmarks/answer_scoring.py": "takes minutes, for the same reason; no test runs it",
     "python examples/benchmarks/answer_scoring.py --rounds 1 --backward": "takes minutes, likewise; no test runs it",
+    "python examples/search.py --model models/gemma-3-270m --dataset quickstart/data/train.top8.jsonl": (
+        "wants Optuna; tests/trainer/test_searching.py searches where it is installed"
+    ),
     "pytest -m gpu": "wants a GPU",
     "python examples/benchmarks/step_against_trl.py --size 0.5B --dtype bfloat16 --rounds 3 --groups step": "likewise",
     "python examples/benchmarks/work_done.py --size 0.5B --dtype bfloat16 --policies pointwise autoregressive": (
@@ -126,6 +129,7 @@ RECIPES = {
     "method.md": (["train --config {}"], True),
     "recipes.md": (["train --config {}"], False),
     "run.md": (["run {}"], False),
+    "trackers.md": (["train --config {}"], True),
     "warmup.md": (["warmup selector --config {}", "warmup generator --config {} --output_dir warm/generator"], False),
 }
 """How the YAML of a page is run: by which commands, and whether it is a few lines of a recipe."""

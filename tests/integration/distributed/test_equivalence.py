@@ -26,7 +26,7 @@ AUTOREGRESSIVE = {"policy": "dro_trl.AutoregressivePolicy"}
 SGD = {"optim": "sgd", "learning_rate": 0.02}
 CASES = {
     "encoded ahead": {"dataloader_num_workers": 1, **SGD},
-    "plackett-luce, full, sgd": {**SGD, "evaluate": True},
+    "plackett-luce, full, sgd": {**SGD, "evaluate": True, "predict_with_generate": True, "eval_max_new_tokens": 2},
     "plackett-luce, lora, adamw, accumulated": {"lora": True, "gradient_accumulation_steps": 2},
     "autoregressive, full, adamw, accumulated": {**AUTOREGRESSIVE, "gradient_accumulation_steps": 2},
     "autoregressive, lora, sgd": {**AUTOREGRESSIVE, **SGD, "lora": True, "evaluate": True},
@@ -58,6 +58,8 @@ CASES = {
             "answer_confidence": 0.5,
             "learn_weights": True,
         },
+        "predict_with_generate": True,
+        "eval_max_new_tokens": 2,
     },
     "one question": {"questions": [5], **SGD},
     "answers scored in several passes": {**SGD, "scoring_token_budget": 150},
