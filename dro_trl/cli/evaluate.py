@@ -1,5 +1,6 @@
 """`dro-trl evaluate`: a trained pair against the retriever's own order and the pair it started from."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,15 @@ from dro_trl.cli import options
 if TYPE_CHECKING:
     from dro_trl.evaluation.comparison import EvaluationReport
     from dro_trl.evaluation.scores import Prediction
+
+
+class Predictions(StrEnum):
+    """Where predictions are written: in `results.json` alone, or in a table as well."""
+
+    json = "json"
+    parquet = "parquet"
+    csv = "csv"
+
 
 OutputDir = Annotated[
     Path | None,
@@ -47,6 +57,10 @@ Limit = Annotated[
     int | None, typer.Option("--max_eval_samples", min=1, help="Evaluate on the first so many questions only.")
 ]
 BatchSize = Annotated[int, typer.Option("--per_device_eval_batch_size", min=1, help="Questions in a batch.")]
+PredictionsFormat = Annotated[
+    Predictions,
+    typer.Option("--predictions_format", help="Also as a table: predictions.parquet or .csv beside results.json."),
+]
 Resume = Annotated[
     bool, typer.Option("--resume/--no_resume", help="Go on from what an interrupted evaluation left in the folder.")
 ]
@@ -82,6 +96,7 @@ def main(
     trust_remote_code: options.TrustRemoteCode = False,
     seed: Annotated[int, typer.Option("--seed", help="Of the bootstrap, and of what systems draw.")] = 0,
     on_bad_row: options.BadRows = options.OnBadRow.stop,
+    predictions_format: PredictionsFormat = Predictions.json,
     resume: Resume = True,
 ) -> None:
     """Evaluate recall, MRR, nDCG, EM and F1 with paired bootstrap intervals."""
@@ -110,6 +125,7 @@ def main(
         folder,
         resume,
         (device, dtype),
+        predictions_format.value,
         ks=ks,
         seed=seed,
         batch_size=batch_size,
@@ -137,6 +153,7 @@ def run(
     folder: Path,
     resume: bool,
     place: tuple[str, str],
+    predictions_format: str = "json",
     **settings: Any,
 ) -> None:
     """Check all inputs, then evaluate and write the results.
@@ -149,6 +166,7 @@ def run(
         folder: Of the results.
         resume: Whether to go on from what an interrupted evaluation left there.
         place: Device and number format, as they were given.
+        predictions_format: `json` writes predictions into `results.json`, others into a table as well.
         **settings: The other arguments of `evaluate_pair`.
     """
     import time
@@ -187,6 +205,7 @@ def run(
         given = rows["id"] if "id" in rows.column_names else [None] * len(rows)
         ids = [query_id({"id": id}, number) for number, id in enumerate(given, start=1)]
         write_runs(folder / "runs", ids, predictions)
+        write_table(folder, ids, predictions, predictions_format)
 
 
 def write(
@@ -247,6 +266,16 @@ def write_runs(folder: Path, query_ids: list[str], predictions: "dict[str, list[
         print(f"Run files: {folder}")
 
 
+def write_table(folder: Path, query_ids: list[str], predictions: "dict[str, list[Prediction]]", format: str) -> None:
+    """Write predictions as a table where one was asked for; one of an earlier evaluation goes."""
+    from dro_trl.evaluation.tables import STEM, write_predictions
+
+    for left in folder.glob(f"{STEM}.*"):
+        left.unlink()
+    if format != Predictions.json:
+        print(f"Predictions: {write_predictions(folder, query_ids, predictions, format)}")  # type: ignore[arg-type]
+
+
 def check_results(folder: Path) -> None:
     """Refuse a folder whose `results.json` or plot would be replaced, and is of something else.
 
@@ -257,7 +286,7 @@ def check_results(folder: Path) -> None:
     from dro_trl.files.folders import check_unwritten
     from dro_trl.files.writing import load_object
 
-    names = ("results.json", "comparison.png", "runs")
+    names = ("results.json", "comparison.png", "runs", "predictions.parquet", "predictions.csv")
     path = folder / names[0]
     found = load_object(path, "delete it, or give another --output_dir") if path.is_file() else {}
     check_unwritten(folder, names, [] if "systems" not in found else names)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, DatasetDict, Features, List, Value, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, Features, IterableDataset, List, Value, load_dataset, load_from_disk
 
 from dro_trl.data.columns import texts_of
 from dro_trl.data.row_checks import find_faults
@@ -39,6 +39,18 @@ class LoadedDataset:
     """The rows left out, all of them, in the order of the source."""
     json_texts: list[str]
     """The further columns, and fields of passages, that hold what no one type does: each value is JSON text now."""
+
+    def log(self, source: str) -> None:
+        """Warn of what was skipped or rewritten in a file, a dataset or a table."""
+        if self.skipped:
+            description = describe_faults(self.skipped, source, self.num_rows)
+            logger.warning("skipped %d of %d rows; %s", len(self.skipped), self.num_rows, description)
+        if self.json_texts:
+            logger.warning(
+                "%s: the values of %s have no common type; each is JSON text now (json.loads gives it back)",
+                source,
+                ", ".join(f"'{name}'" for name in self.json_texts),
+            )
 
 
 def load_rag_dataset(
@@ -72,15 +84,7 @@ def load_rag_dataset(
     loaded = read_rag_dataset(
         path_or_hub_name, split=split, on_bad_row=on_bad_row, require_candidates=require_candidates
     )
-    if loaded.skipped:
-        description = describe_faults(loaded.skipped, str(path_or_hub_name), loaded.num_rows)
-        logger.warning("skipped %d of %d rows; %s", len(loaded.skipped), loaded.num_rows, description)
-    if loaded.json_texts:
-        logger.warning(
-            "%s: the values of %s have no common type; each is JSON text now (json.loads gives it back)",
-            path_or_hub_name,
-            ", ".join(f"'{name}'" for name in loaded.json_texts),
-        )
+    loaded.log(str(path_or_hub_name))
     return loaded.dataset
 
 
@@ -105,22 +109,57 @@ def read_rag_dataset(
             reader.add_json_lines(path)
         else:
             reader.add(read_json(path))
-        if reader.columns:
-            check_columns(reader.columns, source, require_candidates=require_candidates)
-        dataset, num_rows = reader.store.dataset(), reader.num_rows
-        skipped, json_texts = reader.faults, reader.store.texts
-    else:
-        whole, json_texts = _open_dataset(path, source, split)
-        check_columns(whole.column_names, source, require_candidates=require_candidates)
-        skipped = find_faults(whole, require_candidates=require_candidates)
-        good = np.delete(np.arange(len(whole)), [fault.row - 1 for fault in skipped])
-        dataset = whole.select(good) if skipped else whole
-        num_rows = len(whole)
+        return finish(reader, source, on_bad_row, require_candidates)
+    whole, json_texts = _open_dataset(path, source, split)
+    check_columns(whole.column_names, source, require_candidates=require_candidates)
+    skipped = find_faults(whole, require_candidates=require_candidates)
+    good = np.delete(np.arange(len(whole)), [fault.row - 1 for fault in skipped])
+    dataset = whole.select(good) if skipped else whole
+    return _loaded(dataset, len(whole), skipped, json_texts, source, on_bad_row)
+
+
+def finish(reader: TextRowReader, source: str, on_bad_row: OnBadRow, require_candidates: bool) -> LoadedDataset:
+    """Return what was read row by row; arguments and errors as those of `read_rag_dataset`."""
+    if reader.columns:
+        check_columns(reader.columns, source, require_candidates=require_candidates)
+    store = reader.store
+    return _loaded(store.dataset(), reader.num_rows, reader.faults, store.texts, source, on_bad_row)
+
+
+def _loaded(
+    dataset: Dataset, num_rows: int, skipped: list[RowFault], json_texts: list[str], source: str, on_bad_row: OnBadRow
+) -> LoadedDataset:
     if skipped and (on_bad_row == "raise" or len(skipped) == num_rows):
         raise ValueError(describe_faults(skipped, source, num_rows))
     if not num_rows:
         raise ValueError(f"{source}: holds no rows")
     return LoadedDataset(_with_schema_types(dataset), num_rows, skipped, json_texts)
+
+
+def stream_rag_dataset(hub_name: str, split: str = "train") -> IterableDataset:
+    """Return a dataset on the hub as a stream, of which no more is fetched than is read; its rows are not checked yet.
+
+    Args:
+        hub_name: Its name.
+        split: Which split.
+
+    Raises:
+        FileNotFoundError: There is no such dataset.
+        ValueError: There is no such split, or it is a file here.
+    """
+    if Path(hub_name).suffix in _SUFFIXES or Path(hub_name).exists():
+        raise ValueError(f"dataset_streaming=True streams from the hub, and {hub_name} is no name there; leave it out")
+    return _load_from_hub(hub_name, split, streaming=True)
+
+
+def _load_from_hub(name: str, split: str, **options: Any) -> Any:
+    try:
+        return load_dataset(name, split=split, **options)
+    except OSError as error:
+        said = " ".join(str(error).split())
+        raise FileNotFoundError(
+            f"{name}: no such file or folder, and no such dataset could be had from the hub: {said}"
+        ) from error
 
 
 def _check_exists(path: Path) -> None:
@@ -144,12 +183,7 @@ def _open_dataset(path: Path, source: str, split: str) -> tuple[Dataset, list[st
         raise ValueError(f"{source}: files of this kind are not read; expected one of {', '.join(_SUFFIXES)}")
     if path.is_dir():
         return _open_folder(path, split), []
-    try:
-        dataset = load_dataset(source, split=split)
-    except OSError as error:
-        raise FileNotFoundError(
-            f"{source}: no such file or folder, and no such dataset could be had from the hub: {error}"
-        ) from error
+    dataset = _load_from_hub(source, split)
     assert isinstance(dataset, Dataset)
     return dataset, []
 

@@ -4,5 +4,5 @@ systems, evaluator, parts    who chooses passages; a pair evaluated, in parts th
 scores                       recall, MRR, nDCG, EM, F1 of predictions
 bootstrap, comparison        intervals, and paired differences
 groups                       questions by what a column of theirs holds
-report, plots                tables, JSON and figures
+report, tables, plots        printed tables, JSON, Parquet and CSV, figures
 """

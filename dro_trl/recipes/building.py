@@ -12,7 +12,8 @@ from transformers import TrainingArguments
 from transformers.utils.import_utils import is_bitsandbytes_available
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
-from dro_trl.data.load import load_rag_dataset
+from dro_trl.data.given import as_dataset
+from dro_trl.data.load import load_rag_dataset, stream_rag_dataset
 from dro_trl.files.folders import check_unwritten, owned
 from dro_trl.lm.devices import AUTO, describe_training, with_trained_dtype
 from dro_trl.models.causal_lm import check_causal
@@ -22,6 +23,7 @@ from dro_trl.names import import_dotted
 from dro_trl.recipes.arguments import DROScriptArguments, RecipeModel
 from dro_trl.rewards.calls import RewardFunc
 from dro_trl.rewards.likelihood import AnswerLogLikelihood
+from dro_trl.trainer.dataset import rows_of_run
 from dro_trl.trainer.dro_config import DROConfig
 from dro_trl.trainer.resuming import last_checkpoint
 from dro_trl.trainer.starts import adapter_config, start_names
@@ -111,9 +113,18 @@ def peft_config_of(model: ModelConfig, *starts: str) -> Any | None:
     return held or asked
 
 
-def load_datasets(script: DROScriptArguments) -> tuple[Dataset, Dataset | None]:
-    """Return the rows to train on, and those to evaluate on where the recipe names any."""
-    train = load_rag_dataset(str(script.dataset_name), split=script.dataset_train_split, on_bad_row=script.on_bad_row)
+def load_datasets(script: DROScriptArguments, args: Any) -> tuple[Dataset, Dataset | None]:
+    """Return the rows to train on, and those to evaluate on where the recipe names any.
+
+    Args:
+        script: Names them.
+        args: Say how many are read of a stream.
+    """
+    name, split = str(script.dataset_name), script.dataset_train_split
+    if script.dataset_streaming:
+        train = as_dataset(stream_rag_dataset(name, split), name, rows_of_run(args, name), script.on_bad_row)
+    else:
+        train = load_rag_dataset(name, split=split, on_bad_row=script.on_bad_row)
     if script.max_train_samples is not None:
         train = train.select(range(min(script.max_train_samples, len(train))))
     if not script.eval_dataset_name:
@@ -141,7 +152,7 @@ def check_inputs(script: DROScriptArguments, args: DROConfig, model: RecipeModel
         ValueError: If a row or a file of a model is damaged, or a model is no causal language model.
         OSError: If data or a model is missing.
     """
-    load_datasets(script)
+    load_datasets(script, args)
     check_starts(model, args)
     for start in start_names(str(model.model_name_or_path), args.generator_name_or_path).values():
         if start:

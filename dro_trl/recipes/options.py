@@ -13,15 +13,16 @@ from dro_trl.recipes.file import find_recipe, read_recipe
 from dro_trl.recipes.option_fields import declared_options
 from dro_trl.recipes.secrets import revealed
 
-UNUSED = frozenset({"dataset_config", "dataset_streaming", "ignore_bias_buffers"})
+UNUSED = frozenset({"dataset_config", "ignore_bias_buffers"})
 """Fields of TRL's that nothing here heeds; a recipe that sets one is refused, as with any unknown key."""
 
 UNUSED_IN_WARMUP = frozenset(
-    "assistant_only_loss completion_only_loss dataset_kwargs dataset_num_proc dataset_text_field "
-    "eos_token eval_packing gradient_checkpointing gradient_checkpointing_kwargs max_length num_candidates packing "
-    "packing_strategy pad_token padding_free reward_funcs shuffle_dataset truncation_mode".split()
+    "assistant_only_loss completion_only_loss dataset_kwargs dataset_num_proc dataset_streaming "
+    "dataset_text_field eos_token eval_packing gradient_checkpointing gradient_checkpointing_kwargs max_length "
+    "num_candidates packing packing_strategy pad_token padding_free reward_funcs shuffle_dataset "
+    "truncation_mode".split()
 )
-"""Options of `trl.SFTConfig` for texts that are yet to be tokenized, and deprecated ones; and the rewards."""
+"""Options of `trl.SFTConfig` for texts that are yet to be tokenized, and deprecated ones; the rewards; and streams."""
 
 REQUIRED = ("dataset_name", "model_name_or_path")
 ENV = Option(

@@ -36,7 +36,7 @@ def run_recipe(script: DROScriptArguments, args: DROConfig, model: RecipeModel) 
 
 def _run_recipe(script: DROScriptArguments, args: DROConfig, model: RecipeModel) -> DROTrainer:
     args.model_init_kwargs = decide_loading(model, args)
-    train, held_out = load_datasets(script)
+    train, held_out = load_datasets(script, args)
     starts = start_names(str(model.model_name_or_path), args.generator_name_or_path)
     with naming_sources(train_dataset=script.dataset_name, eval_dataset=script.eval_dataset_name):
         trainer = DROTrainer(

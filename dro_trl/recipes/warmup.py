@@ -86,7 +86,7 @@ def _run_warmup(part: Part, script: DROScriptArguments, args: WarmupConfig, mode
     start = str(merged_where_needed(starts[part], part, peft_config, args))
     args.trust_remote_code = model.trust_remote_code
     args.model_init_kwargs = None  # TRL would warn that it does not heed them.
-    train, held_out = load_datasets(script)
+    train, held_out = load_datasets(script, args)
 
     def prepared(rows: Dataset, name: str, training: bool = False) -> TaughtRows:
         return teach(rows, name, args, tokenizers["generator"], starts["generator"], reading, training)

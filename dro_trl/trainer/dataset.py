@@ -9,9 +9,11 @@ from typing import Any
 
 import pyarrow.compute as pc
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset, Features, concatenate_datasets
 
 from dro_trl.data.attach import attach_candidates
+from dro_trl.data.given import as_dataset, is_stream
 from dro_trl.data.row_checks import validate_dataset
 from dro_trl.data.row_files import dataset_of
 from dro_trl.data.schema import COLUMNS
@@ -20,6 +22,7 @@ from dro_trl.lm.tokens import Tokenizer
 from dro_trl.metrics import mentions_answer, normalize_answer
 from dro_trl.policies.gold import MOST_IN_ANY_ORDER, gold_places
 from dro_trl.policies.randomness import random_generator
+from dro_trl.records import rows_digest
 from dro_trl.retrieval.base import Retriever
 from dro_trl.trainer.dro_config import DROConfig, SelectionConfig
 from dro_trl.types import Question
@@ -49,7 +52,7 @@ def naming_sources(**sources: str | None) -> Iterator[None]:
 
 
 def prepare_dataset(
-    dataset: Dataset | None,
+    dataset: Any,
     name: str,
     retriever: Retriever | None,
     tokenizer: Tokenizer,
@@ -62,7 +65,7 @@ def prepare_dataset(
     Training rows are also counted, or kept, by whether their answer can be found, and their candidates shuffled.
 
     Args:
-        dataset: Rows as in `DROTrainer`; None is passed through.
+        dataset: Rows as in `DROTrainer`; None is passed through. Of a stream so many are read as the run trains on.
         name: What to call it in errors, such as `"train_dataset"`.
         retriever: Finds `args.num_candidates` candidates.
         tokenizer: The generator's, which counts `args.max_passage_tokens`.
@@ -76,6 +79,10 @@ def prepare_dataset(
     """
     if dataset is None:
         return None
+    streamed = is_stream(dataset)
+    dataset = as_dataset(dataset, name, rows_of_run(args, name) if streamed and training else None)
+    if streamed and args.world_size > 1:
+        _check_alike(dataset, name)
     if retriever is not None and "candidates" not in dataset.column_names:
         dataset = attach_candidates(dataset, retriever, args.num_candidates)
     validate_dataset(dataset, name)
@@ -93,6 +100,29 @@ def prepare_dataset(
     if training and args.shuffle_candidates:
         dataset = _with_candidates(dataset, (_shuffled(row, args.seed) for row in _questions(dataset)))
     return dataset
+
+
+def rows_of_run(args: SelectionConfig, name: str) -> int:
+    """Return how many rows a run trains on, each once, as far as a stream has so many.
+
+    Raises:
+        ValueError: If `args.max_steps` does not say.
+    """
+    if args.max_steps <= 0:
+        raise ValueError(
+            f"{name} is a stream of rows, whose length nobody knows: set max_steps, which says how many are read"
+        )
+    of_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    steps, uses = getattr(args, "steps_per_estimation", 1), getattr(args, "num_iterations", 1)
+    return math.ceil(args.max_steps / (steps * uses)) * steps * of_step
+
+
+def _check_alike(dataset: Dataset, name: str) -> None:
+    """Refuse a stream of which the processes have read different rows."""
+    if len(set(gather_object([rows_digest(dataset)]))) > 1:
+        raise ValueError(
+            f"{name} is a stream that gives each process other rows; shuffle it with a seed, or give a list"
+        )
 
 
 def _questions(dataset: Dataset) -> Dataset:

@@ -1,16 +1,19 @@
 """`dro-trl evaluate` on a tiny trained pair."""
 
+import csv
 import json
 import signal
 import subprocess
 import sys
 import time
 
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
 from dro_trl import RAGPipeline
 from dro_trl.cli.app import app
+from dro_trl.cli.evaluate import write_table
 from dro_trl.evaluation.evaluator import evaluate_pair, predict
 from dro_trl.evaluation.systems import SYSTEMS as FOUND
 from dro_trl.evaluation.systems import Task
@@ -85,6 +88,30 @@ def test_without_the_start_two_systems_are_left(trained_pair, tmp_path):
     assert {"recall@1", "recall@3", "map", "rouge_l"} <= results["systems"]["trained"].keys()
     assert "acc" not in results["systems"]["trained"]
     assert "ROUGE-L" in result.stdout
+
+
+def test_predictions_can_be_a_table(tmp_path):
+    """Read again as others would; one of an earlier evaluation goes."""
+    made = {
+        "question": "Who, me?",
+        "answers": ['Ada "A"', "é"],
+        "gold_ids": None,
+        "ranking": ["b,1", "a"],
+        "answer": "the é",
+    }
+    predictions = {"start": [{**made, "gold_ids": ["a"], "answer": ""}], "trained": [made]}
+    for format in ("csv", "parquet"):
+        write_table(tmp_path, ["q1"], predictions, format)
+        assert [path.name for path in tmp_path.iterdir()] == [f"predictions.{format}"]
+        path = tmp_path / f"predictions.{format}"
+        rows = pq.read_table(path).to_pylist() if format == "parquet" else list(csv.DictReader(path.open()))
+        if format == "csv":
+            lists = ("answers", "gold_ids", "ranking", "em", "f1")
+            rows = [{k: (json.loads(v) if v else None) if k in lists else v for k, v in row.items()} for row in rows]
+        judged = {"system": "trained", "id": "q1", **made, "em": 1.0, "f1": 1.0}
+        assert rows == [{**judged, **predictions["start"][0], "system": "start", "em": 0.0, "f1": 0.0}, judged]
+    write_table(tmp_path, ["q1"], predictions, "json")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_groups_of_a_column_are_evaluated_by_themselves(trained_pair, tmp_path):

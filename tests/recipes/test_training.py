@@ -61,7 +61,7 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path):
     [
         ({"num_selection": 3}, [], r"recipe.yaml: unknown key 'num_selection'; did you mean 'num_selections'\?"),
         ({"learning_rates": 1}, [], "did you mean 'learning_rate'"),
-        ({"dataset_streaming": True}, [], "recipe.yaml: unknown key 'dataset_streaming'"),
+        ({"dataset_config": "nq"}, [], "recipe.yaml: unknown key 'dataset_config'"),
         (
             {},
             ["--num_selecteds", "3"],

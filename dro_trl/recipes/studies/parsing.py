@@ -18,6 +18,7 @@ from dro_trl.recipes.studies.plan import OWN_ORDER, START_SYSTEMS, Row, Study, p
 SAMPLE_FIELDS = (
     "dataset_name",
     "dataset_train_split",
+    "dataset_streaming",
     "max_train_samples",
     "on_bad_row",
     "answerable_only",
