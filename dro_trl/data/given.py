@@ -22,7 +22,13 @@ def is_stream(rows: Any) -> bool:
     return isinstance(rows, Iterable) and not hasattr(rows, "__len__")
 
 
-def as_dataset(rows: Any, name: str, most_rows: int | None = None, on_bad_row: OnBadRow = "raise") -> Dataset:
+def as_dataset(
+    rows: Any,
+    name: str,
+    most_rows: int | None = None,
+    on_bad_row: OnBadRow = "raise",
+    require_candidates: bool = True,
+) -> Dataset:
     """Return rows as a dataset; every row but those of a `Dataset` is checked.
 
     Args:
@@ -31,6 +37,7 @@ def as_dataset(rows: Any, name: str, most_rows: int | None = None, on_bad_row: O
         name: What to call them in errors, such as `"train_dataset"`.
         most_rows: How many are read of a stream.
         on_bad_row: As in `load_rag_dataset`.
+        require_candidates: As in `load_rag_dataset`.
 
     Raises:
         ValueError: They are something else, a stream of which nobody says how much is read, or a row is faulty: naming
@@ -48,9 +55,9 @@ def as_dataset(rows: Any, name: str, most_rows: int | None = None, on_bad_row: O
         records: Iterator[Any] = islice(iter(plain), most_rows)
     else:
         records = _records(rows, name)
-    reader = TextRowReader(require_candidates=False)
+    reader = TextRowReader(require_candidates)
     reader.add((number, _plain(row)) for number, row in enumerate(records, start=1))
-    loaded = finish(reader, name, on_bad_row, require_candidates=False)
+    loaded = finish(reader, name, on_bad_row, require_candidates)
     loaded.log(name)
     return loaded.dataset
 

@@ -80,7 +80,8 @@ def prepare_dataset(
     if dataset is None:
         return None
     streamed = is_stream(dataset)
-    dataset = as_dataset(dataset, name, rows_of_run(args, name) if streamed and training else None)
+    most = rows_of_run(args, name) if streamed and training else None
+    dataset = as_dataset(dataset, name, most, require_candidates=retriever is None)
     if streamed and args.world_size > 1:
         _check_alike(dataset, name)
     if retriever is not None and "candidates" not in dataset.column_names:
@@ -112,8 +113,8 @@ def rows_of_run(args: SelectionConfig, name: str) -> int:
         raise ValueError(
             f"{name} is a stream of rows, whose length nobody knows: set max_steps, which says how many are read"
         )
-    of_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    steps, uses = getattr(args, "steps_per_estimation", 1), getattr(args, "num_iterations", 1)
+    of_step: int = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    steps, uses = (args.steps_per_estimation, args.num_iterations) if isinstance(args, DROConfig) else (1, 1)
     return math.ceil(args.max_steps / (steps * uses)) * steps * of_step
 
 

@@ -89,7 +89,7 @@ class DROTrainer(SearchingTrainer):
         model_init: Callable[..., Any] | None = None,
     ) -> None:
         args = args or DROConfig("dro-output")
-        check_sources(model, model_init, optimizers)
+        check_sources(model, model_init, optimizers, train_dataset)
         set_seed(args.seed)  # New adapters are random, and made before Trainer seeds anything.
         self._make = partial(
             self._make_parts,
@@ -99,8 +99,8 @@ class DROTrainer(SearchingTrainer):
             policy=policy,
             peft_config=peft_config,
         )
-        made: Any = start_of(model_init, None) if model_init else (model, generator)
-        pair, rows, held_out = self._make(*made, args)
+        selector, other = start_of(model_init, None, args.seed) if model_init else (model, generator)
+        pair, rows, held_out = self._make(model=selector, generator=other, args=args)
         if args.early_stopping_patience is not None:
             stopping = EarlyStoppingCallback(args.early_stopping_patience, args.early_stopping_threshold)
             callbacks = [*(callbacks or []), stopping]
@@ -114,7 +114,7 @@ class DROTrainer(SearchingTrainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        self.model_init = model_init
+        self.model_init: Any = model_init
         self.model_accepts_loss_kwargs = False  # compute_loss averages over questions; Trainer over accumulation.
         self.monitor = Monitor(args, self.model.base_models())
         show_table(self)
@@ -152,10 +152,12 @@ class DROTrainer(SearchingTrainer):
 
     def rebuild(self, trial: Any) -> SelectorGenerator:
         """Make both models, the rows and all that depends on the options anew, and return the pair."""
-        pair, rows, self.eval_dataset = self._make(*start_of(self.model_init, trial), self.args)
+        model, generator = start_of(self.model_init, trial, self.args.seed)
+        pair, rows, self.eval_dataset = self._make(model=model, generator=generator, args=self.args)
         self.train_dataset, self.processing_class = rows, self.tokenizers["selector"]
         self.data_collator = Collator(rows, pair.policy, ahead=self.args.on_policy)
         self.monitor = Monitor(self.args, pair.base_models())
+        vars(self).pop("_eval_dataloaders", None)  # Of the rows before.
         return pair
 
     # Data

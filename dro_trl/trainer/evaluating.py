@@ -42,7 +42,7 @@ class EvaluatingTrainer(PairTrainer):
         )
         before = dict(means.totals)
         with torch.no_grad(), self.compute_loss_context_manager():
-            loss = self.compute_loss(model, {**batch, "counted": counted})
+            loss: Any = self.compute_loss(model, {**batch, "counted": counted})
             if self.args.predict_with_generate:
                 means.add(self.answered(model, inputs, counted))
         if not counted:  # This process had nothing left, and kept the others company.
@@ -71,7 +71,7 @@ class EvaluatingTrainer(PairTrainer):
             self.args.eval_max_new_tokens,
         )
         judged = list(zip(rows, selections, answers, strict=True))[:counted]
-        of_gold = [(row["gold_ids"], row["candidates"], z) for row, z, _ in judged if row.get("gold_ids")]
+        of_gold = [(gold, row["candidates"], z) for row, z, _ in judged if (gold := row.get("gold_ids"))]
         measured = {
             "em": [exact_match(answer, row["answers"]) for row, _, answer in judged],
             "f1": [token_f1(answer, row["answers"]) for row, _, answer in judged],

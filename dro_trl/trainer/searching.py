@@ -6,8 +6,10 @@ from enum import Enum
 from inspect import signature
 from typing import Any
 
+from transformers import set_seed
 from transformers.trainer_utils import HPSearchBackend
 
+from dro_trl.data.given import is_stream
 from dro_trl.names import nearest
 from dro_trl.options.values import check_config, options_of
 from dro_trl.trainer.evaluating import EvaluatingTrainer
@@ -20,8 +22,8 @@ FIXED = tuple(
 """Beginnings of the names of options that a trial cannot have, beside those that decide nothing of what is learnt."""
 
 
-def check_sources(model: Any, model_init: Any, optimizers: tuple[Any, Any]) -> None:
-    """Refuse two sources of models, or none.
+def check_sources(model: Any, model_init: Any, optimizers: tuple[Any, Any], rows: Any) -> None:
+    """Refuse two sources of models, or none, and what goes with the models of one training alone.
 
     Raises:
         ValueError: Says which.
@@ -31,19 +33,27 @@ def check_sources(model: Any, model_init: Any, optimizers: tuple[Any, Any]) -> N
         raise ValueError(f"{given} of model and model_init given; give one of them")
     if model_init is not None and any(optimizers):
         raise ValueError("optimizers hold the weights of one pair, and model_init makes others; leave one of them out")
+    if model_init is not None and is_stream(rows):
+        raise ValueError(
+            "train_dataset is a stream of rows, which can be read once, and model_init is for several trainings; give "
+            "as many as are wanted as a list, such as list(stream.take(500))"
+        )
 
 
-def start_of(model_init: Any, trial: Any) -> tuple[Any, Any]:
+def start_of(model_init: Any, trial: Any, seed: int) -> tuple[Any, Any]:
     """Return what `model_init` makes: the selector's start and the generator's, None where it has none of its own.
 
     Args:
         model_init: As in `DROTrainer`.
         trial: Of a search, given to it where it takes an argument.
+        seed: Random numbers begin with it, and begin anew for what is put on the models.
 
     Raises:
         ValueError: If it returns neither one model nor two, or their names.
     """
+    set_seed(seed)
     made = model_init(trial) if len(signature(model_init).parameters) else model_init()
+    set_seed(seed)
     selector, generator = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if selector is None or isinstance(selector, tuple):
         raise ValueError(f"model_init returned {made!r:.80}; return the selector, or (selector, generator)")

@@ -28,7 +28,7 @@ class Drawn(NamedTuple):
     """Of its passages, in the same order."""
     found: int
     """How many gold passages are among them."""
-    count: int
+    times: int
     """How often it was drawn."""
     reward: float
     weight: float
@@ -70,7 +70,7 @@ def print_selections(samples: Sequence[Sample], step: int, console: Console | No
             table.add_row(
                 f"  {escape(drawn.text)}",
                 f"{drawn.found}/{len(gold)}" if gold else "–",
-                str(drawn.count),
+                str(drawn.times),
                 f"{drawn.reward:.2f}",
                 f"{drawn.weight:.2f}",
             )
@@ -96,7 +96,7 @@ def selections_frame(samples: Sequence[Sample], step: int) -> Any:
             "selection": drawn.text,
             "passage_ids": " > ".join(drawn.ids),
             "recall": drawn.found / len(gold) if (gold := _gold(sample)) else float("nan"),
-            "drawn": drawn.count,
+            "drawn": drawn.times,
             "reward": drawn.reward,
             "weight": drawn.weight,
         }

@@ -58,7 +58,7 @@ def make_trainer(folder: Path, *, model: str | PreTrainedModel | None = None, **
     if isinstance(kwargs.get("policy"), str):
         of_trainer.remove("policy")
     given = {name: kwargs.pop(name) for name in of_trainer & kwargs.keys()}
-    dataset = kwargs.pop("train_dataset", None) or questions()
+    dataset = kwargs.pop("train_dataset") if "train_dataset" in kwargs else questions()
     trainer_class = kwargs.pop("trainer_class", DROTrainer)
     tokenizer = kwargs.pop("processing_class", None) or (None if isinstance(model, str) else tiny_tokenizer())
     return trainer_class(

@@ -77,7 +77,7 @@ def test_by_names_with_checkpoints_and_stopping(tmp_path):
     best = trainer.hyperparameter_search(lambda trial: {"seed": trial.suggest_int("seed", 0, 9)}, n_trials=2)
     assert sorted(path.name for path in (tmp_path / "out" / "run-1").iterdir()) == ["checkpoint-1", "checkpoint-2"]
     assert trainer.state.global_step == 2
-    assert best.objective == trainer.state.log_history[-2].get("eval_reward", best.objective)
+    assert best.objective >= trainer.state.best_metric
     trainer.args.seed, trainer.args.max_steps = best.hyperparameters["seed"], 1
     trainer.train()
     trainer.save_model()
@@ -131,6 +131,8 @@ def test_one_source_of_models_is_given(tmp_path):
             DROTrainer(args=options(tmp_path), train_dataset=questions(), **models)
     with pytest.raises(ValueError, match="model_init returned None"):
         searcher(tmp_path, lambda: None)
+    with pytest.raises(ValueError, match="train_dataset is a stream of rows, which can be read once"):
+        searcher(tmp_path, tiny, train_dataset=iter(questions()))
     with pytest.raises(ValueError, match="optimizers hold the weights of one pair"):
         DROTrainer(args=options(tmp_path), model_init=tiny, optimizers=(object(), None))
 
