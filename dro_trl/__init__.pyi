@@ -2,6 +2,7 @@ from .data.attach import attach_candidates as attach_candidates
 from .data.encyclopedia import FictionalEncyclopedia as FictionalEncyclopedia
 from .data.load import load_rag_dataset as load_rag_dataset
 from .evaluation.bootstrap import mean_interval as mean_interval
+from .evaluation.plots import plot_training as plot_training
 from .evaluation.scores import Prediction as Prediction
 from .evaluation.scores import Scores as Scores
 from .evaluation.scores import score_predictions as score_predictions

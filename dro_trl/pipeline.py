@@ -12,7 +12,7 @@ from dro_trl.lm.devices import AUTO
 from dro_trl.lm.endpoint import GeneratorEndpoint
 from dro_trl.lm.fitting import check_fit
 from dro_trl.lm.generation import generate_answers
-from dro_trl.lm.prompts import DEFAULT, PromptTexts
+from dro_trl.lm.prompts import DEFAULT, PromptTexts, passage_text
 from dro_trl.lm.tokens import Tokenizer
 from dro_trl.models import saving
 from dro_trl.models.answers import AnswerScorer
@@ -36,6 +36,11 @@ class RAGOutput:
     """The selected passages, in the order in which the generator read them."""
     scores: list[float]
     """The selector's score of each: the item score (Plackett-Luce), or the log-probability of the choice."""
+
+    def __str__(self) -> str:
+        """Return question, answer, and a line a passage with its score, to be read."""
+        read = [f"  {score:6.2f}  {passage_text(p)}" for p, score in zip(self.passages, self.scores, strict=True)]
+        return "\n".join([self.question, f"Answer: {self.answer}", *read])
 
 
 class RAGPipeline:
@@ -183,6 +188,27 @@ class RAGPipeline:
         """
         opened = open_pair(folder, revision, device, policy, num_selected, model_kwargs, start=True)
         return cls._of(opened, window_size, window_stride, max_thinking_tokens)
+
+    @classmethod
+    def from_trainer(cls, trainer: Any, retriever: Retriever | None = None) -> "RAGPipeline":
+        """Use the pair that a trainer holds, which costs no memory and no loading; it is in evaluation mode then.
+
+        Args:
+            trainer: A `DROTrainer`, before or after training; under one process or DDP.
+            retriever: Finds candidates for bare questions.
+        """
+        pair, args = trainer.accelerator.unwrap_model(trainer.model), trainer.args
+        return cls(
+            pair.selector,
+            pair.generator,
+            pair.policy,
+            trainer.tokenizers["generator"],
+            retriever,
+            args.num_candidates,
+            args.max_passage_tokens,
+            args.texts,
+            max_thinking_tokens=args.max_thinking_tokens or 0,
+        )
 
     @classmethod
     def _of(

@@ -55,6 +55,18 @@ def pipeline(trained):
     return RAGPipeline.from_pretrained(trained[0], retriever=FirstRows(), dtype="float32")
 
 
+def test_a_trainers_pair_answers_as_the_saved_one_does(trained, pipeline):
+    question = ROWS[1]["question"]
+    held = RAGPipeline.from_trainer(trained[1], FirstRows())
+    output = held(question)
+    assert output == pipeline(question)
+    assert FirstRows.asked[-2:] == [9, 9]
+    shown = str(output).splitlines()
+    assert shown[:2] == [question, f"Answer: {output.answer}"]
+    assert [line.split()[0] for line in shown[2:]] == [f"{score:.2f}" for score in output.scores]
+    assert all(passage["text"] in line for passage, line in zip(output.passages, shown[2:], strict=True))
+
+
 def test_more_passages_can_be_selected_than_in_training(trained, pipeline):
     wider = RAGPipeline.from_pretrained(trained[0], num_selected=4, dtype="float32").predict(ROWS, max_new_tokens=1)
     for few, many in zip(pipeline.predict(ROWS, max_new_tokens=1), wider, strict=True):

@@ -6,8 +6,8 @@ EXAMPLES = {
         dro-trl quickstart --fast --output_dir /tmp/quickstart
     """,
     "run": """
-        dro-trl run --config wikimultihop --dry_run
-        dro-trl run --config wikimultihop --until retrieve
+        dro-trl run --config natural_questions --dry_run
+        dro-trl run --config hotpotqa --until retrieve
     """,
     "index": """
         dro-trl index --corpus corpus.jsonl --index_dir index

@@ -400,13 +400,21 @@ def test_ended_by_sigterm_it_takes_its_commands_along(tmp_path):
 
 
 @pytest.mark.realdata
-def test_the_recipe_of_the_real_samples_as_far_as_retrieval(shared_data, tmp_path, monkeypatch, commands):
+def test_the_real_samples_as_far_as_retrieval(shared_data, tmp_path, monkeypatch, commands):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").symlink_to(shared_data.resolve())
-    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
-    result = CliRunner().invoke(app, ["run", "recipes/runs/wikimultihop.yaml", "--until", "retrieve"])
+    parts = {
+        split: [
+            {"format": "hotpotqa", "input": f"data/hotpotqa_{split}_sample.jsonl", "max_samples": 100},
+            {"format": "2wikimultihopqa", "input": f"data/2wikimultihopqa_{split}_sample.jsonl", "max_samples": size},
+        ]
+        for split, size in (("train", 160), ("dev", 100))
+    }
+    recipe = {"output_dir": "out", "prepare": parts, "index": {"corpus": "data/wiki_pool_corpus.jsonl"}}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({**recipe, "retrieve": {"num_candidates": 20}}))
+    result = CliRunner().invoke(app, ["run", "run.yaml"])
     assert result.exit_code == 0, (result.output, result.exception)
-    folder = tmp_path / "runs" / "wikimultihop" / "3-retrieve"
+    folder = tmp_path / "out" / "3-retrieve"
     recall = {}
     for split, size in (("train", 260), ("dev", 200)):
         rows = [json.loads(line) for line in (folder / f"{split}.jsonl").read_text().splitlines()]

@@ -59,6 +59,10 @@ def of_hotpotqa(row: dict[str, Any], on_the_hub: bool = False) -> dict[str, Any]
     return {"id" if on_the_hub else "_id": row["id"], **raw}
 
 
+def of_nq_open(row: dict[str, Any]) -> dict[str, Any]:
+    return {"question": row["question"], "answer": row["answers"]}
+
+
 def of_rankllm(row: dict[str, Any]) -> dict[str, Any]:
     found = [{"docid": p["id"], "score": p["score"], "doc": {"contents": p["text"]}} for p in row["candidates"]]
     return {"query": {"text": row["question"], "qid": row["id"]}, "candidates": found}
@@ -131,6 +135,22 @@ def prebuilt_folder(cache: Path, name: str) -> Path:
     return cache / "indexes" / ".".join(match[1] for match in found if match)
 
 
+RUN = {
+    "output_dir": "runs/whole",
+    "prepare": {
+        "train": [
+            {"format": "hotpotqa", "input": "data/hotpotqa_train.jsonl"},
+            {"format": "2wikimultihopqa", "input": "data/2wiki_train.jsonl"},
+        ],
+        "dev": {"format": "hotpotqa", "input": "data/hotpotqa_dev.jsonl"},
+    },
+    "index": {"corpus": "corpus.jsonl"},
+    "retrieve": {"num_candidates": 20},
+    "train": {"recipe": "recipes/wikimultihop_gemma_270m_lora.yaml"},
+    "evaluate": {"max_new_tokens": 4},
+}
+"""A run from files here."""
+
 INPUTS: dict[str, Callable[[Path], object]] = {
     **dict.fromkeys(("corpus.jsonl", "wiki_pool_corpus.jsonl", "CORPUS", "FILE"), lines(PASSAGES)),
     **dict.fromkeys(("train.jsonl", "dev.jsonl", "nq.heldout.jsonl", "nq.dev.jsonl"), lines(questions())),
@@ -138,14 +158,18 @@ INPUTS: dict[str, Callable[[Path], object]] = {
     "psgs_w100.tsv.gz": passages_in_columns,
     "other.run.txt": run_file,
     **dict.fromkeys(
-        [f"hotpotqa_{kind}.jsonl" for kind in ("train", "dev", "train_sample", "dev_sample")]
-        + [f"2wiki{kind}.jsonl" for kind in ("_train", "multihopqa_train_sample", "multihopqa_dev_sample")],
+        ["hotpotqa_train.jsonl", "hotpotqa_dev.jsonl", "hotpotqa_dev_sample.jsonl", "2wiki_train.jsonl"],
         lines([of_hotpotqa(row) for row in questions()]),
     ),
+    "google-research-datasets/nq_open": lambda path: [
+        write_jsonl(path / f"{split}.jsonl", [of_nq_open(row) for row in questions()])
+        for split in ("train", "validation")
+    ],
     "hotpotqa/hotpot_qa": lambda path: (
         write_jsonl(path / "rows.jsonl", [of_hotpotqa(row, on_the_hub=True) for row in questions()]),
         (path / "README.md").write_text(HOTPOTQA_ON_THE_HUB),
     ),
+    "run.yaml": lambda path: path.write_text(yaml.safe_dump(RUN)),
     "requests.jsonl": lines([of_rankllm(row) for row in questions(4, 5)]),
     "nq_train_800_top5.jsonl": lines([with_passages(row) for row in questions(4, 5)]),
     "train.top8.jsonl": candidates(8),

@@ -1,4 +1,7 @@
-"""A stand-in for a model hub on this machine: what making a repository, uploading a folder and downloading it ask."""
+"""A stand-in for a hub on this machine: what making a repository, uploading a folder and downloading it ask.
+
+Models are known by their names, datasets by theirs after `datasets/`.
+"""
 
 import base64
 import contextlib
@@ -48,6 +51,10 @@ def hub_server() -> Iterator[Hub]:
                 self._answer({"url": f"{hub.endpoint}/{name}"})
             elif self.path == "/api/validate-yaml":
                 self._answer({"errors": [], "warnings": []})
+            elif "/paths-info/" in self.path:
+                repository, revision, _ = self._asked()
+                wanted = json.loads(body)["paths"]
+                self._answer([entry for entry in self._listed(repository, revision) if entry["path"] in wanted])
             elif "/preupload/" in self.path:
                 paths = [file["path"] for file in json.loads(body)["files"]]
                 files = [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]
@@ -67,17 +74,24 @@ def hub_server() -> Iterator[Hub]:
 
         def do_GET(self) -> None:
             path = unquote(self.path.partition("?")[0])
-            if path.startswith("/api/models/"):
-                owner, name, *rest = path.removeprefix("/api/models/").split("/")
-                revision = rest[1] if rest[:1] in (["revision"], ["tree"]) else "main"
-                files = hub.files(f"{owner}/{name}", revision)
-                if files is None:
+            if path.startswith("/api/"):
+                repository, revision, rest = self._asked()
+                if hub.files(repository, revision) is None:
                     return self._missing("RepoNotFound")
-                listed = [
-                    {"type": "file", "path": p, "rfilename": p, "size": len(c), "oid": p} for p, c in files.items()
-                ]
-                whole = {"id": f"{owner}/{name}", "sha": _commit_of(revision), "siblings": listed}
-                return self._answer(listed if rest[:1] == ["tree"] else whole)
+                listed = self._listed(repository, revision)
+                if rest.startswith("tree"):
+                    folder = rest.partition(revision)[2].strip("/")
+                    names = {str(entry["path"]).rpartition("/")[0] for entry in listed} - {""}
+                    listed += [{"type": "directory", "path": name, "oid": name} for name in names]
+                    inside = [
+                        entry for entry in listed if str(entry["path"]).startswith(f"{folder}/" if folder else "")
+                    ]
+                    if "recursive=false" in self.path:
+                        inside = [entry for entry in inside if str(entry["path"]).rpartition("/")[0] == folder]
+                    return self._answer(inside)
+                name = repository.removeprefix("datasets/")
+                whole = {"id": name, "sha": _commit_of(revision), "siblings": listed, "private": False, "tags": []}
+                return self._answer({**whole, "downloads": 0, "likes": 0, "disabled": False})
             repository, _, rest = path[1:].partition("/resolve/")
             revision, _, file = rest.partition("/")
             found = hub.files(repository, revision)
@@ -86,6 +100,20 @@ def hub_server() -> Iterator[Hub]:
             commit = revision if len(revision) == 40 else _commit_of(revision)
             etag = hashlib.sha256(found[file]).hexdigest()
             return self._answer(found[file], {"X-Repo-Commit": commit, "ETag": f'"{etag}"'})
+
+        def _asked(self) -> tuple[str, str, str]:
+            """Return the repository, the revision and the rest of a path under `/api/`."""
+            kind, owner, name, *rest = unquote(self.path.partition("?")[0]).removeprefix("/api/").split("/")
+            known = rest[:1] in (["revision"], ["tree"], ["paths-info"])
+            repository = f"datasets/{owner}/{name}" if kind == "datasets" else f"{owner}/{name}"
+            return repository, rest[1] if known else "main", "/".join(rest)
+
+        def _listed(self, repository: str, revision: str) -> list[dict[str, object]]:
+            files = hub.files(repository, revision) or {}
+            return [
+                {"type": "file", "path": path, "rfilename": path, "size": len(content), "oid": path}
+                for path, content in files.items()
+            ]
 
         def _missing(self, code: str) -> None:
             self.send_response(404)

@@ -29,7 +29,7 @@ QUESTION = "Who discovered the radium of Lima?"
 STEPS = {
     "index --corpus corpus.jsonl --index_dir index": ["index"],
     f"retrieve --index_dir index --input train.jsonl --output {DATA} -k 20": [DATA, f"{DATA}.results.json"],
-    "prepare --format hotpotqa --input data/hotpotqa_train_sample.jsonl --corpus corpus.jsonl --output rows.jsonl": [
+    "prepare --format hotpotqa --input data/hotpotqa_train.jsonl --corpus corpus.jsonl --output rows.jsonl": [
         "rows.jsonl",
         "rows.report.json",
     ],
@@ -60,15 +60,13 @@ STEPS = {
     "merge --model_name_or_path runs/pair --output_dir merged": [
         f"merged/{part}/model.safetensors" for part in ("selector", "generator")
     ],
-    "run wikimultihop --output_dir runs/whole": ["runs/whole/stages.json", "runs/whole/6-evaluate/results.json"],
+    "run --config run.yaml": ["runs/whole/stages.json", "runs/whole/6-evaluate/results.json"],
     f"compare --config encyclopedia {ALIKE} --eval_dataset_name {DATA} --methods '{{dro: {{}}}}' --seeds '[0]' "
     "--output_dir runs/study": [f"runs/study/report.{kind}" for kind in ("html", "md", "json")],
 }
 """The commands in order, each with what it makes; recipes and accelerate configs by their names."""
 
-FOR_A_RUN = ["data/wiki_pool_corpus.jsonl"] + [
-    f"data/{source}_{part}_sample.jsonl" for source in ("hotpotqa", "2wikimultihopqa") for part in ("train", "dev")
-]
+FOR_A_RUN = ["run.yaml", *(f"data/{name}.jsonl" for name in ("hotpotqa_train", "hotpotqa_dev", "2wiki_train"))]
 WITH_GEMMA = {"gemma": []}
 NOTEBOOK = nbformat.read(ROOT / "examples" / "quickstart.ipynb", as_version=4)
 OF_THE_NOTEBOOK = ["quickstart/results.json", "quickstart/model/selector"]

@@ -32,7 +32,7 @@ def elsewhere(tmp_path, monkeypatch):
 def test_every_recipe_has_a_name():
     names = {path.relative_to(RECIPES).as_posix().removesuffix(".yaml") for path in RECIPES.rglob("*.yaml")}
     assert packaged_recipes().keys() == names
-    assert {"quickstart", "runs/wikimultihop", "accelerate/zero3"} < names
+    assert {"quickstart", "runs/2wikimultihopqa", "accelerate/zero3"} < names
     assert all(find_recipe(name).samefile(RECIPES / f"{name}.yaml") for name in names)
     result = CliRunner().invoke(app, ["recipes"])
     assert set(result.stdout.split()) == names
@@ -66,7 +66,7 @@ def test_every_folder_of_recipes_is_some_commands():
     [
         ("encyclopedia", "", "studies/encyclopedia is one for dro-trl compare --config"),
         ("recipes/encyclopedia.yaml", "", "warmup/encyclopedia is one for dro-trl warmup selector|generator --config"),
-        ("wikimultihop", "studies", "runs/wikimultihop is one for dro-trl run --config"),
+        ("musique", "studies", "runs/musique is one for dro-trl run --config"),
         ("zero3", "", "accelerate/zero3 is one for accelerate launch --config_file"),
     ],
 )
@@ -117,17 +117,13 @@ def test_a_run_by_its_name_reads_the_training_recipe_and_the_accelerate_config_t
     from dro_trl.cli.run import typer
 
     commands = typer.main.get_command(app).commands
-    for name in (
-        *(f"{source}_{part}_sample" for source in ("hotpotqa", "2wikimultihopqa") for part in ("train", "dev")),
-        "wiki_pool_corpus",
-    ):
-        (elsewhere / "data").mkdir(exist_ok=True)
-        (elsewhere / "data" / f"{name}.jsonl").touch()
+    (elsewhere / "data").mkdir()
+    (elsewhere / "data" / "rows.jsonl").touch()
     (elsewhere / "models" / "gemma-3-270m").mkdir(parents=True)
-    train = next(stage for stage in plan_run(Path("wikimultihop"), commands) if stage.name == "train")
+    train = next(stage for stage in plan_run(Path("musique"), commands) if stage.name == "train")
     assert (train.recipe["lora_r"], train.recipe["seed"]) == (16, 0)
-    assert train.folder == Path("runs/wikimultihop/5-train")
-    own = {"output_dir": "out", "train": {"recipe": "quickstart", "dataset_name": "data/wiki_pool_corpus.jsonl"}}
+    assert train.folder == Path("runs/wikipedia/musique/5-train")
+    own = {"output_dir": "out", "train": {"recipe": "quickstart", "dataset_name": "data/rows.jsonl"}}
     own["train"] |= {"model_name_or_path": "models/gemma-3-270m", "launch": {"config_file": "cpu_2proc"}}
     (elsewhere / "own.yaml").write_text(yaml.safe_dump(own))
     [train] = plan_run(Path("own"), commands)
@@ -146,8 +142,11 @@ def test_a_run_by_its_name_reads_the_training_recipe_and_the_accelerate_config_t
         (["train", "--config", "runs/quickstrat.yaml"], "did you mean 'quickstart'"),
         (["warmup", "selector", "--config", "encyclopaedia"], "did you mean 'encyclopedia'?"),
         (["compare", "--config", "natural_question"], "did you mean 'natural_questions'"),
-        (["run", "--config", "wiki"], "did you mean 'wikimultihop'?"),
-        (["run", "--config", "x"], "these are wikimultihop"),
+        (["run", "--config", "musiq"], "did you mean 'musique'?"),
+        (
+            ["run", "--config", "x"],
+            "these are 2wikimultihopqa, hotpotqa, musique, natural_questions, wizard",
+        ),
         (["recipes", "accelerate/zero4"], "error: accelerate/zero4: No such file"),
         (
             ["estimate", "--config", "quickstart", *WITH_MODEL, "--accelerate_config", "zero"],
