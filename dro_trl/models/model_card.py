@@ -124,6 +124,14 @@ pipeline = RAGPipeline.from_pretrained(folder, retriever=PyseriniRetriever("inde
 print(pipeline("Who wrote it?").answer)
 ```
 
+The selector alone is a reranker, loaded without the generator:
+
+```python
+from dro_trl import Selector
+
+Selector.from_pretrained(folder).rank("Who wrote it?", ["one passage", "another"], top_k=1)
+```
+
 Each model also loads alone, with `AutoModelForCausalLM.from_pretrained(folder, subfolder="selector")`; an adapter
 whose base has no name on a hub does from inside its own folder: transformers looks for the base from where it runs."""
 

@@ -25,7 +25,7 @@ OURS = (
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("quiet")
-    save_start(folder / "start")
+    save_start(folder / "start", "gemma3")
     rows = tiny_questions(4, 5, 6, 4, 5, 6, 4, 5)
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     passages = [{key: p[key] for key in ("id", "title", "text")} for row in rows for p in row["candidates"]]
@@ -33,15 +33,16 @@ def folder(tmp_path_factory):
     recipe = {
         **{"model_name_or_path": "start", "dataset_name": "train.jsonl", "output_dir": "out", "num_selected": 2},
         **{"num_candidates": 3, "num_selections": 2, "max_steps": 2, "logging_steps": 1, "save_strategy": "no"},
-        "report_to": "none",
+        **{"report_to": "none", "use_peft": True, "lora_r": 2, "lora_target_modules": ["all-linear"]},
     }
     (folder / "recipe.yaml").write_text(json.dumps(recipe))
     return folder
 
 
-def run(folder, *words):
+def run(folder, *words, **environment):
     command = [sys.executable, "-m", "dro_trl", *words]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"})
+    environment = {**os.environ, "COLUMNS": "80", **environment}
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     foreign = [
         line
@@ -60,6 +61,16 @@ def test_no_command_shows_what_other_libraries_say_of_themselves(folder):
     assert "Scores" in run(folder, "evaluate", *pair, "--dataset_name", "train.jsonl", "--max_new_tokens", "2")
     run(folder, "index", "--corpus", "corpus.jsonl", "--index_dir", "index")
     assert "club" in run(folder, "ask", "Who founded the club of Lima?", *pair, "--index_dir", "index")
+
+
+@pytest.mark.slow
+def test_nor_does_the_quickstart(folder, tmp_path):
+    """On a tiny model in the place where the converted Gemma is kept."""
+    layers = {"num_hidden_layers": 10, "layer_types": ["sliding_attention", "full_attention"] * 5}
+    save_start(tmp_path / "models" / "gemma-3-270m", "gemma3", **layers)
+    shown = run(folder, "quickstart", "--fast", DRO_TRL_CACHE=str(tmp_path))
+    assert "Loading weights" not in shown
+    assert "The encyclopedia says" in shown
 
 
 def test_only_the_noise_is_left_out():

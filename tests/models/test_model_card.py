@@ -58,7 +58,7 @@ def test_a_card_without_any_log(tmp_path):
     assert "none logged" in (tmp_path / "README.md").read_text()
 
 
-def test_the_trainer_writes_it_with_its_own_values(tmp_path):
+def test_the_trainer_writes_it_with_its_own_values(tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path, seed=123, max_steps=1)
     trainer.train()
     trainer.save_model()
@@ -67,6 +67,11 @@ def test_the_trainer_writes_it_with_its_own_values(tmp_path):
     assert f"| reward | {trainer.state.log_history[0]['reward']:.3f} |" in text
     for name in ("trl", "transformers", "torch"):
         assert f"{name} " in text.partition("Made with")[2]
+    monkeypatch.chdir(tmp_path.parent)
+    reranker = text.split("```python\n")[2].partition("```")[0]
+    names = {"folder": tmp_path.name}
+    exec(reranker.replace("Selector.from", "found = Selector.from"), names)
+    assert sorted(names["found"][0]) == ["corpus_id", "score"]
 
 
 def test_what_is_known_of_models_data_and_evaluation_is_metadata(tmp_path):
