@@ -142,7 +142,7 @@ def test_a_run_by_its_name_reads_the_training_recipe_and_the_accelerate_config_t
         (["train", "--config", "runs/quickstrat.yaml"], "did you mean 'quickstart'"),
         (["warmup", "selector", "--config", "encyclopaedia"], "did you mean 'encyclopedia'?"),
         (["compare", "--config", "natural_question"], "did you mean 'natural_questions'"),
-        (["run", "--config", "musiq"], "did you mean 'musique'?"),
+        (["run", "--config", "musiq"], "did you mean 'musique'"),
         (
             ["run", "--config", "x"],
             "these are 2wikimultihopqa, hotpotqa, musique, natural_questions, wizard",
