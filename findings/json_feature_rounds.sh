@@ -7,7 +7,7 @@ set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install -q datasets==5.2.0 pandas==3.1.1
+"$work/venv/bin/pip" install -q datasets==5.2.0 pandas==3.1.1 || exit 2
 cd "$work"
 HF_HUB_OFFLINE=1 "$work/venv/bin/python" - <<'PY'
 import random

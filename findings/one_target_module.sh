@@ -7,7 +7,7 @@ set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install -q torch==2.13.0 transformers==5.23.0 peft==0.21.2 trl==1.16.0
+"$work/venv/bin/pip" install -q torch==2.13.0 transformers==5.23.0 peft==0.21.2 trl==1.16.0 || exit 2
 cd "$work"
 HF_HUB_OFFLINE=1 "$work/venv/bin/python" - <<'PY'
 from peft import LoraConfig, get_peft_model

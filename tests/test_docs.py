@@ -207,6 +207,16 @@ def test_every_public_name_has_an_entry():
     assert sorted(entries) == sorted(set(dro_trl.__all__) - {"__version__"})
 
 
+def test_every_version_has_a_test_or_a_finding():
+    page = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| .* \| (`(?:tests|findings)/.*) \|$", page, re.MULTILINE)
+    assert len(rows) > 20
+    for named in re.findall(r"`([^`]+)`", " ".join(rows)):
+        path, *names = named.split("::")
+        text = (ROOT / path).read_text(encoding="utf-8")
+        assert all(re.search(rf"^ *(class|def) {name}\b", text, re.MULTILINE) for name in names), named
+
+
 # Messages
 
 
