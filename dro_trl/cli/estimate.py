@@ -11,7 +11,7 @@ AccelerateConfig = Annotated[
     Path | None, typer.Option("--accelerate_config", help="As given to accelerate launch; one process without.")
 ]
 NumProcesses = Annotated[
-    int | None, typer.Option("--num_processes", min=1, help="In place of the accelerate config's.")
+    int | None, typer.Option("--num_processes", "--gpus", min=1, help="In place of the accelerate config's.")
 ]
 Backend = Annotated[str | None, typer.Option("--backend", help="DDP, FSDP2, ZeRO-1, ZeRO-2 or ZeRO-3, likewise.")]
 ModelConfig = Annotated[
@@ -25,6 +25,10 @@ FlopsPerSecond = Annotated[
 ]
 Utilization = Annotated[
     float, typer.Option("--utilization", min=0.01, max=1.0, help="Part of it that training reaches.")
+]
+Bandwidth = Annotated[
+    float | None,
+    typer.Option("--bandwidth", min=0.001, help="GB a second that a process receives while all others do."),
 ]
 Output = Annotated[
     Path | None, typer.Option("--output", help="JSON file; estimate.json in output_dir where not given.")
@@ -43,6 +47,7 @@ def main(
     num_questions: NumQuestions = None,
     flops_per_second: FlopsPerSecond = None,
     utilization: Utilization = 0.4,
+    bandwidth: Bandwidth = None,
     output: Output = None,
     help_all: options.HelpAll = False,
 ) -> None:
@@ -60,12 +65,13 @@ def main(
     from dro_trl.recipes.estimates.estimate import (
         describe_estimate,
         describe_run,
+        estimate_exchange,
         estimate_memory,
         estimate_time,
-        measured_flops_per_second,
         parse_for_any_machine,
         read_backend,
     )
+    from dro_trl.recipes.estimates.flops import measured_flops_per_second
     from dro_trl.recipes.estimates.lengths import StatedLengths
 
     (script, args, model), gpu = parse_for_any_machine(given, accelerate_config is not None)
@@ -84,8 +90,13 @@ def main(
         "memory": estimate_memory(run),
         "time": estimate_time(run, rate * utilization),
     }
+    tables = [_memory_table(found), _time_table(found)]
+    if chosen.processes > 1:
+        seconds = found["time"]["seconds_of_a_step"]
+        found["exchange"] = estimate_exchange(run, seconds, bandwidth and bandwidth * 1e9)
+        tables.append(_exchange_table(found["exchange"], seconds))
     console = Console()
-    for table in (_memory_table(found), _time_table(found)):
+    for table in tables:
         console.print(table)
     print("Not counted: the CUDA context, fragmentation, evaluation, and rewards that generate answers.")
     write_json(path, found)
@@ -141,6 +152,26 @@ def _time_table(found: dict[str, Any]) -> Any:
     table.add_row("steps", str(expected["steps"]) if known else "unknown: give --num_questions")
     if known:
         table.add_row("hours", f"{expected['seconds'] / 3600:.2f}", style="bold")
+    return table
+
+
+def _exchange_table(exchange: dict[str, Any], computing: float) -> Any:
+    from rich.table import Table
+
+    seconds = exchange["seconds"]
+    table = Table("a step of several processes", "")
+    for name, size in exchange["received"].items():
+        table.add_row(f"GB of {name} that a process receives (rings)", f"{size / 1e9:.2f}")
+    if seconds["exchanging"] is None:
+        table.add_row("seconds of the exchange", "unknown: give --bandwidth")
+        return table
+    table.add_row("seconds of the work", f"{computing:.2f}")
+    table.add_row(
+        f"seconds of the exchange, at {exchange['bandwidth'] / 1e9:g} GB/s (stated)", f"{seconds['exchanging']:.2f}"
+    )
+    bounds = f"{seconds['least']:.2f} to {seconds['most']:.2f}"
+    table.add_row("seconds a step: all of it behind the work, to none", bounds, style="bold")
+    table.add_row("what binds", seconds["binds"], style="bold")
     return table
 
 

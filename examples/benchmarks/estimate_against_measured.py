@@ -26,7 +26,8 @@ from trl import get_peft_config
 from dro_trl import DROTrainer
 from dro_trl.files.writing import write_json
 from dro_trl.recipes.arguments import parse_recipe
-from dro_trl.recipes.estimates.estimate import describe_run, estimate_memory, estimate_time, measured_flops_per_second
+from dro_trl.recipes.estimates.estimate import describe_run, estimate_memory, estimate_time
+from dro_trl.recipes.estimates.flops import measured_flops_per_second
 from dro_trl.recipes.estimates.quantities import Backend
 
 SMALL = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4}

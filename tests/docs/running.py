@@ -66,6 +66,9 @@ NOT_RUN = {
     "OMP_NUM_THREADS=1 python examples/benchmarks/operators_of_a_step.py --compiled": (
         "compiles for ten minutes; tests/lm/test_compiling.py compiles smaller models"
     ),
+    "OMP_NUM_THREADS=1 python examples/benchmarks/long_run.py --steps 3000 --workers 2": (
+        "takes a quarter of an hour; no test runs it"
+    ),
     "python examples/benchmarks/start_up.py": "starts what tests/test_package.py starts",
     "python examples/benchmarks/answer_scoring.py": "takes minutes, for the same reason; no test runs it",
     "python examples/benchmarks/answer_scoring.py --rounds 1 --backward": "takes minutes, likewise; no test runs it",

@@ -1,7 +1,6 @@
 """What a recipe is expected to need: its options, its model's configuration and its data, put into the formulas."""
 
 import math
-import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -16,6 +15,7 @@ from dro_trl.policies.base import policy_class
 from dro_trl.recipes.arguments import DROScriptArguments, make_parts
 from dro_trl.recipes.building import peft_config_of
 from dro_trl.recipes.estimates import memory
+from dro_trl.recipes.estimates.exchange import Exchanged, divided_time, exchanged_bytes
 from dro_trl.recipes.estimates.flops import forward_flops, training_flops
 from dro_trl.recipes.estimates.lengths import Lengths, QuestionLengths, StatedLengths, find_lengths, passages_read
 from dro_trl.recipes.estimates.memory import ModelStep
@@ -165,12 +165,17 @@ def has_reference(args: DROConfig, peft_config: Any, start: str | None) -> bool:
     return measures_from_a_copy(args, continued, exactly)
 
 
+def whole_bytes(run: Run, shape: ModelShape) -> float:
+    """Return the bytes of a base model's weights."""
+    outside = shape.parameters - shape.layers * shape.layer_weights
+    return outside * run.precision.weights + shape.layers * shape.layer_weights * run.base_bytes
+
+
 def frozen_memory(run: Run) -> float:
     """Return the bytes of the weights that are not trained: bases of adapters, and a copy of the selector's start."""
 
     def whole(role: Role) -> float:
-        outside = role.shape.parameters - role.shape.layers * role.shape.layer_weights
-        return outside * run.precision.weights + role.shape.layers * role.shape.layer_weights * run.base_bytes
+        return whole_bytes(run, role.shape)
 
     shared = run.args.shared_base
     frozen = sum(whole(role) for role in [run.selector, *([] if shared else [run.generator])] if not role.tuning.full)
@@ -308,20 +313,38 @@ def estimate_time(run: Run, flops_per_second: float) -> dict[str, Any]:
     }
 
 
-def measured_flops_per_second(precision: Precision, hidden: int, intermediate: int, seconds: float = 1.0) -> float:
-    """Return the operations a second of matrix products of a layer's size on this machine: its GPU, or its CPU."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.float32 if precision.compute == 4 else torch.bfloat16
-    first = torch.randn(512, hidden, dtype=dtype, device=device)
-    second = torch.randn(hidden, intermediate, dtype=dtype, device=device)
-    first @ second
-    started, count = time.perf_counter(), 0
-    while time.perf_counter() - started < seconds:
-        first @ second
-        count += 1
-        if device == "cuda":
-            torch.cuda.synchronize()
-    return count * 2.0 * 512 * hidden * intermediate / (time.perf_counter() - started)
+def estimate_exchange(run: Run, computing: float, bandwidth: float | None = None) -> dict[str, Any]:
+    """Return what a process receives in an optimizer step, and the seconds of a step with it.
+
+    Each model is gathered before a forward pass and before its backward pass; once more before the forward passes of
+    an estimation step, of the reference, of each choice that is written, and of each pass that a budget of tokens asks
+    for.
+
+    Args:
+        run: The run.
+        computing: Seconds of its work alone.
+        bandwidth: As in `divided_time`.
+    """
+    args, models = run.args, []
+    roles = {"selector": run.selector, "generator": run.generator}
+    passes = {name: 1.0 + role.tuning.trained for name, role in roles.items()}
+    if not args.on_policy:
+        passes = {name: count + 1 / args.num_iterations for name, count in passes.items()}
+    if run.autoregressive:
+        passes["selector"] += args.num_selected / (1 if args.on_policy else args.num_iterations)
+    if run.reference:
+        passes["selector"] += 1
+    batch = readings(run, run.lengths.mean, args.per_device_train_batch_size)[1]
+    passes["generator"] *= math.ceil(batch.rows / in_one_pass(batch, args.scoring_token_budget).rows)
+    for name, role in roles.items():
+        size = memory.trained_size(run.precision, role.tuning.adapted is not None, run.backend)
+        # FSDP2 keeps trained weights in float32, and sends them in what is computed in.
+        sent = role.trained * (run.precision.compute if run.backend.stage == 3 else size)
+        base = 0.0 if role.tuning.full else whole_bytes(run, role.shape)
+        models.append(Exchanged(sent + base, role.trained * size, passes[name]))
+    received = exchanged_bytes(run.backend, args.gradient_accumulation_steps, models)
+    seconds = divided_time(computing, sum(received.values()), bandwidth)
+    return {"received": received, "bandwidth": bandwidth, "seconds": seconds}
 
 
 def parse_for_any_machine(
