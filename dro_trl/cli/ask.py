@@ -49,11 +49,14 @@ def main(
 ) -> None:
     """Retrieve, select and answer; prints the answer and the passages it rests on."""
     from dro_trl.cli.quiet import load_quietly
-    from dro_trl.lm.devices import choose_device, choose_dtype, describe
-    from dro_trl.models.names import pair_folder
-    from dro_trl.models.saving import read_config
-    from dro_trl.pipeline import RAGPipeline
-    from dro_trl.retrieval.opening import passage_source
+    from dro_trl.garbage import without_collection
+
+    with without_collection():
+        from dro_trl.lm.devices import choose_device, choose_dtype, describe
+        from dro_trl.models.names import pair_folder
+        from dro_trl.models.saving import read_config
+        from dro_trl.pipeline import RAGPipeline
+        from dro_trl.retrieval.opening import passage_source
 
     if (index_dir is None) == (prebuilt is None):
         raise ValueError(f"give one of --index_dir and --prebuilt, not --index_dir={index_dir} --prebuilt={prebuilt}")

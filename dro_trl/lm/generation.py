@@ -177,8 +177,11 @@ def _generating(model: nn.Module) -> Iterator[None]:
 
 
 def _contiguous(head: nn.Module, hidden: tuple[Tensor]) -> tuple[Tensor]:
-    """Lay out what the output layer reads: on a slice, a frozen layer's matrix product copies its weights per row."""
-    return (hidden[0].contiguous(),)
+    """Lay out what the output layer reads: on a slice, a frozen layer's matrix product copies its weights per row.
+
+    A slice of one row calls itself contiguous, whatever its strides are, so that it has to be copied.
+    """
+    return (hidden[0].clone(memory_format=torch.contiguous_format),)
 
 
 def _left_padded(rows: list[list[int]], tokenizer: Tokenizer, device: torch.device) -> dict[str, Tensor]:

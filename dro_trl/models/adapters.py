@@ -4,7 +4,9 @@ import contextlib
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from threading import RLock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -12,13 +14,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 ADAPTERS = ("selector", "generator")
+_SWITCHING: WeakKeyDictionary[Any, RLock] = WeakKeyDictionary()
+"""For each shared model, held by the thread that has switched it; apart from the views, which are copied."""
 
 
 class AdapterView:
     """A model with one of its adapters switched on: used as a model, while the weights stay the shared model's.
 
     PEFT's own `set_adapter` turns the gradients of all other adapters off. A view only says which adapter the layers
-    add, for the time of a call, so that both can be trained on one graph.
+    add, for the time of a call, so that both can be trained on one graph. Calls of several threads take turns.
 
     Args:
         model: The shared model, which holds an adapter of this name.
@@ -54,8 +58,10 @@ class AdapterView:
         """Leave the shared model without any adapter, as long as the context is open."""
         return self._active([])
 
-    def _active(self, names: list[str]) -> contextlib.AbstractContextManager[None]:
-        return _active_adapters(self._layers, names)
+    @contextlib.contextmanager
+    def _active(self, names: list[str]) -> Iterator[None]:
+        with _SWITCHING.setdefault(self.model, RLock()), _active_adapters(self._layers, names):
+            yield
 
     def save_pretrained(self, folder: Path, state_dict: dict[str, Tensor] | None = None) -> None:
         """Write the adapter as an ordinary PEFT folder; PEFT wants the folder to have the adapter's name."""

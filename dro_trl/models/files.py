@@ -1,6 +1,7 @@
 """What a model's folder holds, looked at before anything is loaded from it."""
 
 import contextlib
+import filecmp
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -88,7 +89,7 @@ def check_model_files(folder: Path, saved: bool = False) -> None:
         raise ValueError(
             f"{folder} holds the weights of two models, {WEIGHTS} and {INDEX}; remove those of the earlier one"
         )
-    keys = {path.name: _tensor_names(path) for path in sorted(folder.glob("model*.safetensors"))}
+    keys = {path.name: tensor_names(path) for path in sorted(folder.glob("model*.safetensors"))}
     if (folder / INDEX).is_file():
         _check_index(folder / INDEX, keys)
 
@@ -106,10 +107,15 @@ def _check_adapter_files(folder: Path, whole: list[str]) -> None:
         raise FileNotFoundError(f"{folder / ADAPTER_WEIGHTS[0]} does not exist, which {ADAPTER_CONFIG} belongs to")
     load_object(folder / ADAPTER_CONFIG, COPY_AGAIN)
     if ADAPTER_WEIGHTS[0] in adapter:
-        _tensor_names(folder / ADAPTER_WEIGHTS[0])
+        tensor_names(folder / ADAPTER_WEIGHTS[0])
 
 
-def _tensor_names(path: Path) -> set[str]:
+def tensor_names(path: Path) -> set[str]:
+    """Return the names of a file's tensors, without reading them.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             return set(file.keys())
@@ -145,3 +151,16 @@ def check_tokenizer_files(folder: Path, saved: bool = False) -> None:
         raise FileNotFoundError(f"{settings} does not exist, without which the special tokens are not known")
     if settings.is_file():
         load_object(settings, COPY_AGAIN, *(["tokenizer_class"] if saved else []), foreign=True)
+
+
+def same_tokenizer_files(first: Path, second: Path) -> bool:
+    """Whether the tokenizers of two folders are the same: whether all files are that are not the models' weights."""
+    names = [_beside_weights(folder) for folder in (first, second)]
+    compared = sorted(names[0])
+    return names[0] == names[1] and filecmp.cmpfiles(first, second, compared, shallow=False)[0] == compared
+
+
+def _beside_weights(folder: Path) -> set[str]:
+    of_model = ("adapter_*", "model*.safetensors", INDEX, "pytorch_model*", GENERATION_CONFIG, "README.md")
+    left_out = {path for pattern in of_model for path in folder.glob(pattern)}
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path not in left_out}

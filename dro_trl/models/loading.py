@@ -12,6 +12,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel
 
+from dro_trl.garbage import without_collection
 from dro_trl.lm.tokens import Tokenizer
 from dro_trl.lm.turns import (
     Turns,
@@ -20,11 +21,11 @@ from dro_trl.lm.turns import (
     read_turns,
     turns_before,
 )
-from dro_trl.models.adapters import AdapterView
+from dro_trl.models.adapters import ADAPTERS, AdapterView
 from dro_trl.models.causal_lm import check_causal
-from dro_trl.models.files import check_model_files, check_tokenizer_files, one_line
+from dro_trl.models.files import check_model_files, check_tokenizer_files, one_line, same_tokenizer_files
 from dro_trl.models.quantised import is_quantised, keep_gradients
-from dro_trl.models.reading import base_of, read_base, read_model, read_shared
+from dro_trl.models.reading import base_of, fit_one_base, read_base, read_model, read_shared
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class Start:
 
 
 def load_shared(
-    folders: dict[str, str], device: str | torch.device | None = None, init_kwargs: Any = None
+    folders: Mapping[str, str], device: str | torch.device | None = None, init_kwargs: Any = None
 ) -> dict[str, AdapterView]:
     """Return the base that two adapters were trained on, with both, as a view of each.
 
@@ -94,8 +95,30 @@ def load_shared(
             f"{bases['generator']}, but shared_base is true; they need one base"
         )
     kwargs = {"dtype": torch.float32, **(init_kwargs or {})}
-    base = read_base(bases["selector"], folders["selector"], kwargs)
+    base = read_base(folders["selector"], kwargs)
     return read_shared(base if device is None else base.to(device), folders)
+
+
+def load_for_use(sources: Mapping[str, str], device: torch.device, init_kwargs: Any, shared: bool) -> dict[str, Any]:
+    """Return models that are not trained any more, what they have in common loaded once.
+
+    That is one model where both are the same, and one base with two adapters wherever these fit on one.
+
+    Args:
+        sources: Their folders, or names on a hub, by `selector` and `generator`.
+        device: Where they go.
+        init_kwargs: As in `load_model`.
+        shared: Whether they were trained on one base.
+
+    Raises:
+        OSError: As in `load_model`.
+        ValueError: As in `load_model`, or if they were trained on one base and their adapters name two.
+    """
+    if len(sources) == len(ADAPTERS) and (shared or fit_one_base(list(sources.values()))):
+        return dict(load_shared(sources, device, init_kwargs))
+    different = dict.fromkeys(sources.values())
+    loaded = {source: load_model(source, init_kwargs).to(device) for source in different}  # type: ignore[arg-type]
+    return {role: loaded[source] for role, source in sources.items()}
 
 
 def prepare_model(model: PreTrainedModel, train: bool, peft_config: PeftConfig | None) -> nn.Module:
@@ -160,6 +183,8 @@ def saved_tokenizers(
 ) -> dict[str, Tokenizer]:
     """Return the tokenizers that were saved with a pair, whose models read around texts what they read in training.
 
+    They are one object where the models have one tokenizer and read the same.
+
     Args:
         folder: The pair's.
         turns: What its `dro_config.json` says of them.
@@ -168,8 +193,12 @@ def saved_tokenizers(
     Raises:
         ValueError: If `turns` are none.
     """
-    found = {}
-    for name in ("selector", "generator"):
+    found: dict[str, Tokenizer] = {}
+    one = turns is None or turns.get("selector") == turns.get("generator")
+    for name in ADAPTERS:
+        if found and one and same_tokenizer_files(*(folder / role for role in ADAPTERS)):
+            found[name] = found[ADAPTERS[0]]  # Which takes seconds, and hundreds of MB, where a vocabulary is large.
+            break
         tokenizer = load_tokenizer(str(folder / name), trust_remote_code=trust_remote_code)
         if turns is None:
             kept = turns_before(tokenizer)
@@ -182,7 +211,7 @@ def saved_tokenizers(
 def _read_tokenizer(source: str, trust_remote_code: bool) -> Tokenizer:
     if Path(source).is_dir():
         check_tokenizer_files(Path(source))
-    with one_line(source, "a tokenizer"):
+    with one_line(source, "a tokenizer"), without_collection():
         return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
 
 

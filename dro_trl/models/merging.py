@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from dro_trl.lm.turns import embedding_rows
 from dro_trl.models.files import GENERATION_CONFIG, check_tokenizer_files, one_line
 from dro_trl.models.quantised import is_quantised, keep_gradients
-from dro_trl.models.reading import base_of, put_adapter_on, read_base, read_model
+from dro_trl.models.reading import put_adapter_on, read_base, read_model
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def _merged(model: Any, folder: Path, loading: dict[str, Any]) -> Any:
             f"{folder}: the weights of its base are quantised, and are written unpacked, as {loading['dtype']}"
         )
         if adapted:  # Merged into packed weights, an update would be rounded away.
-            base = read_base(base_of(str(folder)), str(folder), loading).dequantize(model.dtype)
+            base = read_base(str(folder), loading).dequantize(model.dtype)
             model = put_adapter_on(base, str(folder))
         else:
             model = base.dequantize(model.dtype)

@@ -13,7 +13,7 @@ from dro_trl.lm.devices import AUTO, choose_device, choose_dtype, describe
 from dro_trl.lm.prompts import PromptTexts
 from dro_trl.lm.tokens import Tokenizer
 from dro_trl.models.files import check_model_files, check_tokenizer_files, one_line
-from dro_trl.models.loading import check_loaded, load_model, load_shared, saved_tokenizers
+from dro_trl.models.loading import check_loaded, load_for_use, saved_tokenizers
 from dro_trl.models.names import pair_folder
 from dro_trl.models.saving import CONFIG_NAME, MODELS, read_config, start_paths
 from dro_trl.policies.base import SelectionPolicy, check_own, load_policy
@@ -29,9 +29,10 @@ class OpenedPair:
     config: dict[str, Any]
     """Its `dro_config.json`."""
     models: dict[str, Any]
-    """Those that were asked for, by `selector` and `generator`."""
+    """Those that were asked for, by `selector` and `generator`: views of one model where their adapters lie on one
+    base, and one object where both started from the same."""
     tokenizers: dict[str, Tokenizer]
-    """Of both, whichever models are loaded: passages are cut by the generator's."""
+    """Of both, whichever models are loaded: passages are cut by the generator's. One object where they are alike."""
     texts: PromptTexts
     policy: SelectionPolicy
 
@@ -80,11 +81,8 @@ def open_pair(
     logger.info(f"{' and '.join(paths[role] for role in roles)} run {describe(device, model_kwargs['dtype'])}")
     for role in MODELS:
         check_tokenizer_files(folder / role, saved=True)
-    models: dict[str, Any]
-    if config.get("shared_base") and len(roles) == len(MODELS) and paths != config["start"]:
-        models = load_shared(paths, device, model_kwargs)
-    else:
-        models = {role: load_model(paths[role], model_kwargs).to(device) for role in roles}  # type: ignore[arg-type]
+    shared = bool(config.get("shared_base")) and not start
+    models = load_for_use({role: paths[role] for role in roles}, device, model_kwargs, shared)
     # Of a start as well: it reads what training read.
     tokenizers = saved_tokenizers(folder, config["turns"], trusted)
     for role in roles:

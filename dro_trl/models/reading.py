@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.utils import load_peft_weights
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -26,6 +26,7 @@ from dro_trl.models.files import (
     is_adapter,
     named,
     one_line,
+    tensor_names,
 )
 from dro_trl.models.names import located
 from dro_trl.models.quantised import keep_gradients
@@ -34,6 +35,14 @@ OF_THE_HUB = ("revision", "token", "cache_dir", "local_files_only")
 """Arguments of `from_pretrained` that say where a model is, not how its base is to be loaded."""
 IN_LORA = ("r", "lora_alpha", "target_modules")
 """What a LoRA adapter's config must say: PEFT would put a default in place of what is lost."""
+OF_ONE_LORA = {
+    *("base_model_name_or_path", "revision", "peft_version", "task_type", "auto_mapping", "inference_mode"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern"),
+    *("r", "lora_alpha", "lora_dropout", "use_rslora", "fan_in_fan_out", "init_lora_weights", "runtime_config"),
+}
+"""What the configs of LoRA adapters on one base may differ in: where these are from, where they are, how large."""
+KEEP_THE_BASE = (True, False, "gaussian", "orthogonal")
+"""Starts of LoRA's matrices that leave the base as it is."""
 
 
 def read_model(source: str, **kwargs: Any) -> Any:
@@ -50,11 +59,7 @@ def read_model(source: str, **kwargs: Any) -> Any:
     if not is_adapter_source(source, kwargs):
         return _read_whole(source, kwargs)
     where = {name: kwargs[name] for name in OF_THE_HUB if name in kwargs}
-    config = _adapter_config(source, where)
-    base_name = base_of(source, config)
-    of_base = {**{k: v for k, v in kwargs.items() if k != "revision"}, "revision": config.revision or "main"}
-    base = read_base(base_name, source, of_base)
-    model: Any = put_adapter_on(base, source, **where)
+    model: Any = put_adapter_on(read_base(source, kwargs), source, **where)
     model.name_or_path = source  # Else the base's, from which a copy would be made without the adapter.
     return model
 
@@ -109,13 +114,20 @@ def whole_name(name: str) -> str:
     return base_of(name) if adapted else name
 
 
-def read_base(name: str, adapter: str, kwargs: Mapping[str, Any]) -> Any:
-    """Return the whole model that an adapter was trained on.
+def read_base(adapter: str, kwargs: Mapping[str, Any]) -> Any:
+    """Return the whole model that an adapter was trained on, of the revision that it names.
+
+    Args:
+        adapter: Folder of the adapter, or its name on the hub.
+        kwargs: Those of `from_pretrained`; where they say a revision, it is the adapter's.
 
     Raises:
         OSError: If it is not there.
         ValueError: If it is another adapter, or damaged.
     """
+    config = _adapter_config(adapter, {name: kwargs[name] for name in OF_THE_HUB if name in kwargs})
+    name = base_of(adapter, config)
+    kwargs = {**kwargs, "revision": config.revision or "main"}
     where = f"{Path(adapter) / ADAPTER_CONFIG} names the base {name}"
     if Path(name).is_absolute() and not Path(name).is_dir():
         raise FileNotFoundError(f"{where}, which does not exist; put it back, or write there where it is now")
@@ -127,6 +139,33 @@ def read_base(name: str, adapter: str, kwargs: Mapping[str, Any]) -> Any:
     if nested:
         raise ValueError(f"{where}, which is an adapter itself; merge that one first (dro-trl merge)")
     return base
+
+
+def fit_one_base(sources: Collection[str]) -> bool:
+    """Whether folders hold adapters that can lie side by side on one base, and be switched without changing it.
+
+    They can where each is plain LoRA on the same base: matrices beside the base's own, and nothing in place of any.
+    Whatever else an adapter's config asks for takes a base of its own, be it modules or tokens that were trained whole
+    (`modules_to_save`, `trainable_token_indices`), an embedding saved with it, biases, DoRA, replicated layers, single
+    parameters, a start that changes the base (PiSSA and the like), or what a later PEFT may add.
+    """
+    if not all(is_adapter(Path(source)) for source in sources):
+        return False
+    configs = [_adapter_config(source, {}) for source in sources]
+    bases = {
+        (base_of(source, config), config.revision or "main") for source, config in zip(sources, configs, strict=True)
+    }
+    return len(bases) == 1 and all(map(_is_plain_lora, sources, configs))
+
+
+def _is_plain_lora(source: str, config: PeftConfig) -> bool:
+    weights = Path(source) / ADAPTER_WEIGHTS[0]
+    if type(config) is not LoraConfig or config.init_lora_weights not in KEEP_THE_BASE or not weights.is_file():
+        return False
+    usual, own = LoraConfig().to_dict(), config.to_dict()
+    if any(value and value != usual.get(name) for name, value in own.items() if name not in OF_ONE_LORA):
+        return False
+    return all(any(part.startswith("lora_") for part in name.split(".")) for name in tensor_names(weights))
 
 
 def _read_whole(source: str, kwargs: Mapping[str, Any]) -> Any:

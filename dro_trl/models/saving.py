@@ -138,9 +138,9 @@ def include_base(folder: Path) -> None:
     adapters = [name for name in MODELS if is_adapter_source(str(folder / name))]
     bases = {name: base_of(str(folder / name)) for name in adapters}
     homes = {base: folder / "base" / (name if len(set(bases.values())) > 1 else "") for name, base in bases.items()}
-    for base, home in homes.items():
-        if Path(base).resolve() != home.resolve():
-            read_base(base, str(folder), {"dtype": "auto"}).save_pretrained(home)
+    for base, name in {base: name for name, base in bases.items()}.items():
+        if Path(base).resolve() != homes[base].resolve():
+            read_base(str(folder / name), {"dtype": "auto"}).save_pretrained(homes[base])
     for name, base in bases.items():
         config = load_object(folder / name / ADAPTER_CONFIG, COPY_AGAIN)
         write_json(folder / name / ADAPTER_CONFIG, {**config, BASE: portable(str(homes[base]), folder / name)})

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dro_trl.lm import encoding, prompts
-from dro_trl.lm.generation import generate_answers
+from dro_trl.lm.generation import _contiguous, generate_answers
 from tests.helpers.tiny_models import record_forwards, tiny_model, tiny_questions, tiny_tokenizer
 
 ROWS = tiny_questions(1, 3, 2, 4, 1, 2)
@@ -109,3 +109,11 @@ def test_questions_without_passages_are_an_error():
     tokenizer = tiny_tokenizer()
     with pytest.raises(ValueError, match="zip"):
         generate_answers(tiny_model("llama", tokenizer), tokenizer, QUESTIONS, PASSAGES[:1])
+
+
+def test_the_output_layer_reads_a_single_row_laid_out_anew():
+    """The last position of one text calls itself contiguous, and its product would copy the whole layer."""
+    last = torch.zeros(1, 57, 8)[:, -1:]
+    assert last.is_contiguous()
+    assert last.stride()[0] == 57 * 8
+    assert _contiguous(torch.nn.Identity(), (last,))[0].stride() == (8, 8, 1)
