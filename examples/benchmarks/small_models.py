@@ -19,7 +19,7 @@ from dro_trl.lm import prompts
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 VOCABULARY = 32_000
-QWEN2_25M = {
+QWEN2_25M: dict[str, Any] = {
     "hidden_size": 384,
     "intermediate_size": 1536,
     "num_hidden_layers": 6,
@@ -28,7 +28,15 @@ QWEN2_25M = {
     "tie_word_embeddings": True,
 }
 """The shape of a Qwen2 of 25M parameters."""
+TINY: dict[str, Any] = {
+    **QWEN2_25M,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
 SIZES: dict[str, dict[str, Any]] = {
+    "tiny": TINY,
     "25M": QWEN2_25M,
     "0.5B": {
         "hidden_size": 896,

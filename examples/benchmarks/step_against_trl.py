@@ -3,11 +3,12 @@
     python examples/benchmarks/step_against_trl.py
     python examples/benchmarks/step_against_trl.py --size 0.5B --dtype bfloat16     # on a GPU, if there is one
 
-A Qwen2 of 25M random weights in float32, or of another size, as selector and generator, one question a step, N = 20
-passages of 100 tokens, K = 5. GRPOTrainer is unmodified; it writes as many tokens as a selection has, and its reward
-is the generator's likelihood of the answer. Since random weights write no valid selection, that reward reads a random
-one in its place, so that the generator has its work. Continuous batching is transformers' own. The systems take turns,
-`--rounds` times; a figure is the median over rounds of the mean step, the first step of a round left out.
+A Qwen2 of 25M random weights in float32, or of another size, as selector and generator, one question a step or
+`--questions_per_step`, N = 20 passages of 100 tokens, K = 5. GRPOTrainer is unmodified; it writes as many tokens as a
+selection has, and its reward is the generator's likelihood of the answer. Since random weights write no valid
+selection, that reward reads a random one in its place, so that the generator has its work. Continuous batching is
+transformers' own. The systems take turns, `--rounds` times; a figure is the median over rounds of the mean step, the
+first step of a round left out.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import torch
 from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
-from small_models import DEVICE, SIZES, add_model_options, questions, random_model, word_tokenizer
+from small_models import DEVICE, SIZES, PeakMemory, add_model_options, questions, random_model, word_tokenizer
 from small_runs import COMMON, StepTimes, make_trainer, now
 from small_runs import NUM_SELECTED as K
 from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
@@ -51,6 +52,8 @@ class Work:
     steps: int
     size: str
     dtype: torch.dtype
+    questions: int = 1
+    """In a step."""
 
     def model(self) -> PreTrainedModel:
         """Return a new model."""
@@ -70,7 +73,7 @@ class RandomSelections:
         self.reward, self._chance = reward, random.Random(0)
 
     def __call__(self, completions: list[str], **kwargs: Any) -> list[float | None]:
-        drawn = [format_selection(self._chance.sample(range(N), K)) for _ in completions]
+        drawn = [format_selection(self._chance.sample(range(len(given)), K)) for given in kwargs["candidates"]]
         return self.reward(completions=drawn, **kwargs)
 
 
@@ -89,7 +92,7 @@ def step_of_trl(work: Work) -> list[float]:
         args = GRPOConfig(
             folder,
             num_generations=work.num,
-            per_device_train_batch_size=work.num,
+            per_device_train_batch_size=work.num * work.questions,
             max_completion_length=4 * K - 1,
             max_steps=work.steps,
             use_cpu=DEVICE == "cpu",
@@ -113,6 +116,7 @@ def step_of_ours(work: Work, **options: Any) -> list[float]:
     times = StepTimes()
     with tempfile.TemporaryDirectory() as folder:
         options |= {"num_selections": work.num, "max_steps": work.steps}
+        options |= {"per_device_train_batch_size": work.questions}
         trainer = make_trainer(work.rows, folder, SIZES[work.size], work.dtype, **options)
         trainer.add_callback(times)
         trainer.train()
@@ -206,24 +210,31 @@ def main() -> None:
     parser.add_argument("--passage_tokens", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3, help="in a round, the first of which is left out")
+    parser.add_argument("--questions_per_step", type=int, default=1, help="of the group `step`")
+    parser.add_argument("--num_candidates", type=int, default=N, help="N")
     parser.add_argument("--groups", nargs="+", choices=GROUPS, default=list(GROUPS))
     parser.add_argument("--output", type=Path, default=Path("step_against_trl.json"))
     options = parser.parse_args()
-    rows = Dataset.from_list(questions(8, N, options.passage_tokens))
+    rows = Dataset.from_list(questions(8 * options.questions_per_step, options.num_candidates, options.passage_tokens))
     results = []
     shown = Table("", "M", "system", "seconds", "times faster than the peer (range over rounds)")
     for group in options.groups:
         for num in options.num_selections:
             rounds: dict[str, list[float]] = {name: [] for name in GROUPS[group]}
-            work = Work(rows, num, options.steps, options.size, getattr(torch, options.dtype))
+            peaks = dict.fromkeys(rounds, 0.0)
+            dtype = getattr(torch, options.dtype)
+            work = Work(rows, num, options.steps, options.size, dtype, options.questions_per_step)
             for _ in range(options.rounds):
                 for name, system in GROUPS[group].items():
+                    peak = PeakMemory()
                     rounds[name].append(statistics.mean(system(work)[1:]))
+                    peaks[name] = max(peaks[name], peak.mib())
             peer = next(iter(rounds.values()))
             for name, seconds in rounds.items():
                 ratios = [theirs / ours for theirs, ours in zip(peer, seconds, strict=True)]
                 row = {"group": group, "num_selections": num, "system": name, "seconds": seconds, "ratios": ratios}
-                row |= {"size": options.size, "dtype": options.dtype}
+                row |= {"size": options.size, "dtype": options.dtype, "questions": options.questions_per_step}
+                row |= {"peak_mib": peaks[name]}
                 results.append(row | {"median": statistics.median(seconds), "ratio": statistics.median(ratios)})
                 spread = f"{results[-1]['ratio']:.1f} ({min(ratios):.1f} to {max(ratios):.1f})"
                 shown.add_row(group, str(num), name, f"{results[-1]['median']:.2f}", spread)

@@ -2,9 +2,10 @@
 
     OMP_NUM_THREADS=1 python examples/benchmarks/step_profile.py
 
-A Qwen2 of 25M random weights in float32 as selector and generator, all weights trained, `--batch_size` questions a
-step, N = 20 passages of 100 tokens, K = 5, M = 4; torch.profiler over the third step of `DROTrainer`, optimizer
-included. Times are an operator's own, without those that it calls; those that others call count as well.
+A Qwen2 of 25M random weights in float32, or of another size, as selector and generator, all weights trained,
+`--batch_size` questions a step, N = 20 passages of 100 tokens, K = 5, M = 4; torch.profiler over the third step of
+`DROTrainer`, optimizer included. Times are an operator's own, without those that it calls; those that others call
+count as well. They are the processor's; the JSON has those of a GPU too.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
 from selector_memory import POLICIES
-from small_models import QWEN2_25M, questions
+from small_models import DEVICE, QWEN2_25M, SIZES, add_model_options, questions
 from small_runs import make_trainer
 from torch.profiler import ProfilerActivity, profile
 from transformers import TrainerCallback
@@ -30,7 +31,8 @@ class ProfiledStep(TrainerCallback):
     """The last step's operators."""
 
     def __init__(self) -> None:
-        self._profiler = profile(activities=[ProfilerActivity.CPU], record_shapes=True)
+        kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if DEVICE == "cuda" else [])]
+        self._profiler = profile(activities=kinds, record_shapes=True)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == state.max_steps - 1:
@@ -57,6 +59,7 @@ class ProfiledStep(TrainerCallback):
                     "calls": sum(event.count for event in events),
                     "ms": own / 1e3,
                     "share": own / total,
+                    "device_ms": sum(event.self_device_time_total for event in events) / 1e3,
                     "shapes": [shape for shape in largest.input_shapes if shape],
                     "share_of_shapes": largest.self_cpu_time_total / total,
                 }
@@ -70,6 +73,7 @@ def profile_step(
     passage_tokens: int = 100,
     sizes: dict[str, Any] = QWEN2_25M,
     batch_size: int = 1,
+    dtype: torch.dtype = torch.float32,
 ) -> list[dict[str, Any]]:
     """Return the operators of a step, the most expensive first."""
     torch.set_num_threads(1)
@@ -79,7 +83,7 @@ def profile_step(
     with tempfile.TemporaryDirectory() as folder:
         options = {"num_selections": 4, "policy": path, "policy_kwargs": kwargs}
         options |= {"per_device_train_batch_size": batch_size}
-        trainer = make_trainer(rows, folder, sizes, max_steps=3, **options)
+        trainer = make_trainer(rows, folder, sizes, dtype, max_steps=3, **options)
         trainer.add_callback(profiled)
         trainer.train()
     return profiled.operators()
@@ -100,10 +104,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policy", choices=POLICIES, default="pointwise")
     parser.add_argument("--batch_size", type=int, default=1)
+    add_model_options(parser)
     parser.add_argument("--rows", type=int, default=12, help="of the printed table")
     parser.add_argument("--output", type=Path, default=Path("step_profile.json"))
     options = parser.parse_args()
-    operators = profile_step(options.policy, batch_size=options.batch_size)
+    sizes, dtype = SIZES[options.size], getattr(torch, options.dtype)
+    operators = profile_step(options.policy, sizes=sizes, batch_size=options.batch_size, dtype=dtype)
     Console(width=140).print(table(operators[: options.rows], options.policy))
     calls = sum(row["calls"] for row in operators)
     print(f"{calls} calls of operators a step, {calls / options.batch_size:.0f} a question")
