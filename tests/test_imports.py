@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 PACKAGE = Path(__file__).resolve().parents[1] / "dro_trl"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-LOOSE = {"types", "files", "options", "records", "names", "metrics", "garbage"}
+LOOSE = {"types", "files", "options", "records", "names", "metrics"}
 """What everything but the losses may import: the loose files, and the folders of files and of options' values."""
 
 ALLOWED = {

@@ -49,7 +49,7 @@ def main(
 ) -> None:
     """Retrieve, select and answer; prints the answer and the passages it rests on."""
     from dro_trl.cli.quiet import load_quietly
-    from dro_trl.garbage import without_collection
+    from dro_trl.lm.garbage import without_collection
 
     with without_collection():
         from dro_trl.lm.devices import choose_device, choose_dtype, describe

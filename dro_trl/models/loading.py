@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel
 
-from dro_trl.garbage import without_collection
+from dro_trl.lm.garbage import without_collection
 from dro_trl.lm.tokens import Tokenizer
 from dro_trl.lm.turns import (
     Turns,

@@ -10,7 +10,7 @@ def without_collection() -> Iterator[None]:
     """Make objects without a search among them for garbage, as imports and the files of a vocabulary do.
 
     The search goes through all that was made so far, again and again: with it a vocabulary of 262,000 tokens takes
-    twice as long to read, and the libraries a quarter longer to import.
+    twice as long to read, and the libraries a third longer to import.
     """
     was_on = gc.isenabled()
     gc.disable()
