@@ -12,16 +12,15 @@ _TAKES_POSITIONS = hasattr(modeling_utils, "slice_logits_to_keep")
 _CALLED_ACTIVATION_CHECKPOINTING = hasattr(PreTrainedModel, "activation_checkpointing_enable")
 """Of transformers 5.23 and later; until then it is called gradient checkpointing."""
 _LIMITS_RECOMPILES = "recompile_limit" in signature(torch.compile).parameters
-"""Not of torch 2.9: there the limit is of the whole process, and is left as it is."""
-IS_TORCH_2_9 = not _LIMITS_RECOMPILES
-"""There processes on CPUs, whose device is called `cpu:0`, could not read a checkpoint's optimizer."""
+"""Not of torch 2.9 to 2.11: there the limit is of the whole process, and is left as it is."""
+IS_TORCH_2_9 = str(torch.__version__).startswith("2.9.")
 
 
 def _numbered_cpu(storage: Any, location: str) -> Any:
     return storage if location.startswith("cpu:") else None
 
 
-if IS_TORCH_2_9:
+if not _LIMITS_RECOMPILES:  # 2.9 could not read an optimizer for `cpu:0`, as processes on CPUs call their device.
     torch.serialization.register_package(11, lambda storage: None, _numbered_cpu)
 
 
