@@ -40,7 +40,7 @@ def entries(name):
 def shown(text):
     """Return the names of the options that a help lists, each at the beginning of its line."""
     found = set()
-    for title in re.findall(r"^  (--?\S+(?: -\w\b)?)", text, re.MULTILINE):
+    for title in re.findall(r"^  (--?\S+(?:(?<=,) --?\w+)*)", text, re.MULTILINE):
         for name in title.split(", "):
             found |= {name.replace("[no_]", ""), name.replace("[no_]", "no_")}
     return found
