@@ -43,6 +43,9 @@ class WarmupConfig(SFTConfig, SelectionConfig):
     activation_checkpointing: bool | None = field(
         default=False, metadata={"help": "Compute activations again in the backward pass, to save memory."}
     )
+    dataloader_persistent_workers: bool | None = field(
+        default=None, metadata={"help": "Whether workers stay from epoch to epoch: they do where None."}
+    )
     logging_first_step: bool = field(default=True, metadata={"help": "Log the first step, the loss at the start."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Kept off: the rows are prepared already."})
 
