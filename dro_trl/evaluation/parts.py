@@ -49,7 +49,8 @@ class Parts:
         batch_size: Questions in a batch.
         processes: Those that share the parts.
         folder: Where parts are kept; nowhere if None.
-        run: In the first process, what `describe_evaluation` returned: parts of another evaluation are discarded.
+        run: In the first process, what `describe_evaluation` returned: parts of another evaluation are discarded when
+            parts are first looked for.
     """
 
     def __init__(
@@ -60,9 +61,7 @@ class Parts:
         folder: Path | None = None,
         run: dict[str, Any] | None = None,
     ) -> None:
-        self._processes = processes
-        if run is not None and folder is not None:
-            go_on(folder, run)
+        self._processes, self._run = processes, run
         size = BATCHES * batch_size
         self._parts = [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
         self._folder = folder
@@ -83,9 +82,11 @@ class Parts:
 
     def begun(self, names: Collection[str]) -> bool:
         """Return whether something is kept already of what `map` is called by one of these names for."""
-        patterns = [] if self._folder is None else [f"{_slug(name)}.*{PARTS_SUFFIX}" for name in names]
-        kept = (path.stat().st_size for pattern in patterns for path in Path(str(self._folder)).glob(pattern))
-        return bool(broadcast_object_list([any(kept)])[0])
+        found = False
+        if self._folder is not None and (self._run is None or _changes(self._folder, self._run) == {}):
+            patterns = [f"{_slug(name)}.*{PARTS_SUFFIX}" for name in names]
+            found = any(path.stat().st_size for pattern in patterns for path in self._folder.glob(pattern))
+        return bool(broadcast_object_list([found])[0])
 
     def _find(
         self, name: str, parts: Sequence[slice], find: Callable[[slice], list[Any]]
@@ -119,6 +120,9 @@ class Parts:
     def _kept(self, name: str) -> dict[int, list[Any]]:
         if self._folder is None:
             return {}
+        if self._run is not None:
+            go_on(self._folder, self._run)
+            self._run = None
         starts = {part.start for part in self._parts}
         files = sorted(self._folder.glob(f"{_slug(name)}.*{PARTS_SUFFIX}"))
         return {start: found for path in files for start, found in _read(path) if start in starts}
@@ -183,10 +187,8 @@ def go_on(folder: Path, run: dict[str, Any]) -> None:
         folder: Where parts are kept.
         run: What `describe_evaluation` returned.
     """
-    path = next((path for path in (folder / RUN_NAME, folder / OLD_RUN_NAME) if path.is_file()), None)
-    if path is not None:
-        saved = load_object(path, _REMEDY)
-        said = changes(saved, run)
+    said = _changes(folder, run)
+    if said is not None:
         if not said:
             if parts := sum(path.read_bytes().count(b"\n") for path in folder.glob(f"*{PARTS_SUFFIX}")):
                 logger.warning(f"going on from {counted(parts, 'part')} that {folder} holds")
@@ -194,6 +196,12 @@ def go_on(folder: Path, run: dict[str, Any]) -> None:
         logger.warning(f"{folder} holds parts of another evaluation; beginning anew, since {'; '.join(said.values())}")
     discard(folder)
     write_json(folder / RUN_NAME, run)
+
+
+def _changes(folder: Path, run: dict[str, Any]) -> dict[str, str] | None:
+    """In what an evaluation is another than the one that a folder holds parts of; None where it holds none."""
+    path = next((path for path in (folder / RUN_NAME, folder / OLD_RUN_NAME) if path.is_file()), None)
+    return None if path is None else changes(load_object(path, _REMEDY), run)
 
 
 def discard(folder: Path) -> None:

@@ -75,7 +75,15 @@ NOT_RUN = {
     "python examples/search.py --model models/gemma-3-270m --dataset quickstart/data/train.top8.jsonl": (
         "wants Optuna; tests/trainer/test_searching.py searches where it is installed"
     ),
+    'dro-trl ask "Which town is the home port of the ship of Frassana Trardick?" '
+    "--model_name_or_path quickstart/model --index_dir quickstart/index": (
+        "the pair and the index of the quickstart; tests/cli/test_ask.py asks such a pair"
+    ),
     "pytest -m gpu": "wants a GPU",
+    "python examples/benchmarks/gpu_day.py": "likewise",
+    "python examples/benchmarks/gpu_day.py --rehearse": (
+        "takes minutes; tests/examples/benchmarks/test_gpu_day.py runs parts of it"
+    ),
     "python examples/benchmarks/step_against_trl.py --size 0.5B --dtype bfloat16 --rounds 3 --groups step": "likewise",
     "python examples/benchmarks/step_against_trl.py --size 0.5B --dtype bfloat16 --questions_per_step 8 "
     "--num_selections 16 --groups step --rounds 1 --steps 3": "likewise",

@@ -45,6 +45,7 @@ ASSUMED = {
         *[f"data/{name}.top20.jsonl" for name in ("train", "dev", "mh.answers")],
         *[f"data/{name}.jsonl" for name in ("train.bm25", "train.mixed.top10", "nq.more.top10", "nq.train.top10")],
     ],
+    "trackers.md": ["RECIPE.yaml", "models/mine", "data/train.top20.jsonl", "dev.top20.jsonl"],
     "retrieval.md": ["corpus.jsonl", "train.jsonl", "runs/mine"],
     "run.md": ["models/gemma-3-270m", "data/corpus.jsonl", *FOR_A_RUN]
     + [f"data/{name}.jsonl" for name in ("hotpotqa_train", "hotpotqa_dev", "2wiki_train")],

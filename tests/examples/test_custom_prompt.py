@@ -24,7 +24,7 @@ def test_the_example(run_example, monkeypatch, capsys):
     read = texts_read(monkeypatch)
     trainer = run_example("custom_prompt.py", "--output_dir", "out", "--max_steps", "2")["trainer"]
     assert trainer.state.global_step == 2
-    assert "RAGOutput(" in capsys.readouterr().out
+    assert "\nAnswer: " in capsys.readouterr().out
     saved = json.loads(Path("out/dro_config.json").read_text())["prompt_texts"]
     assert saved == trainer.args.prompt_texts
     assert all(saved["question"] in text and "Question:" not in text for text in read)

@@ -83,7 +83,7 @@ def test_every_key_of_trl_is_classified():
         "trust_remote_code".split()
     )
     assert {f.name for f in fields(ModelConfig)} <= heeded
-    scripts = {"dataset_name", "dataset_train_split", "dataset_test_split"}
+    scripts = {"dataset_name", "dataset_train_split", "dataset_test_split", "dataset_streaming"}
     assert {f.name for f in fields(ScriptArguments)} - scripts <= UNUSED
 
 

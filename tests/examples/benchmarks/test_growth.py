@@ -69,6 +69,7 @@ def test_a_variable_alone(tmp_path, monkeypatch):
     assert [point["passage_tokens"] for point in alone.points] == [100, 50, 200]
 
 
+@pytest.mark.slow
 def test_two_real_processes():
     """Two steps of the 25M models on few and short passages; `train` asserts how many processes there are."""
     found = growth.run({**MIDDLE, "num_candidates": 6, "passage_tokens": 10, "num_processes": 2}, steps=2)

@@ -47,7 +47,7 @@ def train(backend, folder, start, **options):
     ("kind", "config", "options"),
     [
         ("gemma3", {"tie_word_embeddings": True}, {}),
-        ("llama", {}, {**LORA, "shared_base": True}),
+        pytest.param("llama", {}, {**LORA, "shared_base": True}, marks=pytest.mark.slow),
         pytest.param(
             "llama",
             {"hidden_size": 64, "intermediate_size": 128},

@@ -43,6 +43,7 @@ def test_two_processes_learn_what_one_does(tmp_path, backend, lines):
         assert torch.allclose(one[name], two[name], atol=1e-5), name
 
 
+@pytest.mark.slow
 def test_two_processes_ask_the_generator_half_each(tmp_path):
     path = recipe_of(tmp_path, two_golds(), teacher="likelihood", max_steps=1)
     ranked = []

@@ -48,7 +48,7 @@ def test_the_report_is_whole_and_fits(browser, make_study, tmp_path, width, sche
     images = browser.execute_script(
         "return [...document.images].map(i => [i.complete, i.naturalWidth, i.getBoundingClientRect().width, i.alt])"
     )
-    assert len(images) == 12
+    assert len(images) == 13
     for complete, natural, shown, alt in images:
         assert complete
         assert natural > 300
