@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import nbformat
@@ -143,7 +144,7 @@ def test_commands_with_gemma(run, tmp_path):
 @pytest.mark.timeout(1200)
 def test_the_notebook(environment, tmp_path):
     """The quickstart in its shortest form, in a kernel of this environment."""
-    client = NotebookClient(NOTEBOOK, timeout=1200, resources={"metadata": {"path": str(tmp_path)}})
+    client = NotebookClient(deepcopy(NOTEBOOK), timeout=1200, resources={"metadata": {"path": str(tmp_path)}})
     done = client.execute(env=environment)
     shown = [kind for cell in done.cells for output in cell.get("outputs", []) for kind in output.get("data", {})]
     assert (shown.count("image/png"), shown.count("text/html")) == (2, 2)
