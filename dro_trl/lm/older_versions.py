@@ -1,6 +1,7 @@
 """What older versions of the libraries lack or call by another name, in one place."""
 
 from inspect import signature
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -46,8 +47,11 @@ def forward_keeping(model: Any, **inputs: Any) -> Any:
     if _TAKES_POSITIONS:
         return model(**inputs)
     keep: Tensor = inputs["logits_to_keep"]
+    thread = get_ident()
 
-    def take_kept(module: nn.Module, args: tuple[Tensor, ...]) -> Tensor:
+    def take_kept(module: nn.Module, args: tuple[Tensor, ...]) -> Tensor | None:
+        if get_ident() != thread:  # A call of another thread, of two models on one base.
+            return None
         return args[0][keep] if keep.dtype == torch.bool else torch.take_along_dim(args[0], keep[..., None], dim=1)
 
     handle = model.get_output_embeddings().register_forward_pre_hook(take_kept, prepend=True)
