@@ -108,6 +108,7 @@ def sharded(folder: Path, rehearse: bool) -> list[Part]:
             "model_name_or_path": data / "model",
             "dataset_name": data / "train.jsonl",
             "output_dir": data / name,
+            "policy": "dro_trl.AutoregressivePolicy",  # These words have no " yes".
             "num_candidates": 6,
             "num_selected": 2,
             "num_selections": 4,
