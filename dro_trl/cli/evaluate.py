@@ -268,10 +268,10 @@ def write_runs(folder: Path, query_ids: list[str], predictions: "dict[str, list[
 
 def write_table(folder: Path, query_ids: list[str], predictions: "dict[str, list[Prediction]]", format: str) -> None:
     """Write predictions as a table where one was asked for; one of an earlier evaluation goes."""
-    from dro_trl.evaluation.tables import STEM, write_predictions
+    from dro_trl.evaluation.tables import TABLES, write_predictions
 
-    for left in folder.glob(f"{STEM}.*"):
-        left.unlink()
+    for name in TABLES:
+        (folder / name).unlink(missing_ok=True)
     if format != Predictions.json:
         print(f"Predictions: {write_predictions(folder, query_ids, predictions, format)}")  # type: ignore[arg-type]
 
@@ -283,10 +283,11 @@ def check_results(folder: Path) -> None:
         FileExistsError: If it is.
         ValueError: If `results.json` is damaged.
     """
+    from dro_trl.evaluation.tables import TABLES
     from dro_trl.files.folders import check_unwritten
     from dro_trl.files.writing import load_object
 
-    names = ("results.json", "comparison.png", "runs", "predictions.parquet", "predictions.csv")
+    names = ("results.json", "comparison.png", "runs", *TABLES)
     path = folder / names[0]
     found = load_object(path, "delete it, or give another --output_dir") if path.is_file() else {}
     check_unwritten(folder, names, [] if "systems" not in found else names)

@@ -77,7 +77,8 @@ def _records(rows: Any, name: str) -> Iterator[Any]:
         if not rows.columns.is_unique:
             twice = rows.columns[rows.columns.duplicated()][0]
             raise ValueError(f"{name}: two columns are called {twice!r}; rename one of them")
-        return iter(rows.rename(columns=str).to_dict("records"))
+        cells = rows.rename(columns=str).astype(object)
+        return iter(cells.where(cells.notna(), None).to_dict("records"))  # NaN says there that nothing is known.
     if isinstance(rows, Mapping):
         raise ValueError(
             f"{name} is a mapping of {', '.join(map(str, islice(rows, 5)))}; give Dataset.from_dict(…) of it"
@@ -88,14 +89,11 @@ def _records(rows: Any, name: str) -> Iterator[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a row, or a part of it, as JSON would have it: what is missing in a data frame is None."""
+    """Return a row, or a part of it, as JSON would have it."""
     if isinstance(value, np.ndarray):
         return [_plain(part) for part in value.tolist()]
     if isinstance(value, (list, tuple)):
         return [_plain(part) for part in value]
     if isinstance(value, Mapping):
         return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, np.generic):
-        value = value.item()
-    missing = type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value)
-    return None if missing else value
+    return value.item() if isinstance(value, np.generic) else value

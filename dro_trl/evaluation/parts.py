@@ -73,8 +73,9 @@ class Parts:
             name: What is found, for the progress bar and the files.
             find: Finds a JSON value for each question of a part; what it returns may depend on the part alone.
         """
-        # The first process says what is kept: the others may begin a moment later, when there is more already.
-        found: dict[int, list[Any]] = broadcast_object_list([self._kept(name)])[0]
+        # The first process alone reads what is kept: another might take away a line that a third is writing.
+        kept = self._kept(name) if self._processes.is_main_process else {}
+        found: dict[int, list[Any]] = broadcast_object_list([kept])[0]
         missing = [part for part in self._parts if part.start not in found]
         with self._processes.split_between_processes(missing) as own:
             found |= dict(gather_object(self._find(name, own, find)))

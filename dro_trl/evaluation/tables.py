@@ -14,7 +14,8 @@ from dro_trl.files.writing import atomic_path
 from dro_trl.metrics import exact_match, token_f1
 
 Format = Literal["parquet", "csv"]
-STEM = "predictions"
+TABLES = ("predictions.parquet", "predictions.csv")
+"""The files, one for each format."""
 
 _TEXTS = pa.list_(pa.string())
 _SCHEMA = pa.schema(
@@ -57,7 +58,7 @@ def write_predictions(
         for system, predicted in predictions.items()
         for id, found in zip(ids, predicted, strict=True)
     ]
-    path = folder / f"{STEM}.{format}"
+    path = folder / f"predictions.{format}"
     with atomic_path(path) as temporary:
         if format == "parquet":
             pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), temporary)

@@ -103,6 +103,13 @@ def prepare_dataset(
     return dataset
 
 
+def prepare_sets(dataset: Any, name: str, **options: Any) -> Any:
+    """Prepare rows to evaluate on, or several sets of them by name, as `prepare_dataset` does."""
+    if not isinstance(dataset, dict):
+        return prepare_dataset(dataset, name, **options)
+    return {part: prepare_dataset(rows, f"{name}[{part!r}]", **options) for part, rows in dataset.items()}
+
+
 def rows_of_run(args: SelectionConfig, name: str) -> int:
     """Return how many rows a run trains on, each once, as far as a stream has so many.
 

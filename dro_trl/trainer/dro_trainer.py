@@ -25,7 +25,7 @@ from dro_trl.retrieval.base import Retriever
 from dro_trl.rewards.calls import RewardFunc, RewardSum, reward_columns
 from dro_trl.rewards.likelihood import AnswerLogLikelihood
 from dro_trl.trainer.building import load_tokenizers, make_pair
-from dro_trl.trainer.dataset import prepare_dataset
+from dro_trl.trainer.dataset import prepare_dataset, prepare_sets
 from dro_trl.trainer.dro_config import DROConfig
 from dro_trl.trainer.log_table import show_table
 from dro_trl.trainer.monitoring import Monitor, step_metrics
@@ -142,13 +142,9 @@ class DROTrainer(SearchingTrainer):
         self._learnt_start = learnt_start(model, self._policy_path, args)
         pair = make_pair(starts, self.tokenizers, args, policy, peft_config, aliases != {"first"}, self._learnt_start)
         train_dataset, eval_dataset, retriever = given
-        prepare = partial(prepare_dataset, retriever=retriever, tokenizer=pair.scorer.tokenizer, args=args, pair=pair)
-        held_out: Any = (
-            {name: prepare(part, f"eval_dataset[{name!r}]") for name, part in eval_dataset.items()}
-            if isinstance(eval_dataset, dict)
-            else prepare(eval_dataset, "eval_dataset")
-        )
-        return pair, prepare(train_dataset, "train_dataset", training=True), held_out
+        options: Any = {"retriever": retriever, "tokenizer": pair.scorer.tokenizer, "args": args, "pair": pair}
+        held_out = prepare_sets(eval_dataset, "eval_dataset", **options)
+        return pair, prepare_dataset(train_dataset, "train_dataset", training=True, **options), held_out
 
     def rebuild(self, trial: Any) -> SelectorGenerator:
         """Make both models, the rows and all that depends on the options anew, and return the pair."""

@@ -329,3 +329,14 @@ def test_no_resume_begins_anew(trained_pair, tmp_path):
     wrong.write_text(json.dumps([0, [[0, 0]] * 5]) + "\n")
     assert CliRunner().invoke(app, [*given, "--max_new_tokens", "1", "--no_resume"]).exit_code == 0
     assert results_of(tmp_path) == expected
+
+
+def test_a_table_of_an_earlier_evaluation_goes_and_other_files_stay(tmp_path):
+    for name in ("predictions.csv", "predictions.notes.txt", "predictions.xlsx"):
+        (tmp_path / name).write_text("mine")
+    write_table(tmp_path, [], {"trained": []}, "parquet")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "predictions.notes.txt",
+        "predictions.parquet",
+        "predictions.xlsx",
+    ]

@@ -1,6 +1,7 @@
 """Rows as programs have them: each form trains on the same questions, and what is wrong is named by its row."""
 
 import json
+import math
 
 import numpy as np
 import pandas as pd
@@ -88,6 +89,18 @@ def test_what_a_data_frame_lacks_is_null():
     [first, second] = as_dataset(frame, "rows").to_list()
     assert (first["source"], first["hops"]) == ("a", 2)
     assert (second["source"], second["hops"], second["gold_ids"]) == (None, None, None)
+
+
+@pytest.mark.parametrize("form", [list, pd.DataFrame], ids=["list", "frame"])
+def test_nan_within_a_row_is_told_as_such(form):
+    rows = [{**ROWS[0], "candidates": [{**passage, "score": float("nan")} for passage in ROWS[0]["candidates"]]}]
+    with pytest.raises(ValueError, match=r"^rows, row 1: field 'candidates\[0\].score': found NaN; expected a finite"):
+        as_dataset(form(rows), "rows")
+
+
+def test_nan_in_a_list_stays_what_it_is():
+    [row] = as_dataset([{**ROWS[0], "weight": float("nan")}], "rows").to_list()
+    assert math.isnan(row["weight"])
 
 
 def faulty(field, value):

@@ -87,6 +87,9 @@ NOT_RUN = {
     "python examples/benchmarks/step_against_trl.py --size 0.5B --dtype bfloat16 --rounds 3 --groups step": "likewise",
     "python examples/benchmarks/step_against_trl.py --size 0.5B --dtype bfloat16 --questions_per_step 8 "
     "--num_selections 16 --groups step --rounds 1 --steps 3": "likewise",
+    "python examples/benchmarks/step_profile.py --policy pointwise --size 0.5B --dtype bfloat16 --batch_size 8": (
+        "likewise"
+    ),
     "python examples/benchmarks/work_done.py --size 0.5B --dtype bfloat16 --policies pointwise autoregressive": (
         "wants a GPU; tests/examples/benchmarks runs it smaller"
     ),

@@ -1,7 +1,6 @@
 """Systems compared: intervals that cover, and every misuse refused."""
 
 import copy
-import time
 
 import numpy as np
 import pytest
@@ -87,7 +86,7 @@ def test_the_interval_agrees_with_the_normal_one_on_a_large_sample():
     np.testing.assert_allclose(mean_interval(values, seed=0).ci95, expected, atol=0.05 * half_width)
 
 
-def test_many_values_have_the_interval_that_few_have_in_time_that_grows_as_they_do(monkeypatch):
+def test_many_values_have_the_interval_that_few_have_without_a_jackknife_of_each(monkeypatch):
     """Skewed scores, so that a plain percentile interval lies elsewhere."""
     values = np.random.default_rng(0).choice([0, 0, 0, 0, 0, 0, 0, 0, 0.2, 1, 5], 300) ** 2
     expected = mean_interval(values, seed=0)
@@ -96,9 +95,8 @@ def test_many_values_have_the_interval_that_few_have_in_time_that_grows_as_they_
     assert found.method == expected.method == "BCa"
     np.testing.assert_allclose(found.ci95, expected.ci95, atol=0.03 * np.ptp(expected.ci95))
     assert mean_interval(np.full(200, 0.5), seed=0) == ([0.5, 0.5], "percentile")
-    spent = time.process_time()
+    monkeypatch.delattr("dro_trl.evaluation.bootstrap.bootstrap")  # SciPy's, which takes time with n squared.
     low, high = mean_interval((np.arange(300_000) % 4 == 0).astype(float), seed=0).ci95
-    assert time.process_time() - spent < 2
     assert 0.248 < low < 0.25 < high < 0.252
 
 

@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-import time
+from pathlib import Path
 
 import pytest
 from accelerate import PartialState
@@ -60,17 +60,32 @@ def test_a_line_that_a_killed_process_left_is_found_again_and_a_damaged_one_name
         Parts(21, 2, tmp_path).map("a: selections", Squares())
 
 
-def test_many_parts_are_kept_and_read_in_time_that_grows_as_they_do(tmp_path):
-    def spent(num_parts):
-        began = time.process_time()
-        for _ in range(2):
-            Parts(4 * num_parts, 1, tmp_path / str(num_parts)).map("a", lambda part: [0] * (part.stop - part.start))
-        return time.process_time() - began
+def test_many_parts_are_lines_of_one_file_that_is_opened_once(tmp_path, monkeypatch):
+    opened, path_open = [], Path.open
 
-    spent(10)
-    few, many = spent(500), spent(5000)
-    assert many < 20 * few
-    assert len(list((tmp_path / "5000").iterdir())) == 1
+    def noted(path, *args, **kwargs):
+        opened.append(path.name)
+        return path_open(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", noted)
+    expected = Parts(2000, 1, tmp_path).map("a", Squares(until=2000))
+    (path,) = tmp_path.iterdir()
+    assert opened == [path.name]
+    assert len(path.read_text().splitlines()) == 500
+    again = Squares()
+    assert Parts(2000, 1, tmp_path).map("a", again) == expected
+    assert again.asked == []
+
+
+def test_a_process_that_is_not_the_first_takes_no_line_away(tmp_path, monkeypatch):
+    """One that comes late would see a line that another is writing."""
+    Parts(21, 2, tmp_path).map("a: selections", Squares())
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-3])
+    torn = path.read_bytes()
+    monkeypatch.setattr(PartialState, "is_main_process", False)
+    Parts(21, 2, tmp_path).map("a: selections", Squares())
+    assert path.read_bytes().startswith(torn)
 
 
 @pytest.fixture
