@@ -5,10 +5,13 @@
 Problems of N = 8 items and K = 2 with random item scores, flat to sharp, and rewards that add up what the items of a
 selection contribute, with a standard deviation of 2 nats. For each estimator the root of the mean squared error of the
 selector's gradient in the item scores, and the length of its bias, both in lengths of the exact gradient over all
-selections; means over problems. GRPO's exact gradient is that of the expected reward over the reward's deviation.
+selections; roots of means over problems of all three, so that a problem counts by how much there is to learn from it.
+GRPO's exact gradient is that of the expected reward over the reward's deviation.
 
-`--problems FILE` measures on problems of your own, a JSON object a line: `scores`, those of N items in nats, and
-`rewards`, those of all N!/(N-K)! selections in the order of `itertools.permutations(range(N), K)`.
+`--problems FILE` measures on problems of your own, a JSON object a line: `scores`, those of N items, `rewards`,
+those of all N!/(N-K)! selections in the order of `itertools.permutations(range(N), K)`, and `step` where they are of
+steps of a training. `--num_distinct` is how many selections `without_replacement` takes: a generator reads distinct
+ones only, so that M draws cost what is in their column `distinct`.
 """
 
 import argparse
@@ -34,6 +37,8 @@ SPREADS = {"flat": 0.5, "middling": 2.0, "sharp": 4.0}
 LOSS_TYPES = ("dro", "rloo", "grpo")
 Problem = tuple[Tensor, Tensor, Tensor]
 """Item scores, (N,), all selections, (T, K), and their rewards, (T,)."""
+SQUARES = ("error", "bias", "exact")
+"""Squared lengths: of the error, on average over draws, of the bias, and of the exact gradient."""
 
 
 def random_problems(num: int, num_items: int, num_selected: int, spread: float, seed: int) -> list[Problem]:
@@ -47,13 +52,13 @@ def random_problems(num: int, num_items: int, num_selected: int, spread: float, 
     return problems
 
 
-def read_problems(path: Path) -> list[Problem]:
-    """Return the problems of a file.
+def read_problems(path: Path) -> dict[str, list[Problem]]:
+    """Return the problems of a file: those of each step, if it names steps, and all of them.
 
     Raises:
         ValueError: If a line's rewards are not as many as its selections for any K.
     """
-    problems = []
+    groups: dict[str, list[Problem]] = {}
     for number, line in enumerate(path.read_text().splitlines(), 1):
         row = json.loads(line)
         scores, rewards = (torch.tensor(row[name], dtype=torch.float64) for name in ("scores", "rewards"))
@@ -63,8 +68,9 @@ def read_problems(path: Path) -> list[Problem]:
                 f"{path}: row {number}: {len(rewards)} rewards and {len(scores)} scores; give one of {sorted(sizes)}"
             )
         chosen = torch.tensor(list(itertools.permutations(range(len(scores)), sizes[len(rewards)])))
-        problems.append((scores, chosen, rewards))
-    return problems
+        for name in [*([f"step {row['step']}"] if "step" in row else []), "all of them"]:
+            groups.setdefault(name, []).append((scores, chosen, rewards))
+    return dict(sorted(groups.items(), key=lambda group: group[0] == "all of them"))
 
 
 def gradient(objective: Callable[[Tensor], Tensor], scores: Tensor, selections: Tensor) -> Tensor:
@@ -86,7 +92,7 @@ def exact_gradient(problem: Problem, loss_type: str) -> Tensor:
 
 
 def measure(problem: Problem, num: int, draws: int, distinct: bool, seed: int) -> dict[str, float]:
-    """Return each loss's error and bias, and how many of the M selections are distinct."""
+    """Return each loss's squared lengths, and how many of the M selections are distinct."""
     scores, selections, rewards = problem
     shape = selections.shape[-1], num
     generators = [torch.Generator().manual_seed(seed * draws + draw) for draw in range(draws)]
@@ -109,10 +115,18 @@ def measure(problem: Problem, num: int, draws: int, distinct: bool, seed: int) -
             return -draws * selector_loss(scored, selection_weights(scored, args), args)
 
         exact, estimates = exact_gradient(problem, loss_type), gradient(objective, scores, found)
-        squares = (estimates - exact).square().sum(-1)
-        figures[f"{loss_type}_error"] = float(squares.mean().sqrt() / exact.norm())
-        figures[f"{loss_type}_bias"] = float((estimates.mean(0) - exact).norm() / exact.norm())
+        lengths = (estimates - exact).square().sum(-1).mean(), (estimates.mean(0) - exact).square().sum()
+        for name, square in zip(SQUARES, (*lengths, exact.square().sum()), strict=True):
+            figures[f"{loss_type}_{name}"] = float(square)
     return figures
+
+
+def relative(found: list[dict[str, float]]) -> dict[str, float]:
+    """Return errors and biases in lengths of the exact gradient, over problems."""
+    sums = {key: sum(figures[key] for figures in found) for key in found[0]}
+    shares = itertools.product(LOSS_TYPES, SQUARES[:2])
+    lengths = {f"{loss}_{name}": math.sqrt(sums[f"{loss}_{name}"] / sums[f"{loss}_exact"]) for loss, name in shares}
+    return {"distinct": sums["distinct"] / len(found), **lengths}
 
 
 def main() -> None:
@@ -121,6 +135,9 @@ def main() -> None:
     parser.add_argument("--problems", type=Path, help="a file of problems in place of random ones")
     parser.add_argument("--num_problems", type=int, default=12)
     parser.add_argument("--num_selections", type=int, default=8)
+    parser.add_argument(
+        "--num_distinct", type=int, help="those of without_replacement; as --num_selections if not given"
+    )
     parser.add_argument("--draws", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("distinct_selections.json"))
@@ -130,18 +147,18 @@ def main() -> None:
             name: random_problems(options.num_problems, 8, 2, spread, options.seed) for name, spread in SPREADS.items()
         }
     else:
-        groups = {options.problems.name: read_problems(options.problems)}
-    table = Table("selector", f"M = {options.num_selections}", "distinct", *LOSS_TYPES)
+        groups = read_problems(options.problems)
+    sizes = {False: options.num_selections, True: options.num_distinct or options.num_selections}
+    table = Table("selector", "proposal", "M", "distinct", *LOSS_TYPES)
     rows = []
     for (name, problems), distinct in itertools.product(groups.items(), (False, True)):
-        sizes = options.num_selections, options.draws, distinct
-        found = [measure(problem, *sizes, options.seed + i) for i, problem in enumerate(problems)]
-        means = {key: sum(figures[key] for figures in found) / len(found) for key in found[0]}
+        drawn = sizes[distinct], options.draws, distinct
+        means = relative([measure(problem, *drawn, options.seed + i) for i, problem in enumerate(problems)])
         proposal = "without_replacement" if distinct else "policy"
-        rows.append({"selector": name, "proposal": proposal, **means})
+        rows.append({"selector": name, "proposal": proposal, "num_selections": sizes[distinct], **means})
         cells = (f"{means[f'{loss}_error']:.2f}, bias {means[f'{loss}_bias']:.2f}" for loss in LOSS_TYPES)
-        table.add_row(name, proposal, f"{means['distinct']:.1f}", *cells)
-    write_json(options.output, {"num_selections": options.num_selections, "draws": options.draws, "rows": rows})
+        table.add_row(name, proposal, str(sizes[distinct]), f"{means['distinct']:.1f}", *cells)
+    write_json(options.output, {"draws": options.draws, "rows": rows})
     Console(width=110).print(table)
     print(f"Results: {options.output}")
 

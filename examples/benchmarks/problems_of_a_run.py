@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from dro_trl import DROTrainer, Question, load_rag_dataset
+from dro_trl import DROTrainer, Question, load_rag_dataset, reduce_answer_logps
 from dro_trl.cli.quickstart import TWO_HOPS, make_trainer
 
 
@@ -30,9 +30,14 @@ def problem(trainer: DROTrainer, row: Question) -> dict[str, list[float]]:
     with trainer.compute_loss_context_manager():
         output = trainer.model([row], selections=selections.to(trainer.model.device))
     assert output.answer_logps is not None
+    assert output.answer_mask is not None
+    args = trainer.args
+    rewards = reduce_answer_logps(
+        output.answer_logps, output.answer_mask, args.likelihood_reduction, args.likelihood_aliases
+    )
     firsts = selections[0, :, 0].to(output.selector_logps.device)
     scores = [output.selector_logps[0, firsts == item].double().logsumexp(-1).item() for item in range(num_items)]
-    return {"scores": scores, "rewards": output.answer_logps[0, :, 0].double().tolist()}
+    return {"scores": scores, "rewards": rewards[0].double().tolist()}
 
 
 class Problems(TrainerCallback):

@@ -131,6 +131,10 @@ WITH_MORE = {
         "--num_problems 1 --draws 20",
         "a quarter of a minute: its sizes are options",
     ),
+    'python examples/benchmarks/problems_of_a_run.py --model "$(dro-trl gemma)" --dataset '
+    "quickstart/data/train.top8.jsonl": ("--at 0 1 --num_questions 2", "its inputs here are few"),
+    "python examples/benchmarks/distinct_selections.py --problems problems_of_a_run.jsonl --draws 200 "
+    "--num_distinct 3": ("--draws 20", "seconds"),
     "python examples/gradient_variance.py": ("--problems 2 --draws 50", "minutes: its sizes are options"),
 }
 """Commands that are run with further options, each with them and the reason."""

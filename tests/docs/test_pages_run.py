@@ -29,7 +29,7 @@ ASSUMED = {
     "evaluation.md": ["runs/mine", "runs/wikimultihop", "dev.jsonl"]
     + [f"dev.{name}.jsonl" for name in ("top20", "top100", "hops.top20")],
     "extending.md": ["RECIPE.yaml", "models/mine", "data/train.top20.jsonl"],
-    "method.md": ["RECIPE.yaml", "models/mine", "data/train.top20.jsonl"],
+    "method.md": ["RECIPE.yaml", "models/mine", "data/train.top20.jsonl", *QUICKSTART[:1]],
     "performance.md": ["models/gemma-3-270m", *QUICKSTART],
     "reranking.md": ["runs/mine", "other.run.txt", "dev.jsonl", "corpus.jsonl", "requests.jsonl"],
     "recipes.md": ["Qwen/Qwen2.5-0.5B", "models/mine", "data/train.top20.jsonl", *QUICKSTART],
