@@ -70,6 +70,22 @@ def test_an_estimation_step_and_an_evaluation_go_on_as_they_were(tmp_path):
     assert worked[:2] == plain[:2]
 
 
+def test_workers_that_stay_let_each_dataset_be_evaluated(tmp_path):
+    """Transformers keeps the loader of the first evaluation beside them, for all datasets that follow."""
+    sets = [Dataset.from_list(tiny_questions(*sizes)) for sizes in ((4, 5), (6, 4, 5))]
+    named = {"first": sets[0], "second": sets[1]}
+
+    def losses(**options):
+        trainer = make_trainer(tmp_path / "run", eval_dataset=sets[0], per_device_eval_batch_size=2, **options)
+        found = trainer.evaluate(named)
+        return [trainer.evaluate(rows)["eval_loss"] for rows in sets], [found[f"eval_{name}_loss"] for name in named]
+
+    one_by_one, by_name = losses()
+    assert one_by_one == by_name
+    assert one_by_one[0] != one_by_one[1]
+    assert losses(dataloader_num_workers=1, dataloader_persistent_workers=True) == (one_by_one, by_name)
+
+
 def test_batches_that_wait_for_a_step_hold_no_files():
     """A step of many micro-batches takes all of them out of the loader before it begins."""
     rows = tiny_questions(*[4] * 16)
