@@ -135,6 +135,7 @@ WITH_MORE = {
     "quickstart/data/train.top8.jsonl": ("--at 0 1 --num_questions 2", "its inputs here are few"),
     "python examples/benchmarks/distinct_selections.py --problems problems_of_a_run.jsonl --draws 200 "
     "--num_distinct 3": ("--draws 20", "seconds"),
+    "python examples/benchmarks/many_gpus.py": ("--models 0.5B --backends DDP --gpus 8", "a minute: 54 estimates"),
     "python examples/gradient_variance.py": ("--problems 2 --draws 50", "minutes: its sizes are options"),
 }
 """Commands that are run with further options, each with them and the reason."""
