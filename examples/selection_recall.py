@@ -6,7 +6,7 @@ Prints success@1, recall@k, MRR and the share with all gold passages selected an
 over questions, what the trained selector and its start gain; writes selection_recall.json. *every candidate* is what a
 selector of these candidates can reach. `--untrained '{"item_score": "query_likelihood"}'` adds the start with another
 policy, any number of times; `"policy"` there names another class than `PlackettLucePolicy`. `--start_only`
-leaves the trained selector out.
+leaves the trained selector out, `--num_gold 2` questions but those with two gold passages that were both retrieved.
 """
 
 import argparse
@@ -49,6 +49,11 @@ def score(rows: Sequence[Question], selections: Sequence[Selection], k: int) -> 
     return {name: scores[name] for name in ("success@1", f"recall@{k}", "mrr", "all_gold")}
 
 
+def all_found(row: Question) -> bool:
+    """Return whether every gold passage of a question is among its candidates."""
+    return set(row["gold_ids"] or ()) <= {passage["id"] for passage in row["candidates"]}
+
+
 def main() -> None:
     """Measure, print, and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -57,6 +62,7 @@ def main() -> None:
         "--dataset", required=True, help="questions with candidates; those without gold_ids are left out"
     )
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--num_gold", type=int, help="only questions with so many gold passages, all retrieved")
     parser.add_argument("--limit", type=int, help="the first LIMIT questions")
     parser.add_argument("-k", type=int, default=5)
     parser.add_argument("--untrained", action="append", default=[], help="arguments of a policy, as JSON")
@@ -65,6 +71,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("selection_recall.json"))
     options = parser.parse_args()
     rows = [row for row in load_rag_dataset(options.dataset).to_list()[: options.limit] if row["gold_ids"]]
+    if options.num_gold is not None:
+        rows = [row for row in rows if len(row["gold_ids"]) == options.num_gold and all_found(row)]
+    if not rows:
+        parser.error(f"--dataset {options.dataset} has no such question")
     scores = {"retriever's order": score(rows, [list(range(options.k)) for _ in rows], options.k)}
     tokenizer = load_tokenizer(str(Path(options.model) / "selector"))
     start = partial(RAGPipeline.from_start, options.model, dtype=options.dtype)

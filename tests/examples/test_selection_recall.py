@@ -3,6 +3,8 @@
 import json
 import sys
 
+import pytest
+
 from examples import selection_recall
 from tests.helpers.tiny_models import tiny_questions
 from tests.helpers.training import make_trainer, save_start
@@ -40,3 +42,22 @@ def test_systems_and_gains(tmp_path, monkeypatch, capsys):
     assert {row["system"] for row in json.loads(output.read_text())["rows"]} == {"retriever's order", "start"} | {
         f"untrained, {name}" for name in (reverse, conditional)
     }
+
+
+def test_only_questions_whose_gold_passages_were_all_retrieved(tmp_path, monkeypatch, capsys):
+    start = save_start(tmp_path / "start")
+    make_trainer(tmp_path / "pair", model=start).save_model()
+    rows = tiny_questions(4, 5, 6, 4)
+    gold = [["0-0", "0-1"], ["1-0"], ["2-0", "elsewhere"], ["3-2", "3-0"]]
+    data = tmp_path / "dev.jsonl"
+    data.write_text("".join(json.dumps(row | {"gold_ids": ids}) + "\n" for row, ids in zip(rows, gold, strict=True)))
+    output = tmp_path / "out.json"
+    given = ["--model", str(tmp_path / "pair"), "--dataset", str(data), "-k", "2", "--start_only", "--num_gold"]
+    monkeypatch.setattr(sys, "argv", ["selection_recall.py", *given, "2", "--output", str(output)])
+    selection_recall.main()
+    found = json.loads(output.read_text())
+    assert (found["n"], found["every_candidate"]) == (2, 1.0)
+    monkeypatch.setattr(sys, "argv", ["selection_recall.py", *given, "3", "--output", str(output)])
+    with pytest.raises(SystemExit):
+        selection_recall.main()
+    assert "has no such question" in capsys.readouterr().err
