@@ -14,6 +14,7 @@ from datasets import Dataset, Features, concatenate_datasets
 
 from dro_trl.data.attach import attach_candidates
 from dro_trl.data.given import as_dataset, is_stream
+from dro_trl.data.mapped_rows import MappedRows
 from dro_trl.data.row_checks import validate_dataset
 from dro_trl.data.row_files import dataset_of
 from dro_trl.data.schema import COLUMNS
@@ -90,10 +91,10 @@ def prepare_dataset(
     _check_lengths(dataset, name, args.num_selected)
     if args.max_passage_tokens is not None:
         dataset = _with_cut_passages(dataset, name, tokenizer, args.max_passage_tokens)
-    plain = dataset.with_format(None)
-    warn_of_special_tokens(plain, name, tokenizer)
+    read = _read_only(dataset)
+    warn_of_special_tokens(read, name, tokenizer)
     if pair is not None:
-        check_fit(plain, name, pair.selector, pair.generator, pair.policy, pair.scorer)
+        check_fit(read, name, pair.selector, pair.generator, pair.policy, pair.scorer)
     if isinstance(args, DROConfig) and args.loss_type == "supervised":
         _check_gold(dataset, name, args, left_out=training and args.answerable_only)
     if training:
@@ -138,6 +139,11 @@ def _questions(dataset: Dataset) -> Dataset:
     return dataset.select_columns([name for name in dataset.column_names if name in COLUMNS]).with_format(None)
 
 
+def _read_only(dataset: Dataset) -> MappedRows:
+    """The same, a third of the time to go through: further fields of passages may be undecoded, so not to be kept."""
+    return MappedRows(_questions(dataset))
+
+
 def _check_lengths(dataset: Dataset, name: str, num_selected: int) -> None:
     tables = dataset.select_columns("candidates").with_format("arrow").iter(_ROWS_PER_BATCH)
     lengths = (length for table in tables for length in pc.list_value_length(table["candidates"]).to_pylist())
@@ -152,7 +158,7 @@ def _check_lengths(dataset: Dataset, name: str, num_selected: int) -> None:
 def _check_gold(dataset: Dataset, name: str, args: DROConfig, left_out: bool) -> None:
     """Refuse rows that supervision cannot be had from; those that are left out as not answerable do not count."""
     lacking, sizes = [], {}
-    for number, row in enumerate(_questions(dataset), start=1):
+    for number, row in enumerate(_read_only(dataset), start=1):
         places = gold_places(row, args.num_selected)
         if not places and not (left_out and not is_answerable(row)):
             lacking.append(number)
@@ -209,7 +215,7 @@ def _batches(rows: Iterable[Question]) -> Iterator[list[Question]]:
 
 def _with_answers(dataset: Dataset, name: str, answerable_only: bool) -> Dataset:
     """Keep the rows that are answerable, or say so where most are not."""
-    kept = [number for number, row in enumerate(_questions(dataset)) if is_answerable(row)]
+    kept = [number for number, row in enumerate(_read_only(dataset)) if is_answerable(row)]
     found = f"{name}: the answer stands in a candidate, and not in the question, in {len(kept)} of {len(dataset)} rows"
     if not answerable_only:
         if len(kept) < len(dataset) / 2:
