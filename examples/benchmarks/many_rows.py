@@ -29,6 +29,8 @@ from dro_trl.files.writing import write_json
 FEWEST = 10
 STAGES = ("prepare", "retrieve", "train", "evaluate")
 PASSAGES = 20_000
+NOISE = 0.2
+"""CPU seconds by which two runs of the same command differ; what is less is not drawn."""
 
 
 def words(rng: random.Random, count: int) -> str:
@@ -115,11 +117,11 @@ def plot(found: dict[int, dict[str, dict[str, float]]], path: Path) -> Path:
         panels = figure.subplots(1, 2)
         sizes = [size for size in found if size != FEWEST]
         for stage, colour in zip(STAGES, COLOURS, strict=False):
-            seconds = [max(found[size][stage]["seconds"] - found[FEWEST][stage]["seconds"], 0.01) for size in sizes]
-            panels[0].plot(sizes, seconds, color=colour, marker="o", markersize=4, label=stage)
-            panels[1].plot(
-                sizes, [found[size][stage]["peak_mib"] for size in sizes], color=colour, marker="o", markersize=4
-            )
+            line = {"color": colour, "marker": "o", "markersize": 4, "label": stage}
+            beyond = {size: found[size][stage]["seconds"] - found[FEWEST][stage]["seconds"] for size in sizes}
+            told = [size for size in sizes if beyond[size] > NOISE]
+            panels[0].plot(told, [beyond[size] for size in told], **line)
+            panels[1].plot(sizes, [found[size][stage]["peak_mib"] for size in sizes], **line)
         panels[0].set(xscale="log", yscale="log", xlabel="rows", ylabel="CPU seconds, imports left out")
         panels[1].set(xscale="log", ylim=(0, None), xlabel="rows", ylabel="peak memory (MiB)")
         panels[0].legend()

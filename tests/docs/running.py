@@ -79,6 +79,11 @@ NOT_RUN = {
     "--model_name_or_path quickstart/model --index_dir quickstart/index": (
         "the pair and the index of the quickstart; tests/cli/test_ask.py asks such a pair"
     ),
+    "OMP_NUM_THREADS=1 python examples/benchmarks/asking.py --model quickstart/model --dataset "
+    "quickstart/data/eval.top8.jsonl": "wants a trained pair; tests/examples/benchmarks/test_asking.py runs it",
+    "OMP_NUM_THREADS=1 python examples/benchmarks/many_rows.py --num_rows 1000 10000 100000": (
+        "takes minutes; tests/examples/benchmarks/test_many_rows.py runs it"
+    ),
     "pytest -m gpu": "wants a GPU",
     "python examples/benchmarks/gpu_day.py": "likewise",
     "python examples/benchmarks/gpu_day.py --rehearse": (
