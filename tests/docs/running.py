@@ -84,6 +84,15 @@ NOT_RUN = {
     "OMP_NUM_THREADS=1 python examples/benchmarks/many_rows.py --num_rows 1000 10000 100000": (
         "takes minutes; tests/examples/benchmarks/test_many_rows.py runs it"
     ),
+    'dro-trl train --config quickstart --model_name_or_path "$(dro-trl gemma)" '
+    "--dataset_name hotpotqa.dev.top20.jsonl --max_train_samples 1 --per_device_train_batch_size 1 "
+    "--num_candidates 20 --num_selections 2 --max_passage_tokens 64 --policy dro_trl.ConditionalScoresPolicy --policy_kwargs "
+    '\'{"item_score": "query_likelihood", "link_weight": null, "shortlist_size": 8}\' '
+    "--output_dir runs/conditional": "wants questions of several hops",
+    "python examples/selection_recall.py --model runs/conditional --dataset hotpotqa.dev.top20.jsonl -k 2 "
+    '--num_gold 2 --start_only --untrained \'{"item_score": "query_likelihood"}\'': (
+        "likewise; tests/examples/test_selection_recall.py runs it"
+    ),
     "pytest -m gpu": "wants a GPU",
     "python examples/benchmarks/gpu_day.py": "likewise",
     "python examples/benchmarks/gpu_day.py --rehearse": (
