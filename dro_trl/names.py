@@ -43,9 +43,22 @@ def starting_safely() -> Iterator[None]:
             os.environ["PYTHONSAFEPATH"] = before
 
 
+def is_path(name: str) -> bool:
+    """Whether a name is that of a file or folder, whether or not it is there: on no hub is anything called so."""
+    return Path(name).is_absolute() or name.startswith(".") or name.count("/") > 1 or Path(name).exists()
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that is nearest to one, None where none is near."""
     return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
+
+
+def near(path: str | Path, is_folder: bool = True) -> str:
+    """Return ` (did you mean …?)` of the file or folder that is there and nearest to a missing one, else nothing."""
+    path = Path(path)
+    there = path.parent.iterdir() if path.parent.is_dir() else ()
+    found = nearest(path.name, [entry.name for entry in there if entry.is_dir() == is_folder])
+    return f" (did you mean {path.parent / found}?)" if found else ""
 
 
 def refuse_unknown(names: Iterable[object], known: Collection[str], source: str) -> None:

@@ -54,6 +54,7 @@ TORCH_FREE = (
     "recipes.file",
     "recipes.options",
     "recipes.option_fields",
+    "recipes.paths",
     "recipes.runs",
 )
 """What imports no torch, at least not before it is called."""

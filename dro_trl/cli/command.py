@@ -27,6 +27,14 @@ class Command(TyperCommand):
         """Return the arguments and options by group."""
         return entries_of(self.get_params(context), self.recipe_options, context)
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command, once all that its options name is known to be there."""
+        from dro_trl.recipes.paths import check_options
+
+        options = {p.opts[0].lstrip("-"): ctx.params[p.name] for p in self.params if p.name in ctx.params}
+        check_options(str(self.name), options, ctx.params)
+        return super().invoke(ctx)
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words of the command line."""
         return super().parse_args(ctx, list(self._as_declared(ctx, args)))

@@ -23,7 +23,7 @@ def main(
     from dro_trl.options.masking import masked_words
     from dro_trl.recipes.studies.parsing import parse_study
 
-    study = parse_study(context.args)  # Before torch is imported, as far as that goes.
+    study = parse_study(context.args, there=True)  # Before torch is imported, as far as that goes.
 
     from rich.console import Console
 

@@ -10,8 +10,10 @@ HELP = "Every option is a field of the recipe: --config FILE, and --NAME VALUE t
 def main(context: typer.Context, help_all: options.HelpAll = False) -> None:
     """Train a selector and a generator: --config recipe.yaml, and --NAME VALUE for any field of it."""
     from dro_trl.recipes.options import TRAIN, read_given
+    from dro_trl.recipes.paths import check_lines
 
     given = read_given(context.args, TRAIN)  # Before torch is imported, which takes seconds.
+    check_lines(given.values, given.source)
 
     from dro_trl.cli.quiet import load_quietly
     from dro_trl.recipes.arguments import make_parts

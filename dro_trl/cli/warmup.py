@@ -19,8 +19,10 @@ def main(
             "dro-trl warmup selector --config recipe.yaml"
         )
     from dro_trl.recipes.options import WARMUP, read_given
+    from dro_trl.recipes.paths import check_lines
 
     given = read_given(context.args, WARMUP)  # Before torch is imported, which takes seconds.
+    check_lines(given.values, given.source)
 
     from dro_trl.cli.quiet import load_quietly
     from dro_trl.recipes.arguments import make_parts

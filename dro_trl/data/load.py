@@ -1,5 +1,6 @@
 """Datasets from files, folders and the hub, checked against the schema."""
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +10,19 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, DatasetDict, Features, IterableDataset, List, Value, load_dataset, load_from_disk
+from datasets import (
+    Dataset,
+    DatasetDict,
+    Features,
+    IterableDataset,
+    List,
+    Value,
+    load_dataset,
+    load_dataset_builder,
+    load_from_disk,
+)
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HFValidationError
 
 from dro_trl.data.columns import texts_of
 from dro_trl.data.row_checks import find_faults
@@ -17,7 +30,7 @@ from dro_trl.data.row_files import dataset_of
 from dro_trl.data.schema import COLUMNS, RowFault, check_columns, describe_faults
 from dro_trl.data.text_row_reader import TextRowReader
 from dro_trl.files.text_rows import is_json_lines, parse_json, read_cells, read_json
-from dro_trl.names import nearest
+from dro_trl.names import near
 
 logger = logging.getLogger(__name__)
 
@@ -152,6 +165,21 @@ def stream_rag_dataset(hub_name: str, split: str = "train") -> IterableDataset:
     return _load_from_hub(hub_name, split, streaming=True)
 
 
+def find_on_hub(name: str) -> str | None:
+    """Return why no dataset of a name can be had from the hub or its cache, None where one can; nothing is fetched."""
+    try:
+        return None if HfApi().repo_exists(name, repo_type="dataset") else "there is none"
+    except HFValidationError as error:
+        return " ".join(str(error).split())
+    except Exception:  # It cannot be reached, for which there is no one kind of error; the cache may hold it.
+        with contextlib.suppress(ValueError):  # Of what the cache holds, such as that it has several configurations.
+            try:
+                load_dataset_builder(name)
+            except OSError as error:
+                return " ".join(str(error).split())
+        return None
+
+
 def _load_from_hub(name: str, split: str, **options: Any) -> Any:
     try:
         return load_dataset(name, split=split, **options)
@@ -165,10 +193,7 @@ def _load_from_hub(name: str, split: str, **options: Any) -> Any:
 def _check_exists(path: Path) -> None:
     if path.is_file():
         return
-    there = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = nearest(path.name, there)
-    hint = f"; did you mean {path.parent / near}?" if near else ""
-    raise FileNotFoundError(f"{path}: no such file{hint}")
+    raise FileNotFoundError(f"{path}: no such file{near(path, is_folder=False)}")
 
 
 def _open_dataset(path: Path, source: str, split: str) -> tuple[Dataset, list[str]]:

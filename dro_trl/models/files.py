@@ -11,6 +11,9 @@ from dro_trl.files.writing import load_object
 
 ADAPTER_CONFIG = "adapter_config.json"
 CONFIG = "config.json"
+CONFIG_NAME = "dro_config.json"
+MODEL_FILES = (CONFIG, ADAPTER_CONFIG, CONFIG_NAME)
+"""One of them is in every model's folder: a whole one's, an adapter's, a pair's."""
 GENERATION_CONFIG = "generation_config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

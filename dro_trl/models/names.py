@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundEr
 from transformers.utils.hub import cached_file
 
 from dro_trl.files.writing import load_object, write_json
-from dro_trl.models.files import ADAPTER_CONFIG, COPY_AGAIN
+from dro_trl.models.files import ADAPTER_CONFIG, COPY_AGAIN, MODEL_FILES
+from dro_trl.models.files import CONFIG_NAME as CONFIG_NAME
+from dro_trl.names import is_path, near
 
 BASE = "base_model_name_or_path"
-CONFIG_NAME = "dro_config.json"
 PAIR_FILES = ("selector/*", "generator/*", "base/**", CONFIG_NAME, "value_head.safetensors")
 _IN_CACHE = re.compile(r"models--(?P<owner>.+?)--(?P<name>.+)/snapshots/[0-9a-f]+/?$")
 _ON_HUB = re.compile(r"[\w-][\w.-]*/[\w.-]+$")
@@ -65,12 +67,12 @@ def is_on_hub(name: str | Path) -> bool:
     return bool(_ON_HUB.match(str(name))) and not Path(name).exists()
 
 
-def nowhere(name: str | Path) -> str:
-    """Say that a model was found neither here nor on the hub."""
+def nowhere(name: str | Path, said: str = "") -> str:
+    """Say that a model was found neither here nor on the hub; `said` is what to call it, its name where not given."""
     offline = "; HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else ""
     return (
-        f"{name} is no folder here, and nothing of that name could be had from {constants.ENDPOINT} or found in its "
-        f"cache {constants.HF_HUB_CACHE}{offline}"
+        f"{said or name} is no folder here{near(name)}, and nothing of that name could be had from "
+        f"{constants.ENDPOINT} or found in its cache {constants.HF_HUB_CACHE}{offline}"
     )
 
 
@@ -87,10 +89,25 @@ def check_there(option: str, name: str, **where: Any) -> None:
     """
     if Path(name).is_dir():
         return
-    if Path(name).is_absolute() or name.startswith(".") or name.count("/") > 1:
+    if is_path(name):
         raise FileNotFoundError(f"{option}: {name} does not exist, or is no folder")
-    if not any(_on_hub(name, file, **where) for file in ("config.json", ADAPTER_CONFIG, CONFIG_NAME)):
-        raise FileNotFoundError(f"{option}: {nowhere(name)}")
+    check_on_hub(f"{option}: {name}", name, **where)
+
+
+def check_on_hub(said: str, name: str, files: Sequence[str] = MODEL_FILES, **where: Any) -> None:
+    """Refuse a name that a hub does not have.
+
+    Args:
+        said: What to call it.
+        name: The name.
+        files: One of them is asked for.
+        where: As in `check_there`.
+
+    Raises:
+        FileNotFoundError: Names where was looked.
+    """
+    if not any(_on_hub(name, file, **where) for file in files):
+        raise FileNotFoundError(nowhere(name, said))
 
 
 def _on_hub(name: str, file: str, **where: Any) -> str | None:

@@ -45,6 +45,8 @@ def find_recipe(name: str, kind: str = "") -> Path:
     for known in (f"{kind}/{stem}", stem):
         if known in packaged:
             return packaged[known]
+    if Path(name).is_dir():
+        raise IsADirectoryError(f"{name} is a folder; name a recipe in it")
     others = [known for known in packaged if known.rpartition("/")[2] == Path(stem).name]
     said = "".join(f"; {known} is one for {_COMMANDS[known.rpartition('/')[0]]}" for known in others)
     of_kind = [known.removeprefix(f"{kind}/") for known in packaged if known.rpartition("/")[0] == kind]

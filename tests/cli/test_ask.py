@@ -57,9 +57,10 @@ def test_the_answer_and_the_passages_it_rests_on_are_printed(trained_pair, index
         assert expected.answer.split()[0] in done.stdout
 
 
-@pytest.mark.parametrize("source", [[], ["--index_dir", "a", "--prebuilt", "b"]])
-def test_one_index_is_needed(trained_pair, source):
-    result = CliRunner().invoke(app, ["ask", "Who?", "--model_name_or_path", str(trained_pair), *source])
+@pytest.mark.parametrize("source", [[], ["--index_dir", "INDEX", "--prebuilt", "b"]])
+def test_one_index_is_needed(trained_pair, index, source):
+    words = [str(index) if word == "INDEX" else word for word in source]
+    result = CliRunner().invoke(app, ["ask", "Who?", "--model_name_or_path", str(trained_pair), *words])
     assert result.exit_code == 2
     assert "give one of --index_dir and --prebuilt" in result.stderr
 
@@ -123,6 +124,7 @@ def test_no_question_and_two_sources_are_told(trained_pair, index, tmp_path):
     result = asked(trained_pair, index, input="\n")
     assert result.exit_code == 2
     assert 'standard input holds no question; give one, such as dro-trl ask "Who' in result.stderr
+    (tmp_path / "q.jsonl").write_text('{"question": "Who?"}')
     result = asked(trained_pair, index, "Who?", "--input", str(tmp_path / "q.jsonl"))
     assert (result.exit_code, "give a question or --input" in result.stderr) == (2, True)
 

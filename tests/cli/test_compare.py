@@ -53,7 +53,8 @@ def test_a_study_from_the_shell_and_its_report_again(tmp_path):
     ],
 )
 def test_mistakes_end_in_one_line(tmp_path, arguments, message):
-    recipe = write_recipe(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    recipe = write_recipe(tmp_path, model_name_or_path=str(tmp_path))
     result = CliRunner().invoke(app, ["compare", *(recipe if a == "RECIPE" else a for a in arguments)])
     assert result.exit_code == 2
     assert message in result.stderr

@@ -177,7 +177,7 @@ def test_further_systems_are_rows_of_the_same_results(trained_pair, tmp_path):
     [
         (
             {"--model_name_or_path": "nowhere"},
-            "dro_config.json does not exist; give the output_dir of a DROTrainer run",
+            "--model_name_or_path nowhere: no such folder; give the output_dir of a DROTrainer run",
         ),
         ({"--dataset_name": "nowhere.jsonl"}, "nowhere.jsonl: no such file"),
         ({"--systems": "orcale"}, "unknown system 'orcale'; did you mean 'oracle'?"),

@@ -131,21 +131,19 @@ def listing(folder):
 
 
 TOO_LONG = r"row 1: the \w+'s prompt has \d+ tokens, and max_position_embeddings of gpt2 is 32; "
-NOWHERE = (
-    r": no/model is no folder here, and nothing of that name could be had from http\S+ or found in its cache /\S+"
-)
+NOWHERE = r" no/model is no folder here, and nothing of that name could be had from http\S+ or found in its cache /\S+"
 SAID = {
     "train: too long": rf"train_dataset \(in/train\.jsonl\), {TOO_LONG}",
     "train: too long to evaluate": rf"eval_dataset \(in/train\.jsonl\), {TOO_LONG}",
     "train: few candidates": r"train_dataset \(in/train\.jsonl\), row 1: field 'candidates': found 4 passages",
-    "train: no model on a hub": f"model_name_or_path{NOWHERE}",
-    "train: no generator on a hub": f"generator_name_or_path{NOWHERE}",
-    "warmup: no model on a hub": f"model_name_or_path{NOWHERE}",
-    "compare: no model on a hub": f"model_name_or_path{NOWHERE}",
-    "train: no model": r"model_name_or_path: \./nowhere does not exist, or is no folder",
+    "train: no model on a hub": f"in/.*: model_name_or_path{NOWHERE}",
+    "train: no generator on a hub": f"in/.*: generator_name_or_path{NOWHERE}",
+    "warmup: no model on a hub": f"in/.*: model_name_or_path{NOWHERE}",
+    "compare: no model on a hub": f"in/.*: model_name_or_path{NOWHERE}",
+    "train: no model": r"in/.*: model_name_or_path \./nowhere: no such folder",
     "evaluate: too long": rf"questions \(in/train\.jsonl\), {TOO_LONG}",
-    "evaluate: no pair on a hub": NOWHERE[2:],
-    "ask: no pair on a hub": NOWHERE[2:],
+    "evaluate: no pair on a hub": f"--model_name_or_path{NOWHERE}",
+    "ask: no pair on a hub": f"--model_name_or_path{NOWHERE}",
 }
 
 

@@ -41,12 +41,14 @@ def here(tmp_path, monkeypatch):
 def test_what_is_read_is_never_replaced(here, command, output):
     write_jsonl(here / "rows2.jsonl", ROWS)
     (here / "link.jsonl").symlink_to("rows.jsonl")
+    (here / "index").mkdir()
+    (here / "index" / "segments_1").touch()
     before = (here / "rows.jsonl").read_bytes()
     result = run(*command, "--output", output.format(name=here.name))
     assert result.exit_code == 2
     assert "would replace what is read (--" in result.stderr
     assert (here / "rows.jsonl").read_bytes() == before
-    assert len(list(here.iterdir())) == 3
+    assert len(list(here.iterdir())) == 4
 
 
 @pytest.mark.parametrize("output", ["queries.jsonl", "qrels/test.tsv", "corpus.jsonl"])

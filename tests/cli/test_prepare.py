@@ -66,7 +66,7 @@ def test_an_absent_input_is_named(files):
     (files / "raw.jsonl").unlink()
     result = prepare(files)
     assert result.exit_code == 2
-    assert "raw.jsonl: No such file" in result.stderr
+    assert "raw.jsonl: no such file" in result.stderr
 
 
 def test_rows_without_answers_are_said_to_be_for_retrieval(tmp_path):

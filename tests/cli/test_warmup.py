@@ -27,7 +27,10 @@ from tests.helpers.training import write_recipe
     ],
 )
 def test_mistakes_end_in_one_line(tmp_path, arguments, message):
-    recipe = write_recipe(tmp_path, num_selections=None)
+    for name in ("config.json", "rows.jsonl"):
+        (tmp_path / name).write_text("{}")
+    there = {"model_name_or_path": str(tmp_path), "dataset_name": str(tmp_path / "rows.jsonl")}
+    recipe = write_recipe(tmp_path, num_selections=None, **there)
     result = CliRunner().invoke(app, ["warmup", *(recipe if a == "RECIPE" else a for a in arguments)])
     assert result.exit_code == 2
     assert message in " ".join(result.stderr.replace("│", "").split())

@@ -2,6 +2,6 @@
 
 estimate                 a recipe's estimate
 memory, flops            the formulas
-model_shapes, lengths    what they are given
+model_shapes, lengths    what they are given; known_models: sizes without files
 quantities               the values that they speak of
 """

@@ -12,6 +12,7 @@ from dro_trl.options.renamed import with_new_names
 from dro_trl.options.values import check_values, options_of
 from dro_trl.recipes.file import find_recipe, read_recipe
 from dro_trl.recipes.options import TRAIN, split_arguments, typed_values
+from dro_trl.recipes.paths import LINES, check_lines
 from dro_trl.recipes.secrets import write_recipe
 from dro_trl.recipes.studies.plan import OWN_ORDER, START_SYSTEMS, Row, Study, plan_rows, slug
 
@@ -45,13 +46,15 @@ OWN["methods"] = replace(
 """Keys of a study's own."""
 
 
-def parse_study(arguments: Sequence[str]) -> Study:
+def parse_study(arguments: Sequence[str], there: bool = False) -> Study:
     """Parse `--config study.yaml --name value …`.
 
     Args:
         arguments: Of the command line.
+        there: Whether to look first at what the rows read, and where they are written.
 
     Raises:
+        OSError: If that is not there.
         ValueError: If a key is unknown (the nearest known one is named), missing or of the wrong kind; if a method's
             recipe is faulty; or if methods differ in their samples and `equal_samples` is not false.
         FileNotFoundError: If the file does not exist.
@@ -73,9 +76,19 @@ def parse_study(arguments: Sequence[str]) -> Study:
     own["methods"] = _check_methods(own["methods"], source)
     _refuse_per_row(lines, source)
     own["seeds"] = _check_seeds(own.get("seeds", [0]), source)
-    study = decide_place(Study(recipe=lines, **own), source)
+    study = Study(recipe=lines, **own)
+    if there:
+        check_paths_of(study, source)
+    study = decide_place(study, source)
     check_recipes(study)
     return study
+
+
+def check_paths_of(study: Study, source: str) -> None:
+    """Look at what the rows of a study name, as `check_lines` does."""
+    check_lines({**study.recipe, "eval_dataset_name": study.eval_dataset_name, "output_dir": study.output_dir}, source)
+    for method, overrides in study.methods.items():
+        check_lines({**study.recipe, **overrides}, f"{source}, method {method!r}", LINES.keys() - overrides.keys())
 
 
 def decide_place(study: Study, source: str) -> Study:
