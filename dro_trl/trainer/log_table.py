@@ -99,7 +99,7 @@ class LogTable(TrainerCallback):
         """Print a row."""
         if state.is_world_process_zero:
             for line in self._rows.lines(kwargs.get("logs") or {}, state):
-                print(line)
+                print(line, flush=True)  # Whoever waits reads how far it is from the log.
 
 
 class LogTableWithBar(ProgressCallback):

@@ -18,6 +18,7 @@ from dro_trl.recipes.processes import run_command
 from dro_trl.recipes.secrets import write_recipe
 from dro_trl.recipes.studies.parsing import check_inputs_of
 from dro_trl.recipes.studies.plan import Row, Study, plan_rows
+from dro_trl.recipes.studies.progress import showing_progress
 from dro_trl.recipes.studies.tracking import environment, tracking
 from dro_trl.records import differences, file_digest
 from dro_trl.trainer.resuming import last_checkpoint
@@ -162,7 +163,9 @@ def _run_once(stem: Path, arguments: list[str], lock: int, resumed: bool = False
     """Run a command unless its record is there already, and write the record."""
     record = stem.with_name(f"{stem.name}.json")
     if not record.is_file():
-        used = run_command(arguments, stem.with_name(f"{stem.name}.log"), lock)
+        log = stem.with_name(f"{stem.name}.log")
+        with showing_progress(log, "training" if arguments[0] == "train" else "evaluation"):
+            used = run_command(arguments, log, lock)
         write_json(record, {**used, "resumed": resumed})
     return load_object(record, _REMEDY)
 
