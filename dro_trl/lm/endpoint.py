@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from dro_trl.lm.tokens import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -21,7 +24,7 @@ _PASSING = (408, 429, 500, 502, 503, 504)
 
 
 class GeneratorEndpoint:
-    """Continues prompts by `/v1/completions`, greedily.
+    """Continues prompts by `/v1/completions`, greedily, and says how likely answers are where the server does.
 
     Prompts go there as token ids, so that the model reads what it read in training; to a server that takes text alone
     they go as text. The key is `OPENAI_API_KEY`, where that is set.
@@ -80,6 +83,48 @@ class GeneratorEndpoint:
         with ThreadPoolExecutor(self.concurrency) as pool:
             others = list(pool.map(lambda ids: self._complete(tokenizer, ids, max_new_tokens), prompts[1:]))
         return [first, *others]
+
+    def answer_logps(
+        self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[Sequence[int]]]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the log-probability of every token of every answer, and which of them are there, both (B, A, T).
+
+        Args:
+            prompts: B lists of token ids.
+            answers: B lists of up to A lists of up to T token ids.
+
+        Raises:
+            ConnectionError: If the server cannot be reached, or does not say how likely a prompt's tokens are.
+        """
+        asked = [(list(p), list(a)) for p, aliases in zip(prompts, answers, strict=True) for a in aliases]
+        with ThreadPoolExecutor(self.concurrency) as pool:
+            found = iter(list(pool.map(lambda pair: self._prompt_logps(*pair), asked)))
+        shape = len(prompts), max(map(len, answers)), max(len(ids) for _, ids in asked)
+        logps, mask = torch.zeros(shape), torch.zeros(shape, dtype=torch.bool)
+        for row, aliases in enumerate(answers):
+            for alias, ids in enumerate(aliases):
+                logps[row, alias, : len(ids)] = torch.tensor(next(found))
+                mask[row, alias, : len(ids)] = True
+        return logps, mask
+
+    def _prompt_logps(self, prompt: list[int], answer: list[int]) -> list[float]:
+        """Return the log-probability of each token of an answer, as vLLM says them of the tokens of a prompt."""
+        body = {"model": self.model, "prompt": [*prompt, *answer], "max_tokens": 1, "temperature": 0.0}
+        found = self._ask("/completions", {**body, "prompt_logprobs": 0})
+        try:
+            said = found["choices"][0]["prompt_logprobs"]
+            if len(said) != len(prompt) + len(answer):
+                raise ValueError(f"{len(said)} entries of {len(prompt) + len(answer)} tokens")
+            logps = [
+                float(by_token[str(token)]["logprob"])
+                for token, by_token in zip(answer, said[len(prompt) :], strict=True)
+            ]
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise ConnectionError(
+                f"{self.url}/completions does not say how likely a prompt's tokens are (prompt_logprobs, which vLLM's "
+                f"has: {type(error).__name__} {error}); leave generator_url out, or reward generated answers alone"
+            ) from error
+        return logps
 
     def _complete(self, tokenizer: Tokenizer, ids: Sequence[int], max_new_tokens: int) -> str:
         prompt: Any = list(ids)

@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from dro_trl.lm import encoding, prompts
 from dro_trl.lm.answer_passes import TokenBudget
+from dro_trl.lm.endpoint import GeneratorEndpoint
 from dro_trl.lm.generation import generate_answers
 from dro_trl.lm.logps import reduce_answer_logps
 from dro_trl.lm.modes import computes_alike
@@ -32,6 +33,7 @@ class AnswerScorer:
         token_budget: As `DROConfig.scoring_token_budget`.
         known: What a generator that stays as it is has scored before, and is not asked again; None for one that is
             trained.
+        endpoint: Where a server has the generator; it is asked in place of the model.
     """
 
     def __init__(
@@ -41,8 +43,9 @@ class AnswerScorer:
         texts: PromptTexts = DEFAULT,
         token_budget: int | None = None,
         known: KnownAnswers | None = None,
+        endpoint: GeneratorEndpoint | None = None,
     ) -> None:
-        self.known = known
+        self.known, self.endpoint = known, endpoint
         self.tokenizer = tokenizer
         self.all_aliases = all_aliases
         self.texts = texts
@@ -73,15 +76,17 @@ class AnswerScorer:
                 texts.append(self.prompt(row, selection))
                 answers.append(alias_ids)
         prompt_ids = encoding.encode_all(self.tokenizer, texts)
-        score = partial(self.budget.answer_logps, model, device=selections.device)
+        score: Any = partial(self.budget.answer_logps, model, device=selections.device)
+        if self.endpoint is not None:
+            score = self.endpoint.answer_logps
         # Where weights are sharded every process has to make as many passes as the others, known or not.
-        if self.known is None or is_sharded(model) or not computes_alike(model):
-            logps, mask = score(prompt_ids, answers)
-        else:
-            logps, mask = (part.to(selections.device) for part in self.known.logps(score, prompt_ids, answers))
+        alike = self.endpoint is not None or not is_sharded(model) and computes_alike(model)
+        known = self.known if alike else None
+        found = score(prompt_ids, answers) if known is None else known.logps(score, prompt_ids, answers)
+        logps, mask = (part.to(selections.device) for part in found)
         where = torch.tensor(index, device=logps.device)
-        found, found_mask = logps[where], mask[where]
-        return (found if wanted is None else found * wanted[..., None, None]), found_mask
+        values = logps[where]
+        return (values if wanted is None else values * wanted[..., None, None]), mask[where]
 
     def prompt(self, row: Question, selection: Sequence[int]) -> str:
         """Return the prompt with the selected passages, special tokens included."""
@@ -152,7 +157,7 @@ def _scoring_order(rows: Sequence[Question], selections: Sequence[Sequence[Selec
 
 
 def answer_selections(
-    model: nn.Module,
+    model: nn.Module | GeneratorEndpoint,
     tokenizer: Tokenizer,
     columns: dict[str, Any],
     texts: PromptTexts = DEFAULT,

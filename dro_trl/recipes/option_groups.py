@@ -17,7 +17,8 @@ GROUPS = {
     "cliprange_value",
     "Selection": "num_selected policy policy_kwargs policy_learning_rate train_selector",
     "Generator": "generator_name_or_path train_generator generator_learning_rate generator_loss_coef "
-    "min_generator_weight likelihood_reduction likelihood_aliases max_thinking_tokens scoring_token_budget",
+    "min_generator_weight likelihood_reduction likelihood_aliases max_thinking_tokens scoring_token_budget "
+    "generator_url generator_model",
     "Prompts": "prompt_texts chat chat_template_kwargs chat_template_path",
     "Models": "model_name_or_path model_revision dtype attn_implementation trust_remote_code model_init_kwargs "
     "shared_base save_base disable_dropout",

@@ -7,6 +7,7 @@ from peft import PeftConfig, PeftModel
 from torch import nn
 
 from dro_trl.lm.encoding import render
+from dro_trl.lm.endpoint import GeneratorEndpoint
 from dro_trl.lm.lora import join_lora
 from dro_trl.lm.tokens import Tokenizer
 from dro_trl.lm.turns import (
@@ -138,6 +139,7 @@ def make_pair(
         ValueError: If the policy selects another number of passages or reads other texts than `args` say, its proposal
             does not go with `args`, the generator is to think and has no place for it, or `peft_config` does not allow
             for a shared base.
+        ConnectionError: If `args.generator_url` cannot be reached.
     """
     if policy is None:
         kwargs: Any = {**(args.policy_kwargs or {}), **(learnt or {})}  # type: ignore[dict-item]
@@ -164,7 +166,8 @@ def make_pair(
     if measures_from_a_copy(args, goes_on, is_switched_off_exactly(parts["selector"])):
         reference = Start(parts["selector"], starts["selector"].name).copy(args.model_init_kwargs)
     known = None if args.train_generator else KnownAnswers()
-    scorer = AnswerScorer(tokenizers["generator"], all_aliases, args.texts, args.scoring_token_budget, known)
+    endpoint = GeneratorEndpoint(args.generator_url, args.generator_model) if args.generator_url else None
+    scorer = AnswerScorer(tokenizers["generator"], all_aliases, args.texts, args.scoring_token_budget, known, endpoint)
     value_head = _value_head(models["selector"], policy) if args.loss_type == "ppo" and args.train_selector else None
     pair = SelectorGenerator(parts["selector"], parts["generator"], policy, scorer, reference, value_head)
     join_lora(pair)

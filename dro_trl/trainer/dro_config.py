@@ -149,6 +149,17 @@ class DROConfig(LossOptions, SelectionConfig):
     )
     train_selector: bool = field(default=True, metadata={"help": "Whether to update the selector."})
     train_generator: bool = field(default=True, metadata={"help": "Whether to update the generator."})
+    generator_url: str | None = field(
+        default=None,
+        metadata={
+            "help": "OpenAI-compatible server of a generator that is not trained, such as http://localhost:8000/v1: "
+            "it writes the answers that are rewarded, and says how likely answers are where it can (vLLM). Here where "
+            "not set."
+        },
+    )
+    generator_model: str | None = field(
+        default=None, metadata={"help": "What the server calls it; its only model if not given."}
+    )
     shared_base: bool = field(
         default=False,
         metadata={
@@ -278,6 +289,15 @@ class DROConfig(LossOptions, SelectionConfig):
         """
         if not (self.train_selector or self.train_generator):
             raise ValueError("train_selector=False and train_generator=False leave nothing to train; set one to True")
+        if self.generator_model and not self.generator_url:
+            raise ValueError(f"generator_model={self.generator_model!r} is a model of a server; set generator_url")
+        for name, wanted in (("train_generator", False), ("max_thinking_tokens", 0)):
+            if self.generator_url and (value := getattr(self, name)) != wanted:
+                why = "goes on serving the weights that it has" if name == "train_generator" else "writes no thoughts"
+                raise ValueError(
+                    f"generator_url={self.generator_url!r} and {name}={value} do not go together, since the server "
+                    f"{why}; set {name} to {wanted}, or leave generator_url out"
+                )
         if self.num_selections == 1 and self.train_selector:
             raise ValueError("num_selections=1 gives the selector no signal (its only weight is 1); use at least 2")
         if self.min_generator_weight and (self.loss_type != "dro" or not self.train_generator):

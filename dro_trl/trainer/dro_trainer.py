@@ -291,7 +291,7 @@ class DROTrainer(SearchingTrainer):
             columns["answer_logps"] = output.answer_logps.detach().flatten(0, 1)
             columns["answer_mask"] = output.answer_mask.flatten(0, 1)
         if self.reward_sum.names("generated_answers"):
-            generator, tokenizer = self.accelerator.unwrap_model(self.model).generator, self.tokenizers["generator"]
+            generator, tokenizer = self._answering, self.tokenizers["generator"]
             options = (self.args.texts, self.args.max_thinking_tokens)
             columns["generated_answers"] = answer_selections(generator, tokenizer, columns, *options)
         total, by_name = self.reward_sum(columns)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import EarlyStoppingCallback
 from transformers.trainer_utils import EvalLoopOutput
 
+from dro_trl.lm.endpoint import GeneratorEndpoint
 from dro_trl.metrics import exact_match, recall, token_f1
 from dro_trl.models.answers import answer_selections
 from dro_trl.names import nearest
@@ -49,6 +50,12 @@ class EvaluatingTrainer(PairTrainer):
             means.totals = before
         return loss.detach(), None, None
 
+    @property
+    def _answering(self) -> nn.Module | GeneratorEndpoint:
+        """Which generator writes answers."""
+        pair: Any = self.accelerator.unwrap_model(self.model)
+        return pair.scorer.endpoint or pair.generator  # type: ignore[no-any-return]
+
     def answered(self, model: nn.Module, rows: Sequence[Question], counted: int) -> dict[str, Tensor]:
         """Return how good the answers are that the pair gives by itself, from the selection that it prefers.
 
@@ -63,7 +70,7 @@ class EvaluatingTrainer(PairTrainer):
         chosen: list[list[Selection]] = model(rows=rows, preferred=True).selections.tolist()
         selections = [selection for [selection] in chosen]
         answers = answer_selections(
-            self.accelerator.unwrap_model(self.model).generator,
+            self._answering,
             self.tokenizers["generator"],
             reward_columns(rows, chosen),
             self.args.texts,

@@ -25,10 +25,11 @@ RUN_NAME, OLD_RUN_NAME = "training_run.json", "run.json"
 """What says which run a checkpoint is of, and what it was called before."""
 
 ALLOWED = (
-    "dataloader_ debug disable_tqdm do_ early_stopping eval_ greater_is_better hub_ include_ label_names load_best "
-    "log_ logging_ max_steps metric_for_best num_selections_to_print num_train_epochs output_dir past_index "
-    "per_device_eval predict_with_generate prediction_loss_only project push_to_hub report_to restore_callback "
-    "resume_from run_name save_ scoring_token_budget skip_memory torch_empty trackio use_cpu use_liger"
+    "dataloader_ debug disable_tqdm do_ early_stopping eval_ generator_model generator_url greater_is_better "
+    "hub_ include_ label_names load_best log_ logging_ max_steps metric_for_best num_selections_to_print "
+    "num_train_epochs output_dir past_index per_device_eval predict_with_generate prediction_loss_only project "
+    "push_to_hub report_to restore_callback resume_from run_name save_ scoring_token_budget skip_memory "
+    "torch_empty trackio use_cpu use_liger"
 ).split()
 """Beginnings of the names of options that may change when a run is taken up again: how often it logs, saves or
 evaluates, how long it goes on, how much it reads at once. All others decide what the next step computes."""

@@ -13,15 +13,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
+from datasets import Dataset
 from typer.testing import CliRunner
 
-from dro_trl import GeneratorEndpoint, RAGPipeline
+from dro_trl import GeneratorEndpoint, RAGPipeline, exact_match_reward
 from dro_trl.cli.app import app
 from dro_trl.evaluation.evaluator import evaluate_pair
 from dro_trl.lm import encoding, endpoint, prompts
 from dro_trl.lm.generation import generate_answers
 from tests.helpers.tiny_models import tiny_model, tiny_questions, tiny_tokenizer
-from tests.helpers.training import make_trainer, save_start
+from tests.helpers.training import make_trainer, questions, save_start
 
 ROWS = tiny_questions(4, 5, 6, 4)
 QUESTIONS, PASSAGES = [row["question"] for row in ROWS], [row["candidates"][:2] for row in ROWS]
@@ -135,6 +137,62 @@ def test_what_does_not_go_together_is_told(tmp_path):
         pytest.raises(ConnectionError, match="completions answered .* without a text"),
     ):
         GeneratorEndpoint(url).write(tiny_tokenizer(), [[1]], 3)
+
+
+def answering_as(model):
+    """Answer requests for the log-probabilities of a prompt as vLLM does, each by what a model makes of it."""
+
+    def answer(body, number):
+        assert (body["max_tokens"], body["prompt_logprobs"]) == (1, 0)
+        with torch.no_grad():
+            found = model(torch.tensor([body["prompt"]])).logits[0].log_softmax(-1).tolist()
+        tokens = zip(found, body["prompt"][1:], strict=False)
+        said = [{str(token): {"logprob": at[token], "rank": 1, "decoded_token": "x"}} for at, token in tokens]
+        return 200, {**OF_VLLM, "choices": [{**OF_VLLM["choices"][0], "prompt_logprobs": [None, *said]}]}
+
+    return answer
+
+
+def test_training_takes_the_likelihood_of_answers_from_a_server(tmp_path):
+    """And the numbers are those of the same generator here; each prompt and answer is asked for once."""
+    logs = []
+    given = {"train_generator": False, "likelihood_aliases": "best", "max_steps": 3, "num_selections": 2}
+    given["train_dataset"] = Dataset.from_list(ROWS[:2])
+    with stand_in(answering_as(tiny_model("llama", tiny_tokenizer()))) as (url, asked):
+        for where in ({}, {"generator_url": url}):
+            trainer = make_trainer(tmp_path / str(len(logs)), **given, **where)
+            trainer.train()
+            logs.append(
+                [log[name] for log in trainer.state.log_history if "reward" in log for name in ("loss", "reward")]
+            )
+    assert logs[1] == pytest.approx(logs[0], abs=1e-4)
+    sent = [tuple(body["prompt"]) for _, body, _ in asked]
+    assert len(sent) == len(set(sent)) > 2
+
+
+def test_training_rewards_answers_that_a_server_writes(tmp_path):
+    with stand_in(lambda body, number: (200, with_text(" Ada Lima"))) as (url, asked):
+        given = {"train_generator": False, "generator_url": url, "eval_strategy": "steps", "eval_steps": 2}
+        given |= {"eval_dataset": questions(), "predict_with_generate": True, "eval_max_new_tokens": 3}
+        rows = [{**row, "answers": ["Ada Lima" if i % 2 else "Oslo"]} for i, row in enumerate(ROWS)]
+        trainer = make_trainer(
+            tmp_path, train_dataset=Dataset.from_list(rows), reward_funcs=[exact_match_reward], **given
+        )
+        trainer.train()
+    rewards = [log["reward"] for log in trainer.state.log_history if "reward" in log]
+    assert sum(rewards) / len(rewards) == 0.5
+    assert {body["max_tokens"] for _, body, _ in asked} == {32, 3}
+
+
+def test_what_training_cannot_have_from_a_server_is_told(tmp_path):
+    with pytest.raises(ValueError, match="train_generator=True do not go together, since the server goes on serving"):
+        make_trainer(tmp_path, generator_url="http://localhost:8000/v1")
+    with pytest.raises(ValueError, match="generator_model='x' is a model of a server; set generator_url"):
+        make_trainer(tmp_path, generator_model="x", train_generator=False)
+    with stand_in(lambda body, number: (200, with_text(" Ada Lima"))) as (url, _):
+        trainer = make_trainer(tmp_path, train_generator=False, generator_url=url)
+        with pytest.raises(ConnectionError, match="does not say how likely a prompt's tokens are"):
+            trainer.train()
 
 
 @pytest.fixture(scope="module")
