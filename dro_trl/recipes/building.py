@@ -28,6 +28,8 @@ from dro_trl.trainer.dro_config import DROConfig
 from dro_trl.trainer.resuming import last_checkpoint
 from dro_trl.trainer.starts import adapter_config, start_names
 
+LOOKED_AT = 8
+"""Rows of a stream that are looked at before a run."""
 ADAPTER_KEYS = ("lora_", "use_rslora", "use_dora")
 """Beginnings of the names of keys that say what an adapter is."""
 
@@ -113,16 +115,21 @@ def peft_config_of(model: ModelConfig, *starts: str) -> Any | None:
     return held or asked
 
 
-def load_datasets(script: DROScriptArguments, args: Any) -> tuple[Dataset, Dataset | None]:
+def load_datasets(
+    script: DROScriptArguments, args: Any, most_streamed: int | None = None
+) -> tuple[Dataset, Dataset | None]:
     """Return the rows to train on, and those to evaluate on where the recipe names any.
 
     Args:
         script: Names them.
         args: Say how many are read of a stream.
+        most_streamed: How many at most.
     """
     name, split = str(script.dataset_name), script.dataset_train_split
     if script.dataset_streaming:
-        train = as_dataset(stream_rag_dataset(name, split), name, rows_of_run(args, name), script.on_bad_row)
+        rows = rows_of_run(args, name)
+        rows = rows if most_streamed is None else min(rows, most_streamed)
+        train = as_dataset(stream_rag_dataset(name, split), name, rows, script.on_bad_row)
     else:
         train = load_rag_dataset(name, split=split, on_bad_row=script.on_bad_row)
     if script.max_train_samples is not None:
@@ -146,13 +153,13 @@ def check_starts(model: RecipeModel, args: Any) -> None:
 
 
 def check_inputs(script: DROScriptArguments, args: DROConfig, model: RecipeModel) -> None:
-    """Look at all that a recipe reads, as its run will.
+    """Look at all that a recipe reads, as its run will; of a stream at its first rows, for the run fetches it again.
 
     Raises:
         ValueError: If a row or a file of a model is damaged, or a model is no causal language model.
         OSError: If data or a model is missing.
     """
-    load_datasets(script, args)
+    load_datasets(script, args, LOOKED_AT)
     check_starts(model, args)
     for start in start_names(str(model.model_name_or_path), args.generator_name_or_path).values():
         if start:
