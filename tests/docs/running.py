@@ -86,7 +86,8 @@ NOT_RUN = {
     ),
     'dro-trl train --config quickstart --model_name_or_path "$(dro-trl gemma)" '
     "--dataset_name hotpotqa.dev.top20.jsonl --max_train_samples 1 --per_device_train_batch_size 1 "
-    "--num_candidates 20 --num_selections 2 --max_passage_tokens 64 --policy dro_trl.ConditionalScoresPolicy --policy_kwargs "
+    "--num_candidates 20 --num_selections 2 --max_passage_tokens 64 "
+    "--policy dro_trl.ConditionalScoresPolicy --policy_kwargs "
     '\'{"item_score": "query_likelihood", "link_weight": null, "shortlist_size": 8}\' '
     "--output_dir runs/conditional": "wants questions of several hops",
     "python examples/selection_recall.py --model runs/conditional --dataset hotpotqa.dev.top20.jsonl -k 2 "
