@@ -52,15 +52,13 @@ def main(
     help_all: options.HelpAll = False,
 ) -> None:
     """Estimate memory and time: --config recipe.yaml, and --NAME VALUE for any field of it, as for `train`."""
-    from dro_trl.names import is_path
     from dro_trl.recipes.options import TRAIN, read_given
     from dro_trl.recipes.paths import check_lines, check_sizes
 
     given = read_given(context.args, TRAIN)  # Before torch is imported, which takes seconds.
     models = ("model_name_or_path", "generator_name_or_path")
     unread = {*models, "eval_dataset_name", "resume_from_checkpoint", *(["output_dir"] if output else [])}
-    data = str(given.values["dataset_name"])
-    if passage_tokens or not (is_path(data) or Path(data).suffix):  # Nothing is fetched from a hub.
+    if not Path(str(given.values["dataset_name"])).exists():  # Lengths are stated then.
         unread.add("dataset_name")
     check_lines(given.values, given.source, unread)
     for name in () if model_config else models:

@@ -11,6 +11,7 @@ from dro_trl import RAGPipeline
 from dro_trl.cli.app import app
 from dro_trl.lm import devices
 from dro_trl.lm.devices import Hardware, choose_device, choose_dtype, choose_trained_dtype, describe, find_hardware
+from dro_trl.models.files import CONFIG_NAME
 from dro_trl.recipes.arguments import parse_recipe
 from dro_trl.recipes.studies.parsing import parse_study
 from dro_trl.recipes.training import run_recipe
@@ -170,10 +171,13 @@ def test_a_pair_is_used_likewise(tmp_path, processor):
 
 @pytest.mark.parametrize(("option", "value"), [("device", "cudda"), ("device", "cuda:7"), ("dtype", "float31")])
 def test_a_command_says_it_in_one_line_before_it_loads_anything(tmp_path, option, value):
-    """There is neither a pair nor an index."""
+    """Neither the pair nor the index nor the questions are whole."""
     save_start(tmp_path / "start")
+    for name in (CONFIG_NAME, "segments_1", "none.jsonl"):
+        (tmp_path / name).write_text("?")
+    dataset = str(tmp_path / "none.jsonl")
     commands = [
-        ["evaluate", "--model_name_or_path", str(tmp_path), "--dataset_name", "none.jsonl", f"--{option}", value],
+        ["evaluate", "--model_name_or_path", str(tmp_path), "--dataset_name", dataset, f"--{option}", value],
         ["ask", "Who?", "--model_name_or_path", str(tmp_path), "--index_dir", str(tmp_path), f"--{option}", value],
     ]
     if option == "dtype":
