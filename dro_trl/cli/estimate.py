@@ -1,11 +1,14 @@
 """`dro-trl estimate`: the memory and the time that a recipe is expected to need, without running it."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dro_trl.cli import options
+
+if TYPE_CHECKING:
+    from dro_trl.recipes.options import Given
 
 AccelerateConfig = Annotated[
     Path | None, typer.Option("--accelerate_config", help="As given to accelerate launch; one process without.")
@@ -53,17 +56,9 @@ def main(
 ) -> None:
     """Estimate memory and time: --config recipe.yaml, and --NAME VALUE for any field of it, as for `train`."""
     from dro_trl.recipes.options import TRAIN, read_given
-    from dro_trl.recipes.paths import check_lines, check_sizes
 
     given = read_given(context.args, TRAIN)  # Before torch is imported, which takes seconds.
-    models = ("model_name_or_path", "generator_name_or_path")
-    unread = {*models, "eval_dataset_name", "resume_from_checkpoint", *(["output_dir"] if output else [])}
-    if not Path(str(given.values["dataset_name"])).exists():  # Lengths are stated then.
-        unread.add("dataset_name")
-    check_lines(given.values, given.source, unread)
-    for name in () if model_config else models:
-        if start := given.values.get(name):
-            check_sizes(f"{given.source}: {name} {start}", str(start), given.values)
+    _check_there(given, output, model_config)
 
     from dataclasses import replace
 
@@ -110,6 +105,20 @@ def main(
     print("Not counted: the CUDA context, fragmentation, evaluation, and rewards that generate answers.")
     write_json(path, found)
     print(f"Results: {path}")
+
+
+def _check_there(given: "Given", output: Path | None, model_config: str | None) -> None:
+    """Look at what a recipe names that is read for an estimate; nothing is fetched from a hub."""
+    from dro_trl.recipes.paths import check_lines, check_sizes
+
+    models = ("model_name_or_path", "generator_name_or_path")
+    unread = {*models, "eval_dataset_name", "resume_from_checkpoint", *(["output_dir"] if output else [])}
+    if not Path(str(given.values["dataset_name"])).exists():  # Lengths are stated then.
+        unread.add("dataset_name")
+    check_lines(given.values, given.source, unread)
+    for name in () if model_config else models:
+        if start := given.values.get(name):
+            check_sizes(f"{given.source}: {name} {start}", str(start), given.values)
 
 
 def _gib(size: float) -> str:
