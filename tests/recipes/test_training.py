@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from trl import get_peft_config
 from typer.testing import CliRunner
 
 from dro_trl import AnswerLogLikelihood, DROConfig
 from dro_trl.cli import quickstart
 from dro_trl.cli.app import app
+from dro_trl.recipes import building
 from dro_trl.recipes.arguments import parse_recipe
 from dro_trl.recipes.building import load_reward
 from dro_trl.recipes.training import run_recipe
@@ -275,3 +276,22 @@ def test_running_a_recipe(tmp_path):
     assert made >= {"selector", "generator", "dro_config.json", "README.md", "training.png", "trainer_state.json"}
     resumed = run_recipe(*parse_recipe(["--config", path, "--resume", "--num_train_epochs", "2"]))
     assert [r["step"] for r in resumed.state.log_history if "eval_reward" in r] == [1, 2]
+
+
+@pytest.mark.parametrize(("most", "taken"), [(3, 3), (None, 4), (50, 4)], ids=["looked at", "run", "more than a run"])
+def test_of_a_stream_no_more_is_fetched_than_is_wanted(tmp_path, monkeypatch, most, taken):
+    """Two steps of two questions."""
+    fetched = []
+
+    def rows():
+        for row in tiny_questions(*[4] * 20):
+            fetched.append(row["question"])
+            yield row
+
+    monkeypatch.setattr(building, "stream_rag_dataset", lambda *_: IterableDataset.from_generator(rows))
+    save_start(tmp_path / "start")
+    recipe = write_recipe(tmp_path, dataset_name="org/data", dataset_streaming=True, max_steps=2)
+    script, args, _ = parse_recipe(["--config", recipe])
+    train, _ = building.load_datasets(script, args, most)
+    assert len(train) == taken
+    assert taken <= len(fetched) < 20
