@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from dro_trl.evaluation.comparison import EvaluationReport
+from dro_trl.files.writing import make_folder
 
 # Okabe and Ito's palette: told apart under every common colour blindness.
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442"]
@@ -148,6 +149,6 @@ def _draw_ess_range(axis: Axes, most: float) -> None:
 
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write an image, and return its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     figure.savefig(path)
     return path

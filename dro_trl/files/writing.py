@@ -63,7 +63,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it where they are missing, also while another process takes them away."""
     for _ in range(_TRIES):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(
+            FileNotFoundError, FileExistsError
+        ):  # Gone after all.
             return folder.mkdir(parents=True, exist_ok=True)
     return folder.mkdir(parents=True, exist_ok=True)
 
@@ -112,12 +114,22 @@ def _claim_beside(target: Path) -> tuple[int, Path]:
             left.unlink()
     while True:
         path = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        descriptor = _new_file(path)
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(descriptor).st_nlink:
                 return descriptor, path
         os.close(descriptor)  # Another process came before the lock, and took the file for one that was left.
+
+
+def _new_file(path: Path) -> int:
+    """Open a file that is not there yet, also while another process takes its folder away, as it is empty."""
+    flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
+    for _ in range(_TRIES):
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(path, flags, 0o666)
+        make_folder(path.parent)
+    return os.open(path, flags, 0o666)
 
 
 def sync_folder(folder: Path) -> None:

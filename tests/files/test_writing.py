@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from dro_trl.files.writing import atomic_path, check_outputs, load_json, load_object, write_json, write_jsonl
+from dro_trl.files.writing import (
+    atomic_path,
+    check_outputs,
+    load_json,
+    load_object,
+    make_folder,
+    write_json,
+    write_jsonl,
+)
 
 
 def write_half(path):
@@ -180,3 +188,48 @@ def test_outputs_that_would_replace_inputs_are_refused(tmp_path):
         outputs(given / "new")
     outputs(tmp_path / "new" / "deep", run=tmp_path / "run", input=given, absent=tmp_path / "absent")
     outputs(Path("/dev/stdout"), run=Path("/dev/stdout"), input=given)
+
+
+@pytest.mark.parametrize("call", ["mkdir", "open"])
+def test_a_folder_that_another_process_takes_away_meanwhile_is_made_again(tmp_path, monkeypatch, call):
+    """Whether it goes between pathlib's call and its look at what is there, or before the file is in it."""
+    folder, real, taken = tmp_path / "a" / "b", getattr(os, call), []
+
+    def late(path, *arguments, **options):
+        if not taken and folder.exists() and folder in (Path(path), Path(path).parent):
+            taken.append(path)
+            if call == "open":
+                folder.rmdir()
+            else:
+                with pytest.raises(FileExistsError):
+                    real(path, *arguments, **options)
+                folder.rmdir()
+                raise FileExistsError(17, "File exists", str(path))
+        return real(path, *arguments, **options)
+
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(os, call, late)
+    write_json(folder / "a.json", 1)
+    assert taken
+    assert json.loads((folder / "a.json").read_text()) == 1
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "missing")
+    for name, error in (("file", FileExistsError), ("file/a", NotADirectoryError), ("link", FileExistsError)):
+        with pytest.raises(error, match=name):
+            make_folder(tmp_path / name)
+
+
+def test_files_take_turns_in_a_folder_that_comes_and_goes(tmp_path):
+    program = (
+        "import sys; from pathlib import Path; from dro_trl.files.writing import atomic_path\n"
+        "for _ in range(200):\n"
+        "    try:\n"
+        "        with atomic_path(Path(sys.argv[1])): raise KeyError\n"
+        "    except KeyError: pass"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", program, tmp_path / "a" / n]) for n in ("b/c", "b/c", "b/d")]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    assert not list(tmp_path.rglob("*.partial"))
