@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
 import dro_trl
 from dro_trl.cli import (
@@ -79,15 +80,40 @@ class Commands(TyperGroup):
         groups = {group: {name: texts[name] for name in names.split()} for group, names in GROUPS.items()}
         formatter.write(write_commands(self.get_usage(ctx), str(self.help), groups, entries))
 
+    def make_context(self, info_name: Any, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Parse the options of all commands."""
+        given = list(args)
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except TyperException as error:
+            if not given:
+                typer.echo(error.format_message())  # It is the help, and Typer believes that Rich has shown it.
+                raise typer.Exit(2) from None
+            raise _told(_usage_error(error, info_name)) from None
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command that the context names."""
         try:
             return super().invoke(ctx)
+        except TyperException as error:
+            raise _told(_usage_error(error, ctx.command_path)) from None
         except Exception as error:
             if ctx.params["debug"] or not is_expected(error):
                 raise
-            typer.secho(f"error: {message_of(error)}", fg=typer.colors.RED, err=True)
-            raise typer.Exit(2) from None
+            raise _told(message_of(error)) from None
+
+
+def _told(message: str) -> typer.Exit:
+    """Print an error, and return what ends the program."""
+    typer.secho(f"error: {message}", fg=typer.colors.RED, err=True)
+    return typer.Exit(2)
+
+
+def _usage_error(error: TyperException, command: str) -> str:
+    """Return in one line what is wrong with the words of a command, and where its options are listed."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else command
+    return f"{command}: {error.format_message().replace('Value error, ', '').rstrip('.')}; see `{command} --help`"
 
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False)

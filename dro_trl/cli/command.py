@@ -6,6 +6,7 @@ from itertools import takewhile
 from typing import Any
 
 from typer.core import TyperCommand
+from typer.exceptions import TyperException
 
 from dro_trl.cli.help import write_help
 from dro_trl.cli.listing import Entry, entries_of, names_of, without_further
@@ -37,7 +38,11 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words of the command line."""
-        return super().parse_args(ctx, list(self._as_declared(ctx, args)))
+        try:
+            return super().parse_args(ctx, list(self._as_declared(ctx, args)))
+        except TyperException as error:
+            vars(error)["ctx"] = ctx  # Not every one knows which command it is of.
+            raise
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help, in which no name is cut off, however narrow the terminal is."""

@@ -63,9 +63,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it where they are missing, also while another process takes them away."""
     for _ in range(_TRIES):
-        with contextlib.suppress(
-            FileNotFoundError, FileExistsError
-        ):  # Gone after all.
+        with contextlib.suppress(FileNotFoundError, FileExistsError):  # Gone after all.
             return folder.mkdir(parents=True, exist_ok=True)
     return folder.mkdir(parents=True, exist_ok=True)
 

@@ -8,8 +8,8 @@ and the size of its logs. A second run is the same, but all its processes are ki
 random moments, and it is resumed each time. Then the weights and the logged measures of both are compared, bit by bit.
 
 Growth is the slope of a straight line through the means of twenty blocks of steps, the first fifth left out, per 1,000
-steps, with its 95 % interval; of several processes that of the one that grows most. `--processes 2` takes
-`recipes/accelerate/cpu_2proc.yaml`, and `--workers` data loader workers a process.
+steps, with its 95 % interval; of several processes that of the one that grows most. `--backend` names a file of
+`recipes/accelerate`, for two processes on the CPU, and `--workers` gives data loader workers a process.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from transformers import TrainerCallback
 from dro_trl.files.writing import write_json
 from dro_trl.trainer.resuming import last_checkpoint
 
-CONFIG = Path(__file__).resolve().parents[2] / "recipes" / "accelerate" / "cpu_2proc.yaml"
+CONFIGS = Path(__file__).resolve().parents[2] / "recipes" / "accelerate"
 TINY = {**QWEN2_25M, "hidden_size": 48, "intermediate_size": 48, "num_hidden_layers": 2}
 NOTED = {
     "resident_mib": "resident memory, MiB",
@@ -88,7 +88,7 @@ def train(folder: Path, options: argparse.Namespace) -> None:
         num_selections=4,
         learning_rate=1e-3,
         max_steps=options.steps,
-        per_device_train_batch_size=2 // options.processes,
+        per_device_train_batch_size=1 if options.backend else 2,
         logging_strategy="steps",
         logging_steps=10,
         eval_strategy="steps",
@@ -108,15 +108,15 @@ def train(folder: Path, options: argparse.Namespace) -> None:
 
 def command(folder: Path, options: argparse.Namespace) -> list[str]:
     """Return the command that trains in processes of its own."""
-    given = ["--steps", "--num_rows", "--save_steps", "--workers", "--processes"]
+    given = ["--steps", "--num_rows", "--save_steps", "--workers"]
     arguments = [word for name in given for word in (name, str(getattr(options, name[2:])))]
     arguments += ["--start_method", options.start_method] if options.start_method else []
     arguments += ["--leave_each_epoch"] if options.leave_each_epoch else []
-    if options.processes == 1:
-        launch = [sys.executable]
-    else:
-        launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIG)]
-        launch += ["--num_processes", str(options.processes), "--mixed_precision", "no", "--main_process_port", "0"]
+    launch = [sys.executable]
+    if options.backend:
+        arguments += ["--backend", options.backend]
+        launch += ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{options.backend}.yaml")]
+        launch += ["--num_processes", "2", "--mixed_precision", "no", "--main_process_port", "0"]
     return [*launch, __file__, *arguments, "--train_in", str(folder)]
 
 
@@ -205,7 +205,7 @@ def main() -> None:
     parser.add_argument("--num_rows", type=int, default=30, help="two a step")
     parser.add_argument("--save_steps", type=int, default=100)
     parser.add_argument("--kills", type=int, default=6)
-    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--backend", choices=("cpu_2proc", "fsdp2", "zero1", "zero2", "zero3"))
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--start_method", choices=("fork", "forkserver", "spawn"))
     parser.add_argument("--leave_each_epoch", action="store_true", help="have workers end with each epoch")
@@ -218,7 +218,7 @@ def main() -> None:
     started = time.monotonic()
     run(options.folder / "whole", options)
     seconds = time.monotonic() - started
-    results: dict[str, Any] = {"steps": options.steps, "processes": options.processes, "workers": options.workers}
+    results: dict[str, Any] = {"steps": options.steps, "backend": options.backend, "workers": options.workers}
     results["growth"] = found = growth(options.folder / "whole")
     notes = [json.loads(line) for line in (options.folder / "whole" / "notes_0.jsonl").read_text().splitlines()]
     spent = (notes[-1]["seconds"] - notes[0]["seconds"]) / (notes[-1]["step"] - notes[0]["step"])

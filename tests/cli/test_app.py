@@ -2,13 +2,15 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
 import dro_trl
-from dro_trl.cli.app import is_expected, message_of
+from dro_trl.cli.app import app, is_expected, message_of
 from dro_trl.metrics import token_f1
 
 
@@ -85,3 +87,39 @@ def test_an_unknown_command_is_answered_with_the_nearest():
     done = run("retreive")
     assert done.returncode == 2
     assert "retrieve" in done.stderr
+
+
+def test_alone_it_shows_its_help():
+    shown = run()
+    assert shown.returncode == 2
+    assert "  quickstart  " in shown.stdout
+    assert shown.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "command", "named"),
+    [
+        ("--nope", "dro-trl", "--nope"),
+        ("nope", "dro-trl", "'nope'"),
+        ("evaluate", "dro-trl evaluate", "'--model_name_or_path'"),
+        ("retrieve --corpus", "dro-trl retrieve", "'--corpus' requires an argument"),
+        ("ask --k2 3", "dro-trl ask", "--k2"),
+        ("gemma surplus --output_dir x", "dro-trl gemma", "(surplus)"),
+    ],
+)
+def test_wrong_words_are_told_in_one_line(words, command, named):
+    """With what to do; the wording between is Typer's."""
+    told = CliRunner().invoke(app, words.split(), prog_name="dro-trl")
+    assert (told.exit_code, told.stdout) == (2, "")
+    assert re.fullmatch(f"error: {command}: .*{re.escape(named)}.*; see `{command} --help`\n", told.stderr), (
+        told.stderr
+    )
+
+
+@pytest.mark.parametrize("words", ["index --threads x --corpus a --index_dir b", "prepare --format x"])
+def test_a_wrong_value_is_told_with_its_option_in_one_line(words):
+    told = CliRunner().invoke(app, words.split(), prog_name="dro-trl")
+    assert told.exit_code == 2
+    assert told.stderr.startswith(f"error: dro-trl {words.split()[0]}: Invalid value for '{words.split()[1]}': ")
+    assert told.stderr.count("\n") == 1
+    assert "Value error" not in told.stderr
