@@ -1,6 +1,7 @@
-"""Keeps out of the terminal what other libraries say about themselves; what they say of a run stays."""
+"""Keeps out of the terminal what other libraries say about themselves, and what every process would say again."""
 
 import logging
+import os
 import warnings
 
 NOISE = {
@@ -15,6 +16,10 @@ def quieten() -> None:
     for name, beginning in NOISE.items():
         logging.getLogger(name).addFilter(_WithoutThat(beginning))
     warnings.simplefilter("ignore", FutureWarning)
+    if (
+        os.environ.get("RANK", "0") != "0"
+    ):  # All processes read the same files and options; the first says what of them.
+        logging.getLogger(__name__.partition(".")[0]).setLevel(logging.ERROR)
 
 
 def load_quietly() -> None:

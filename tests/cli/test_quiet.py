@@ -80,3 +80,13 @@ def test_only_the_noise_is_left_out():
         said = [f"{beginning} and so on", "something of the run"]
         records = [logging.LogRecord(name, logging.WARNING, "", 0, text, (), None) for text in said]
         assert [bool(logger.filter(record)) for record in records] == [False, True]
+
+
+@pytest.mark.parametrize(("rank", "said"), [(None, True), ("0", True), ("1", False)])
+def test_of_several_processes_the_first_speaks(rank, said, monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    if rank:
+        monkeypatch.setenv("RANK", rank)
+    program = "from dro_trl.cli.quiet import *; quieten(); logging.getLogger('dro_trl.x').warning('so')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, "so" in done.stderr) == (0, said), done.stderr
