@@ -1,5 +1,6 @@
 """`dro-trl prepare`: convert a public dataset to the rows that the other commands read."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,7 +40,7 @@ def main(
     from dro_trl.cli.outputs import beside, claim
     from dro_trl.data.formats.converting import prepare_questions
     from dro_trl.data.schema import describe_faults
-    from dro_trl.files.writing import write_jsonl
+    from dro_trl.files.writing import atomic_path
     from dro_trl.retrieval.corpus import open_corpus
 
     figures = beside(output, output.with_suffix(".report.json").name)
@@ -47,25 +48,33 @@ def main(
     inputs = {f"--input, {path.name}:": path for path in read if path.is_file()}
     claim(context, {"--output": output, "the figures of --output": figures}, {**inputs, "--corpus": corpus})
     source = source_format(dataset)
-    prepared = prepare_questions(
-        raw_rows(source, input, config, split),
-        source.convert,
-        source=input,
-        corpus=None if corpus is None else open_corpus(corpus),
-        gold=not no_gold,
-        limit=limit,
-    )
-    if prepared.refused:
-        description = describe_faults(prepared.refused, input, prepared.num_rows)
-        if on_bad_row is options.OnBadRow.stop:
-            raise ValueError(f"{description}\nnothing was written; --on_bad_row skip leaves such rows out")
-        if not prepared.rows:
-            raise ValueError(f"{description}\nnothing was written: no row is left")
-        typer.echo(f"skipped: {description}", err=True)
-    if figures is not None:
-        figures.unlink(missing_ok=True)  # Those of an earlier output, if this command is killed after the next line.
-    write_jsonl(output, prepared.rows)
+    with atomic_path(output) as temporary, temporary.open("w", encoding="utf-8") as file:
+        prepared = prepare_questions(
+            raw_rows(source, input, config, split),
+            source.convert,
+            lambda row: file.write(json.dumps(row, ensure_ascii=False) + "\n"),
+            source=input,
+            corpus=None if corpus is None else open_corpus(corpus),
+            gold=not no_gold,
+            limit=limit,
+            folder=temporary.parent,
+        )
+        if prepared.refused:
+            _tell(describe_faults(prepared.refused, input, prepared.num_rows), on_bad_row, prepared.num_kept)
+        if figures is not None:
+            figures.unlink(
+                missing_ok=True
+            )  # Those of an earlier output, if this command is killed after the next line.
     report(prepared, dataset, output, figures)
+
+
+def _tell(faults: str, on_bad_row: options.OnBadRow, num_kept: int) -> None:
+    """Say which rows are left out, or raise where they must not be, or none is left."""
+    if on_bad_row is options.OnBadRow.stop:
+        raise ValueError(f"{faults}\nnothing was written; --on_bad_row skip leaves such rows out")
+    if not num_kept:
+        raise ValueError(f"{faults}\nnothing was written: no row is left")
+    typer.echo(f"skipped: {faults}", err=True)
 
 
 def beir_files(path: Path) -> list[Path]:
@@ -86,7 +95,7 @@ def report(prepared: "PreparedQuestions", dataset: PublicDataset, output: Path, 
 
     counts = {
         "read": prepared.num_rows,
-        "kept": len(prepared.rows),
+        "kept": prepared.num_kept,
         "refused": len(prepared.refused),
         "gold_titles_absent": prepared.absent_titles,
         "gold_ids_absent": prepared.absent_ids,

@@ -1,9 +1,12 @@
 """What the converters of public datasets share: the question they make of a raw row, and the look-up in a corpus."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+import pickle
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 from dro_trl.data.formats.base import SourceQuestion, TitledText
 from dro_trl.data.schema import RowFault, check_text
@@ -11,12 +14,12 @@ from dro_trl.data.schema import RowFault, check_text
 
 @dataclass
 class PreparedQuestions:
-    """The converted rows, and what was left out and why."""
+    """How many rows were converted, and what was left out and why."""
 
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    """`id`, `question`, and where the source has them `answers`, `gold_ids`, `excluded_ids` and `candidates`."""
     num_rows: int = 0
     """How many rows were read."""
+    num_kept: int = 0
+    """How many of them were converted."""
     refused: list[RowFault] = field(default_factory=list)
     """All rows left out, in the order of the source."""
     absent_titles: int = 0
@@ -36,7 +39,7 @@ class PreparedQuestions:
 
 
 class _Corpus:
-    """What the questions want of a corpus; the rest is not kept, since a corpus may be of any size."""
+    """What the questions want of a corpus; the rest is not kept, since a corpus may be of any size, nor are texts."""
 
     def __init__(self, passages: Iterable[Mapping[str, str]], questions: Iterable[SourceQuestion]) -> None:
         ids: set[str] = set()
@@ -45,70 +48,89 @@ class _Corpus:
             ids.update(question.gold_ids)
             titles.update(passage.title for passage in [*question.gold_passages, *(question.candidates or [])])
         self.ids: set[str] = set()
-        self.by_title: dict[str, list[tuple[str, str]]] = {}
+        self.by_title: dict[str, list[tuple[str, bytes]]] = {}
         for passage in passages:
             if passage["id"] in ids:
                 self.ids.add(passage["id"])
             if passage["title"] in titles:
-                self.by_title.setdefault(passage["title"], []).append((passage["id"], _squeezed(passage["text"])))
+                self.by_title.setdefault(passage["title"], []).append((passage["id"], _digest(passage["text"])))
 
     def find(self, passage: TitledText) -> tuple[str, bool]:
         """Return the id of a passage that has the title, and whether its text is the one wanted."""
-        entries, text = self.by_title[passage.title], _squeezed(passage.text)
-        same = [passage_id for passage_id, candidate in entries if candidate == text]
+        entries, digest = self.by_title[passage.title], _digest(passage.text)
+        same = [passage_id for passage_id, candidate in entries if candidate == digest]
         return (same[0], True) if same else (entries[0][0], False)
 
 
 def prepare_questions(
     raw_rows: Iterable[tuple[int, object]],
     convert: Callable[[dict[str, Any]], SourceQuestion],
+    keep: Callable[[dict[str, Any]], object],
     *,
     source: str,
     corpus: Iterable[Mapping[str, str]] | None = None,
     gold: bool = True,
     limit: int | None = None,
+    folder: Path | None = None,
 ) -> PreparedQuestions:
     """Convert raw rows, and look up what they quote in a corpus.
 
     Where several passages of the corpus have a gold title, the one with the text that the row gives for it is taken,
     white space aside, and else the first. Gold ids of the source are checked to be in the corpus, where there is one.
+    Until all are read, the rows stand in a temporary file; of a corpus only the wanted ids and titles are held.
 
     Args:
         raw_rows: As `SourceFormat.read` yields them.
         convert: As `SourceFormat.convert`.
+        keep: Takes each converted row, in their order: `id`, `question`, and where the source has them `answers`,
+            `gold_ids`, `excluded_ids` and `candidates`.
         source: What the rows are of, for errors.
         corpus: Passages with `id`, `title` and `text`, read once.
         gold: Whether gold passages are wanted.
         limit: Read only the first so many rows.
+        folder: Of the temporary file, which has no name; the system's if None.
 
     Returns:
-        The rows that could be converted, and those that could not with the reasons.
+        The counts, and the rows that could not be converted with the reasons.
 
     Raises:
         ValueError: There are no rows; or a gold passage has to be looked up by its title and there is no corpus.
     """
     prepared = PreparedQuestions()
-    questions: list[tuple[int, SourceQuestion]] = []
-    for number, row in raw_rows:
-        if limit is not None and prepared.num_rows == limit:
-            break
-        prepared.num_rows += 1
-        try:
-            questions.append((number, _question(row, convert, gold)))
-        except ValueError as error:
-            prepared.refused.append(RowFault(number, str(error)))
-    if not prepared.num_rows:
-        raise ValueError(f"{source}: holds no rows")
-    if corpus is None:
-        _check_titles_unneeded(questions, source)
-    known = None if corpus is None else _Corpus(corpus, (question for _, question in questions))
-    for number, question in questions:
-        try:
-            prepared.rows.append(_row(number, question, known, prepared))
-        except ValueError as error:
-            prepared.refused.append(RowFault(number, str(error)))
+    with tempfile.TemporaryFile(dir=folder) as spool:
+        for number, row in raw_rows:
+            if limit is not None and prepared.num_rows == limit:
+                break
+            prepared.num_rows += 1
+            try:
+                question = _question(row, convert, gold)
+            except ValueError as error:
+                prepared.refused.append(RowFault(number, str(error)))
+                continue
+            if corpus is None:
+                _check_titles_unneeded(number, question, source)
+            pickle.dump((number, question), spool)
+        if not prepared.num_rows:
+            raise ValueError(f"{source}: holds no rows")
+        known = None if corpus is None else _Corpus(corpus, (question for _, question in _spooled(spool)))
+        for number, question in _spooled(spool):
+            try:
+                row = _row(number, question, known, prepared)
+            except ValueError as error:
+                prepared.refused.append(RowFault(number, str(error)))
+                continue
+            prepared.num_kept += 1
+            keep(row)
     prepared.refused.sort(key=lambda fault: fault.row)
     return prepared
+
+
+def _spooled(spool: IO[bytes]) -> Iterator[tuple[int, SourceQuestion]]:
+    """Read what was dumped into a file, from its beginning."""
+    end = spool.seek(0, 2)
+    spool.seek(0)
+    while spool.tell() < end:
+        yield pickle.load(spool)
 
 
 def quoted_id(passage: TitledText) -> str:
@@ -136,13 +158,12 @@ def _question(row: object, convert: Callable[[dict[str, Any]], SourceQuestion], 
     return question if gold else replace(question, gold_ids=[], gold_passages=[])
 
 
-def _check_titles_unneeded(questions: list[tuple[int, SourceQuestion]], source: str) -> None:
-    for number, question in questions:
-        if question.gold_passages:
-            raise ValueError(
-                f"{source}, row {number}: a gold passage is given by its title, {question.gold_passages[0].title!r}; "
-                "give the corpus to look it up in (--corpus), or leave gold passages out (--no_gold)"
-            )
+def _check_titles_unneeded(number: int, question: SourceQuestion, source: str) -> None:
+    if question.gold_passages:
+        raise ValueError(
+            f"{source}, row {number}: a gold passage is given by its title, {question.gold_passages[0].title!r}; "
+            "give the corpus to look it up in (--corpus), or leave gold passages out (--no_gold)"
+        )
 
 
 def _row(number: int, question: SourceQuestion, corpus: _Corpus | None, prepared: PreparedQuestions) -> dict[str, Any]:
@@ -196,6 +217,11 @@ def _candidates(
         score = float(len(passages) - rank)
         candidates[passage_id] = {"id": passage_id, "title": passage.title, "text": passage.text, "score": score}
     return list(candidates.values())
+
+
+def _digest(text: str) -> bytes:
+    """Return what tells a text from others, white space aside."""
+    return hashlib.blake2b(_squeezed(text).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _squeezed(text: str) -> str:

@@ -1,12 +1,14 @@
 """What all converters share: ids and titles held against a corpus, candidates, and what is counted."""
 
 import re
+import tracemalloc
 
 import pytest
 
 from dro_trl.data.formats import with_passages
 from dro_trl.data.formats.base import SourceQuestion, TitledText, answer_list
 from dro_trl.data.formats.converting import prepare_questions, text_id
+from tests.helpers import preparing
 from tests.helpers.preparing import prepare, write_lines
 
 CORPUS = [
@@ -22,7 +24,7 @@ def question(**fields):
 
 def run(*questions, **options):
     rows = [(number, {"at": number - 1}) for number in range(1, len(questions) + 1)]
-    return prepare_questions(rows, lambda row: questions[row["at"]], source="rows", **options)
+    return preparing.run(rows, lambda row: questions[row["at"]], source="rows", **options)
 
 
 def test_gold_ids_are_held_against_the_corpus():
@@ -139,3 +141,26 @@ class TestWithPassages:
         assert [[c["text"] for c in row["candidates"]] for row in alone.rows] == [
             [c["text"] for c in row["candidates"]] for row in pooled.rows
         ]
+
+
+def test_no_rows_are_held(tmp_path):
+    """Of 8 MB of questions, and as much of a corpus, only ids and digests are in memory at any time."""
+    text = "Lyon is a city. " * 500
+    rows = ((number, {"at": number}) for number in range(1_000))
+    corpus = ({"id": str(number), "title": f"T{number % 50}", "text": f"{number} {text}"} for number in range(1_000))
+    kept = []
+    tracemalloc.start()
+    prepared = prepare_questions(
+        rows,
+        lambda row: question(gold_passages=[TitledText(f"T{row['at'] % 50}", f"{row['at']} {text}")]),
+        lambda row: kept.append(row["gold_ids"]),
+        source="rows",
+        corpus=corpus,
+        folder=tmp_path,
+    )
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept == [[str(number)] for number in range(1_000)]
+    assert (prepared.num_kept, prepared.gold_by_text) == (1_000, 1_000)
+    assert peak < 2e6
+    assert not list(tmp_path.iterdir())
