@@ -142,6 +142,13 @@ def check_output_folder(said: str, name: str, values: Values) -> None:
     _check_can_be_made(said, path)
 
 
+def check_merged(said: str, name: str, values: Values) -> None:
+    """As `check_output_folder`, and refuse the pair that is merged."""
+    check_output_folder(said, name, values)
+    if Path(name).resolve() == Path(values["model"]).resolve():
+        raise ValueError(f"{said}: is the pair itself; give another folder")
+
+
 def check_output_file(said: str, name: str, values: Values) -> None:
     """Refuse a file that is a folder, or whose folder cannot be made."""
     if Path(name).is_dir():
@@ -167,6 +174,7 @@ OPTIONS: Mapping[str, Check] = {
 """Of the commands, by name; of each what it has to name."""
 OF_COMMAND: Mapping[tuple[str, str], Check] = {
     ("index", "index_dir"): check_output_folder,
+    ("merge", "output_dir"): check_merged,
     ("prepare", "input"): check_source,
 }
 """What an option names in one command alone."""

@@ -61,6 +61,7 @@ CASES = {
     f"demo {PAIR} user/pair --index_dir index": f"{PAIR} user/pair is no folder here, and nothing",
     f"{RERANK} no": "--index_dir no: no such folder; build one with `dro-trl index --corpus",
     f"merge {PAIR} pair --output_dir a/b": "--output_dir a/b: {folder}/a is a file; give a path that is in a folder",
+    f"merge {PAIR} pair --output_dir ./x/../pair": "is the pair itself; give another folder",
     "index --corpus no.tsv --index_dir new": f"--corpus no.tsv: no such file; {ONE_THERE}",
     "index --corpus rows.jsonl --index_dir a": "--index_dir a: is a file; give the path of a folder",
     "retrieve --input index --output b --index_dir index": "--input index: is a folder; name a file in it, such as",
