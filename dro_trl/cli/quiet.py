@@ -1,7 +1,10 @@
-"""Keeps out of the terminal what other libraries say about themselves, and what every process would say again."""
+"""What stands on the terminal: not what other libraries say of themselves, nor one line in the middle of another."""
 
 import logging
 import os
+import shutil
+import sys
+import textwrap
 import warnings
 
 NOISE = {
@@ -12,14 +15,17 @@ NOISE = {
 
 
 def quieten() -> None:
-    """Leave out such messages, and the warnings that are for the libraries' own callers; before they are imported."""
+    """Leave out such messages, and the warnings that are for the libraries' own callers; before they are imported.
+
+    What this package logs stands above the bars, and of several processes the first one's alone.
+    """
     for name, beginning in NOISE.items():
         logging.getLogger(name).addFilter(_WithoutThat(beginning))
     warnings.simplefilter("ignore", FutureWarning)
-    if (
-        os.environ.get("RANK", "0") != "0"
-    ):  # All processes read the same files and options; the first says what of them.
-        logging.getLogger(__name__.partition(".")[0]).setLevel(logging.ERROR)
+    own = logging.getLogger(__name__.partition(".")[0])
+    own.addHandler(_AboveBars())
+    if os.environ.get("RANK", "0") != "0":  # All read the same files and options: the first says what there is to say.
+        own.setLevel(logging.ERROR)
 
 
 def load_quietly() -> None:
@@ -31,6 +37,19 @@ def load_quietly() -> None:
     of_transformers.disable_progress_bar()
     if shown:
         enable_progress_bars()
+
+
+class _AboveBars(logging.Handler):
+    """Prints on standard error, above the bars that stand there; on a terminal lines end between words."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        lines = self.format(record).splitlines()
+        if sys.stderr.isatty():
+            width = shutil.get_terminal_size().columns - 1
+            lines = [textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False) for line in lines]
+        tqdm.write("\n".join(lines), file=sys.stderr)
 
 
 class _WithoutThat(logging.Filter):

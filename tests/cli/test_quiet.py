@@ -1,11 +1,16 @@
 """What stands on standard error: lines of this package alone."""
 
+import contextlib
+import fcntl
 import json
 import logging
 import os
+import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 
 import pytest
 
@@ -90,3 +95,26 @@ def test_of_several_processes_the_first_speaks(rank, said, monkeypatch):
     program = "from dro_trl.cli.quiet import *; quieten(); logging.getLogger('dro_trl.x').warning('so')"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, "so" in done.stderr) == (0, said), done.stderr
+
+
+def test_what_is_logged_stands_above_the_bar_and_ends_between_words(tmp_path):
+    """In a real terminal of 80 columns, as a screen shows it."""
+    program = (
+        "from dro_trl.cli.quiet import *; from tqdm import tqdm; quieten(); bar = tqdm(total=2); bar.update(1)\n"
+        "logging.getLogger('dro_trl.x').warning('many words ' * 12 + 'a-path/' * 20)\n"
+        "bar.update(1); bar.close()"
+    )
+    parent, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    done = subprocess.Popen([sys.executable, "-c", program], stdout=child, stderr=child)
+    os.close(child)
+    written = b""
+    with contextlib.suppress(OSError):  # The end of a terminal.
+        while part := os.read(parent, 65_536):
+            written += part
+    assert done.wait() == 0
+    screen = [line.split("\r")[-1].rstrip() for line in written.decode().replace("\r\n", "\n").split("\n")]
+    said = [line for line in screen if "words" in line or "a-path" in line]
+    assert " ".join(said) == "many words " * 12 + "a-path/" * 20
+    assert [len(line) <= 79 for line in said] == [True] * (len(said) - 1) + [False]
+    assert all("it/s" not in line and "%" not in line for line in said)
