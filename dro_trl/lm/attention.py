@@ -30,8 +30,10 @@ NAME = "sdpa_blocks"
 TAKE_A_MASK = ("sdpa", NAME, "eager")
 MASKED_LAYERS = {"full_attention", "sliding_attention"}
 """Kinds of layers in which a token sees what a mask says."""
-_MOST_COPIES = 2
-"""Continuations have rows of their own as long as these have at most so many times the tokens that there are."""
+_MOST_COPIES = 3
+"""Continuations have rows of their own as long as these have at most so many times the keys that there are."""
+_PAIRS_A_KEY = 16
+"""Pairs of tokens that attend in about the time in which a key is copied; measured on a CPU, heads of 64 to 256."""
 
 
 @dataclass
@@ -143,9 +145,14 @@ def _in_own_rows(several: Sequence[int], heads: Sequence[int], rests: Sequence[S
     # Rows of their own hold a copy of the prompt's keys for each continuation: 20 passages behind 30 tokens are few
     # copies and no hidden pairs, 8 selections behind 2,000 tokens would be eight times the keys. There all
     # continuations of a text attend together, and the mask hides from each what is another's.
-    longest = max(heads[r] for r in several) + max(max(rests[r]) for r in several)
-    tokens = sum(heads[r] + sum(rests[r]) for r in several)
-    return sum(len(rests[r]) for r in several) * longest <= _MOST_COPIES * tokens
+    head, rest = max(heads[r] for r in several), max(max(rests[r]) for r in several)
+    keys = sum(len(rests[r]) for r in several) * (head + rest)
+    texts = [heads[r] + sum(rests[r]) for r in several]
+    together = len(texts) * max(texts)
+    queries = max(sum(rests[r]) for r in several)
+    if keys > _MOST_COPIES * sum(texts):
+        return False
+    return keys * (_PAIRS_A_KEY + rest) < together * (_PAIRS_A_KEY + queries)
 
 
 def _groups(

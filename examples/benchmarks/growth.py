@@ -1,13 +1,13 @@
-"""How a training step's time and memory grow: with candidates, selections, passage length and processes.
+"""How a training step's time and memory grow: with candidates, selections, passage length, questions and processes.
 
     OMP_NUM_THREADS=1 python examples/benchmarks/growth.py
 
-A Qwen2 of 25M random weights in float32 as selector and generator, all weights trained, the default policy, one
-question a process and step. One variable at a time around N = 20 candidates, M = 4 selections, passages of 100 tokens
-and one process; K = 5. Each run trains `--steps` steps in fresh processes; the points take turns, `--rounds` times.
-Time is the mean step, the first left out; memory the peak of resident memory over the state right before the models
-are made (everything is imported, and a tiny model has trained, by then). Points are medians over rounds, bars their
-range; of several processes the slowest, and the largest, counts.
+A Qwen2 of 25M random weights in float32 as selector and generator, all weights trained, the default policy. One
+variable at a time around N = 20 candidates, M = 4 selections, passages of 100 tokens, one question a step (in a batch,
+not accumulated) and one process; K = 5. The largest points want 15 GB. Each run trains `--steps` steps in fresh
+processes; the points take turns, `--rounds` times. Time is the mean step, the first left out; memory the peak of
+resident memory over the state right before the models are made (everything is imported, and a tiny model has trained,
+by then). Points are medians over rounds, bars their range; of several processes the slowest, and the largest, counts.
 
 What `--output` holds already is not measured again: an interrupted run goes on from there, and more `--rounds` add to
 it. Several processes are those of `recipes/accelerate/cpu_2proc.yaml`, one thread each, and want a core each.
@@ -38,17 +38,19 @@ from small_runs import StepTimes, make_trainer
 from dro_trl.evaluation.plots import COLOURS, STYLE, save_figure
 from dro_trl.files.writing import write_json
 
-BASE = {"num_candidates": 20, "num_selections": 4, "passage_tokens": 100, "num_processes": 1}
+BASE = {"num_candidates": 20, "num_selections": 4, "passage_tokens": 100, "num_questions": 1, "num_processes": 1}
 VALUES = {
-    "num_candidates": [5, 10, 20, 40],
-    "num_selections": [2, 4, 8, 16],
+    "num_candidates": [5, 10, 20, 40, 100],
+    "num_selections": [2, 4, 8, 16, 64],
     "passage_tokens": [50, 100, 200],
+    "num_questions": [1, 2, 4, 8, 32],
     "num_processes": [1, 2],
 }
 LABELS = {
     "num_candidates": "N, candidates",
     "num_selections": "M, selections",
     "passage_tokens": "tokens a passage",
+    "num_questions": "questions a step",
     "num_processes": "processes",
 }
 MEASURES = {"seconds": "seconds a step", "peak_mib": "peak memory a process (MiB)"}
@@ -70,10 +72,9 @@ def train(point: Point, steps: int, shape: Mapping[str, Any] = QWEN2_25M) -> dic
     """Train this process's part of a point's steps, after one of a tiny model; return what it took."""
     torch.set_num_threads(1)
     # The whole batch is cut into processes.
-    rows = Dataset.from_list(
-        questions(steps * point["num_processes"], point["num_candidates"], point["passage_tokens"])
-    )
-    options = {"num_selections": point["num_selections"]}
+    num_rows = steps * point["num_questions"] * point["num_processes"]
+    rows = Dataset.from_list(questions(num_rows, point["num_candidates"], point["passage_tokens"]))
+    options = {"num_selections": point["num_selections"], "per_device_train_batch_size": point["num_questions"]}
     with tempfile.TemporaryDirectory() as folder:
         make_trainer(rows, folder, TINY, max_steps=1, **options).train()
         peak = PeakMemory()
@@ -138,7 +139,9 @@ def plot(rows: Sequence[dict[str, Any]], path: Path, measures: Mapping[str, str]
             panels[0].set(ylabel=label)
             panels[0].set_ylim(bottom=0)
         for axis, variable in zip(axes[-1], VALUES, strict=True):
-            axis.set(xlabel=LABELS[variable], xlim=(0, 1.08 * max(VALUES[variable])), xticks=VALUES[variable])
+            most = max(VALUES[variable])
+            ticks = [value for value in VALUES[variable] if value >= most / 6]  # The others would stand in each other.
+            axis.set(xlabel=LABELS[variable], xlim=(0, 1.08 * most), xticks=ticks)
         return save_figure(figure, path)
 
 

@@ -9,8 +9,8 @@ each tenth of the questions; Pyserini's indexer on the same corpus, whose index 
 into one segment. The first tenth of the questions is asked again by one thread, and of both other indexes, and what is
 found is compared, id by id and score by score.
 
-Twenty million want 45 GB of disk; an index, and then the corpus, is deleted once it has been used. Each part is written
-to the folder's `result.json` as it ends, and not done again.
+Twenty million want 45 GB of disk; an index, and then the corpus, is deleted once it has been used. Each part is
+written to the folder's `result.json` as it ends, and not done again.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,7 @@ def merge(folder: Path, index: str) -> dict[str, float]:
     os.environ["JAVA_HOME"] = str(find_java().home)
     from pyserini.setup import configure_classpath
 
-    configure_classpath(str(Path(__import__("pyserini").__file__).parent / "resources" / "jars"))
+    configure_classpath(str(files("pyserini") / "resources" / "jars"))
     jnius_config.set_options(*(one for one in jnius_config.get_options() if "vector" not in one))
     from jnius import autoclass
 

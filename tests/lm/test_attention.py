@@ -21,20 +21,22 @@ from tests.helpers.tiny_models import (
 )
 from tests.lm.test_packing import assert_equal_to_separate_passes, random_batch
 
-IN_ROWS, AGAINST_ROWS = 100, 0
-"""As `_MOST_COPIES`: whatever copies cost, or none."""
+
+def decide(monkeypatch, in_rows):
+    """Have continuations in rows of their own, or against their text, whichever is faster."""
+    monkeypatch.setattr(attention, "_in_own_rows", lambda *lengths: in_rows)
 
 
-@pytest.mark.parametrize("most_copies", [IN_ROWS, AGAINST_ROWS])
+@pytest.mark.parametrize("in_rows", [True, False])
 @pytest.mark.parametrize("kind", MODEL_TYPES)
-def test_blocks_equal_separate_passes(kind, most_copies, monkeypatch):
+def test_blocks_equal_separate_passes(kind, in_rows, monkeypatch):
     """Prompts of 9, 2 and 5 tokens, continuations of 1 to 6, texts of 3, 1 and 2; every path is within the window."""
-    monkeypatch.setattr(attention, "_MOST_COPIES", most_copies)
+    decide(monkeypatch, in_rows)
     model = tiny_model(kind, tiny_tokenizer())
     prompts, rests = random_batch([9, 2, 5], [[5, 1, 6], [3], [6, 2]])
     assert max(map(len, prompts)) + 6 <= WINDOW
     batch = pack(prompts, rests)
-    assert len(batch.blocks.queries) == (5 if most_copies == IN_ROWS else 2)
+    assert len(batch.blocks.queries) == (5 if in_rows else 2)
     shapes = record_forwards(model)
     found = token_logps(model, batch)
     assert shapes[0][0] == (1, 9 + 12 + 2 + 3 + 5 + 8), "one row, without padding"
@@ -53,11 +55,12 @@ def test_rows_of_several_lengths_are_not_padded(kind):
     assert_equal_to_separate_passes(model, found, prompts, rests)
 
 
-def test_rows_behind_prompts_worked_by_hand():
+def test_rows_behind_prompts_worked_by_hand(monkeypatch):
     """Prompt of tokens 0 1, continuations 2 3 4 and 5; then prompt 6 with continuations 7 8 and 9.
 
     Prompts end in the second column of the keys, so that the second one's first column holds nothing to see.
     """
+    decide(monkeypatch, in_rows=True)
     blocks = blocks_of([2, 1], [[3, 1], [2, 1]])
     assert blocks.longest == 5
     assert blocks.texts.tolist() == [0] * 6 + [1] * 4
@@ -80,8 +83,9 @@ def test_a_single_continuation_is_a_part_of_its_prompt():
     assert blocks.places.tolist() == [0, 1, 2, 3, 4, 5]
 
 
-def test_against_texts_worked_by_hand():
+def test_against_texts_worked_by_hand(monkeypatch):
     """Prompt of 5 tokens with three continuations of 1, 2 and 1: copies of the prompt would be 21 tokens for 9."""
+    decide(monkeypatch, in_rows=False)
     blocks = blocks_of([5], [[1, 2, 1]])
     assert blocks.keys.tolist() == [[*range(9)]]
     assert blocks.queries.tolist() == [[5, 6, 7, 8]]
@@ -96,6 +100,22 @@ def test_against_texts_worked_by_hand():
     assert two.keys[1].tolist() == [*range(9, 16), 15, 15]
     assert two.queries[1].tolist() == [14, 15, 15, 15]
     assert two.mask[1, 0, 1].int().tolist() == [1, 1, 1, 1, 1, 0, 1, 0, 0], "a token does not see itself three times"
+
+
+@pytest.mark.parametrize(
+    ("prompts", "rests", "in_rows"),
+    [
+        ([30], [[100] * 20], True),  # Passages behind a question: few copies, and nineteen of twenty pairs are hidden.
+        ([26] * 8, [[28] * 8] * 8, True),  # Twice the keys, a fifth of the pairs.
+        ([2_000], [[10] * 8], False),  # Answers behind passages: eight times the keys.
+        ([500] * 4, [[10] * 16] * 4, False),
+        ([30], [[1_000] + [10] * 19], False),  # One long one would fill up all the others.
+        ([5], [[1, 1]], False),
+    ],
+)
+def test_copies_are_made_where_they_are_less_work(prompts, rests, in_rows):
+    blocks = blocks_of(prompts, rests)
+    assert len(blocks.queries) == (sum(map(len, rests)) if in_rows else len(prompts))
 
 
 @pytest.mark.parametrize(("kind", "prompt_length"), [("gemma3", 20), ("mistral", 20)])

@@ -6,7 +6,7 @@ import sys
 import growth
 import pytest
 
-MIDDLE = {"num_candidates": 20, "num_selections": 4, "passage_tokens": 100, "num_processes": 1}
+MIDDLE = {"num_candidates": 20, "num_selections": 4, "passage_tokens": 100, "num_questions": 1, "num_processes": 1}
 
 
 def seconds_of(point):
@@ -30,14 +30,14 @@ class Measurements:
 
 def test_one_variable_at_a_time():
     points = growth.points()
-    assert len(points) == sum(map(len, growth.VALUES.values())) - 3 == 10
+    assert len(points) == sum(map(len, growth.VALUES.values())) - 4 == 16
     assert points.count(MIDDLE) == 1
     for point in points:
         assert sum(point[name] != value for name, value in MIDDLE.items()) == (point != MIDDLE)
 
 
 def test_an_interrupted_run_goes_on(tmp_path, monkeypatch, capsys):
-    first, second, third = Measurements(13), Measurements(100), Measurements(100)
+    first, second, third = Measurements(21), Measurements(100), Measurements(100)
     argv = ["growth.py", "--rounds", "2", "--output", f"{tmp_path}/growth.json", "--plot", f"{tmp_path}/growth.png"]
     monkeypatch.setattr(sys, "argv", argv)
     monkeypatch.setattr(growth, "run", first)
@@ -53,9 +53,9 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch, capsys):
     rows = json.loads((tmp_path / "growth.json").read_text())
     assert [row["point"] for row in rows] == growth.points()
     assert {len(row["runs"]) for row in rows} == {2}
-    assert growth.series(rows, "num_candidates", "seconds") == [(n, [n, n]) for n in (5, 10, 20, 40)]
+    assert growth.series(rows, "num_candidates", "seconds") == [(n, [n, n]) for n in (5, 10, 20, 40, 100)]
     assert growth.series(rows, "num_processes", "seconds") == [(1, [20, 20]), (2, [10, 10])]
-    assert growth.series(rows, "num_selections", "peak_mib") == [(m, [100 * m] * 2) for m in (2, 4, 8, 16)]
+    assert growth.series(rows, "num_selections", "peak_mib") == [(m, [100 * m] * 2) for m in (2, 4, 8, 16, 64)]
     assert (tmp_path / "growth.png").stat().st_size < 150_000
     assert "2.00" in capsys.readouterr().out  # N = 40 over N = 20.
 
