@@ -3,11 +3,12 @@
     OMP_NUM_THREADS=1 python examples/benchmarks/growth.py
 
 A Qwen2 of 25M random weights in float32 as selector and generator, all weights trained, the default policy. One
-variable at a time around N = 20 candidates, M = 4 selections, passages of 100 tokens, one question a step (in a batch,
-not accumulated) and one process; K = 5. The largest points want 15 GB. Each run trains `--steps` steps in fresh
-processes; the points take turns, `--rounds` times. Time is the mean step, the first left out; memory the peak of
-resident memory over the state right before the models are made (everything is imported, and a tiny model has trained,
-by then). Points are medians over rounds, bars their range; of several processes the slowest, and the largest, counts.
+variable at a time around N = 20 candidates, M = 4 selections, passages of 100 tokens, one question a step (up to eight
+in a batch, the rest accumulated) and one process; K = 5. The largest points want 12 GB. Each run trains `--steps` steps
+in fresh processes; the points take turns, `--rounds` times. Time is the mean step, the first left out; memory the peak
+of resident memory over the state right before the models are made (everything is imported, and a tiny model has
+trained, by then). Points are medians over rounds, bars their range; of several processes the slowest, and the largest,
+counts.
 
 What `--output` holds already is not measured again: an interrupted run goes on from there, and more `--rounds` add to
 it. Several processes are those of `recipes/accelerate/cpu_2proc.yaml`, one thread each, and want a core each.
@@ -46,6 +47,8 @@ VALUES = {
     "num_questions": [1, 2, 4, 8, 32],
     "num_processes": [1, 2],
 }
+LARGEST_BATCH = 8
+"""Questions in a batch; the others of a step are accumulated."""
 LABELS = {
     "num_candidates": "N, candidates",
     "num_selections": "M, selections",
@@ -74,7 +77,12 @@ def train(point: Point, steps: int, shape: Mapping[str, Any] = QWEN2_25M) -> dic
     # The whole batch is cut into processes.
     num_rows = steps * point["num_questions"] * point["num_processes"]
     rows = Dataset.from_list(questions(num_rows, point["num_candidates"], point["passage_tokens"]))
-    options = {"num_selections": point["num_selections"], "per_device_train_batch_size": point["num_questions"]}
+    batch = min(point["num_questions"], LARGEST_BATCH)
+    options = {
+        "num_selections": point["num_selections"],
+        "per_device_train_batch_size": batch,
+        "gradient_accumulation_steps": point["num_questions"] // batch,
+    }
     with tempfile.TemporaryDirectory() as folder:
         make_trainer(rows, folder, TINY, max_steps=1, **options).train()
         peak = PeakMemory()

@@ -94,7 +94,7 @@ class Theirs:
             for id in ids:
                 for hit in found[id]:
                     document = json.loads(hit.lucene_document.get("raw"))
-                    hit.docid, hit.score, document["title"], document["contents"]
+                    hit.docid, hit.score, document.get("title"), document["contents"]
         return {"seconds": time.perf_counter() - start, "searched": searched}
 
 

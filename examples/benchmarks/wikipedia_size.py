@@ -4,8 +4,8 @@
 
 Passages of 100 invented words, drawn as in natural text, and questions of 4 to 12 words of one passage are written by
 two processes, never held as a whole. Then, one after the other: `dro-trl index`; all questions by `dro-trl retrieve`'s
-work and by Pyserini's `batch_search`, as `retrieve_many.py` does it, with the memory of this package's process after
-each tenth of the questions; Pyserini's indexer on the same corpus, whose index has other segments; that index merged
+work, with the memory of its process after each tenth of them; Pyserini's indexer on the same corpus, whose index has
+other segments; all questions by both systems in turns, three rounds, as `retrieve_many.py` does it; that index merged
 into one segment. The first tenth of the questions is asked again by one thread, and of both other indexes, and what is
 found is compared, id by id and score by score.
 
@@ -18,6 +18,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import statistics
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from importlib.resources import files
@@ -27,7 +28,7 @@ from typing import Any
 import numpy as np
 import psutil
 from index_speed import VOCABULARY, WORDS_PER_PASSAGE, index_by_pyserini, index_here
-from retrieve_many import Ours, Theirs
+from retrieve_many import Ours, Theirs, ask
 
 from dro_trl import PyseriniRetriever
 from dro_trl.files.writing import load_json, write_json
@@ -133,12 +134,24 @@ def ours(folder: Path, index: str, threads: int, tenths: int) -> dict[str, Any]:
     return {"seconds": seconds, "questions_per_s": len(lines) * tenths / 10 / seconds, "resident_mib": memory}
 
 
-def theirs(folder: Path, index: str, threads: int) -> dict[str, Any]:
-    """Ask all questions of Pyserini's searcher."""
-    link = folder / "index"
-    link.unlink(missing_ok=True)
-    link.symlink_to(folder / index)
-    return Theirs(folder, 20, threads).ask()
+def in_turns(folder: Path, index: str, rounds: int) -> dict[str, Any]:
+    """Ask all questions of both systems, again and again; return the seconds of each round."""
+    for path in (folder / "index", folder / "turns" / "index"):
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.symlink_to(folder / index)
+    for name in ("warm.jsonl", "questions.jsonl"):
+        shutil.copy(folder / name, folder / "turns")
+    spawn = multiprocessing.get_context("spawn")
+    found: dict[str, list[float]] = {"dro-trl": [], "Pyserini": [], "its search alone": []}
+    with ProcessPoolExecutor(1, spawn) as one, ProcessPoolExecutor(1, spawn) as other:
+        for _ in range(rounds):
+            found["dro-trl"].append(one.submit(ask, Ours, folder / "turns", 20, 2).result()["seconds"])
+            theirs = other.submit(ask, Theirs, folder, 20, 2).result()
+            found["Pyserini"].append(theirs["seconds"])
+            found["its search alone"].append(theirs["searched"])
+    pairs = zip(found["Pyserini"], found["dro-trl"], strict=True)
+    return {"seconds": found, "ratio": statistics.median(theirs / ours for theirs, ours in pairs)}
 
 
 def merge(folder: Path, index: str) -> dict[str, float]:
@@ -210,7 +223,6 @@ def main() -> None:
     part("corpus", write, folder, *given.values())
     part("dro-trl index", index, folder, "ours", index_here)
     part("dro-trl retrieve", alone, ours, folder, "ours", 2, 10)
-    part("Pyserini's batch_search", alone, theirs, folder, "ours", 2)
     part("dro-trl retrieve, one thread", alone, ours, folder, "ours", 1, 1)
     part("one thread against two", compare, folder, "ours_2", "ours_1")
     shutil.rmtree(folder / "ours", ignore_errors=True)
@@ -218,6 +230,7 @@ def main() -> None:
     part("dro-trl retrieve, its index", alone, ours, folder, "theirs", 2, 1)
     part("its segments against ours", compare, folder, "ours_2", "theirs_2")
     shutil.rmtree(folder / "corpus", ignore_errors=True)
+    part("both in turns", in_turns, folder, "theirs", 3)
     part("merged", alone, merge, folder, "theirs")
     part("dro-trl retrieve, one segment", alone, ours, folder, "theirs", 1, 1)
     part("one segment against ours", compare, folder, "ours_2", "theirs_1")

@@ -66,8 +66,11 @@ NOT_RUN = {
     "OMP_NUM_THREADS=1 python examples/benchmarks/operators_of_a_step.py --compiled": (
         "compiles for ten minutes; tests/lm/test_compiling.py compiles smaller models"
     ),
-    "OMP_NUM_THREADS=1 python examples/benchmarks/long_run.py --steps 3000 --workers 2": (
+    "OMP_NUM_THREADS=1 python examples/benchmarks/long_run.py --steps 3000 --workers 1 --backend zero2": (
         "takes a quarter of an hour; no test runs it"
+    ),
+    "python examples/benchmarks/wikipedia_size.py --num_passages 20000000 --folder wikipedia_size": (
+        "takes two hours; tests/examples/benchmarks/test_wikipedia_size.py runs it smaller"
     ),
     "python examples/benchmarks/start_up.py": "starts what tests/test_package.py starts",
     "python examples/benchmarks/answer_scoring.py": "takes minutes, for the same reason; no test runs it",
