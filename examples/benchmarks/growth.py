@@ -5,10 +5,10 @@
 A Qwen2 of 25M random weights in float32 as selector and generator, all weights trained, the default policy. One
 variable at a time around N = 20 candidates, M = 4 selections, passages of 100 tokens, one question a step (up to eight
 in a batch, the rest accumulated) and one process; K = 5. The largest points want 12 GB. Each run trains `--steps`
-steps in fresh processes; the points take turns, `--rounds` times. Time is the mean step, the first left out; memory the peak
-of resident memory over the state right before the models are made (everything is imported, and a tiny model has
-trained, by then). Points are medians over rounds, bars their range; of several processes the slowest, and the largest,
-counts.
+steps in fresh processes; the points take turns, `--rounds` times. Time is the mean step, the first left out; memory
+the peak of resident memory over the state right before the models are made (everything is imported, and a tiny model
+has trained, by then). Points are medians over rounds, bars their range; of several processes the slowest, and the
+largest, counts.
 
 What `--output` holds already is not measured again: an interrupted run goes on from there, and more `--rounds` add to
 it. Several processes are those of `recipes/accelerate/cpu_2proc.yaml`, one thread each, and want a core each.
