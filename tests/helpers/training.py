@@ -1,6 +1,7 @@
 """Trainers of tiny models, as several test files need them."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,11 @@ def save_start(folder: Path, kind: str = "llama", **config: Any) -> str:
 def weights_of(trainer: DROTrainer) -> dict[str, torch.Tensor]:
     """Return copies of all weights of both models."""
     return {name: weight.detach().clone() for name, weight in trainer.model.state_dict().items()}
+
+
+def parts(names: Iterable[str]) -> set[str]:
+    """Return the models that weights of these names belong to."""
+    return {name.partition(".")[0] for name in names}
 
 
 def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
