@@ -1,6 +1,5 @@
 """Datasets from files, folders and the hub, checked against the schema."""
 
-import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,11 +17,8 @@ from datasets import (
     List,
     Value,
     load_dataset,
-    load_dataset_builder,
     load_from_disk,
 )
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HFValidationError
 
 from dro_trl.data.columns import texts_of
 from dro_trl.data.row_checks import find_faults
@@ -163,21 +159,6 @@ def stream_rag_dataset(hub_name: str, split: str = "train") -> IterableDataset:
     if Path(hub_name).suffix in _SUFFIXES or Path(hub_name).exists():
         raise ValueError(f"dataset_streaming=True streams from the hub, and {hub_name} is no name there; leave it out")
     return _load_from_hub(hub_name, split, streaming=True)
-
-
-def find_on_hub(name: str) -> str | None:
-    """Return why no dataset of a name can be had from the hub or its cache, None where one can; nothing is fetched."""
-    try:
-        return None if HfApi().repo_exists(name, repo_type="dataset") else "there is none"
-    except HFValidationError as error:
-        return " ".join(str(error).split())
-    except Exception:  # It cannot be reached, for which there is no one kind of error; the cache may hold it.
-        with contextlib.suppress(ValueError):  # Of what the cache holds, such as that it has several configurations.
-            try:
-                load_dataset_builder(name)
-            except OSError as error:
-                return " ".join(str(error).split())
-        return None
 
 
 def _load_from_hub(name: str, split: str, **options: Any) -> Any:

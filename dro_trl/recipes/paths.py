@@ -125,7 +125,7 @@ def check_dataset(said: str, name: str, values: Values) -> None:
         _check_file(said, path)
         raise ValueError(f"{said}: files of this kind are not read; give one of {', '.join(ROW_SUFFIXES)}")
     else:
-        from dro_trl.data.load import find_on_hub
+        from dro_trl.data.hub import find_on_hub
 
         if (reason := find_on_hub(name)) is not None:
             raise FileNotFoundError(
