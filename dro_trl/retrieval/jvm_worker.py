@@ -108,7 +108,10 @@ class Worker:
         """Download a prebuilt index, unless it is there already, and return its folder."""
         from pyserini.util import download_prebuilt_index
 
-        return str(download_prebuilt_index(name))
+        try:
+            return str(download_prebuilt_index(name))
+        except FileNotFoundError as error:  # It prints what the server says, and then looks for the file.
+            raise RuntimeError("the server does not give it; what it says instead stands above") from error
 
 
 def _start_jvm(vector_module: bool) -> Any:
