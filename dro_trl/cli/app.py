@@ -1,5 +1,9 @@
 """The command `dro-trl`: registers the commands and turns expected errors into one line."""
 
+import atexit
+import os
+import sys
+import threading
 from inspect import cleandoc
 from traceback import walk_tb
 from typing import Annotated, Any
@@ -177,4 +181,24 @@ def main() -> None:
     """Run the command line; dotted paths may lead to the working directory."""
     append_own()
     quieten()
-    app(prog_name="dro-trl")
+    try:
+        app(prog_name="dro-trl")
+    except SystemExit as end:
+        if end.code or os.environ.get("WORLD_SIZE", "1") == "1":
+            raise
+        leave()
+
+
+def leave() -> None:
+    """End one of several processes, which has done all its work, with exit code 0.
+
+    Python goes through its own end (threads, `atexit`, what was printed), the C++ libraries not through theirs, where
+    threads of gloo that outlive their process group now and then abort the process, and with it the whole launch.
+    """
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(0)

@@ -31,6 +31,7 @@ from datasets import Dataset
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 from rich.console import Console
 from rich.table import Table
 from small_models import QWEN2_25M, PeakMemory, in_fresh_process, questions
@@ -144,12 +145,14 @@ def plot(rows: Sequence[dict[str, Any]], path: Path, measures: Mapping[str, str]
         for panels, (measure, label), colour in zip(axes, measures.items(), COLOURS, strict=False):
             for axis, variable in zip(panels, VALUES, strict=True):
                 _draw(axis, series(rows, variable, measure), BASE[variable], colour)
-            panels[0].set(ylabel=label)
-            panels[0].set_ylim(bottom=0)
+            panels[0].set(ylabel=label, yscale="log")
+            panels[0].yaxis.set(
+                major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator(), major_formatter="{x:g}"
+            )
         for axis, variable in zip(axes[-1], VALUES, strict=True):
-            most = max(VALUES[variable])
-            ticks = [value for value in VALUES[variable] if value >= most / 6]  # The others would stand in each other.
-            axis.set(xlabel=LABELS[variable], xlim=(0, 1.08 * most), xticks=ticks)
+            axis.set(xlabel=LABELS[variable], xscale="log")
+            axis.set_xticks(VALUES[variable], labels=map(str, VALUES[variable]))
+            axis.set_xticks([], minor=True)
         return save_figure(figure, path)
 
 

@@ -123,3 +123,29 @@ def test_a_wrong_value_is_told_with_its_option_in_one_line(words):
     assert told.stderr.startswith(f"error: dro-trl {words.split()[0]}: Invalid value for '{words.split()[1]}': ")
     assert told.stderr.count("\n") == 1
     assert "Value error" not in told.stderr
+
+
+ABORTS = """
+import atexit, ctypes, sys, threading, time
+from dro_trl.cli.app import main
+libc = ctypes.CDLL(None)
+libc.on_exit(libc.abort, None)
+atexit.register(print, "cleared up")
+threading.Thread(target=lambda: (time.sleep(0.2), print("thread ended"))).start()
+main()
+"""
+"""A process whose libraries abort when they are taken down."""
+
+
+@pytest.mark.parametrize(
+    ("words", "processes", "code"), [(["--version"], "2", 0), (["--version"], "1", -6), (["--nope"], "2", -6)]
+)
+def test_one_of_several_processes_that_did_its_work_does_not_fail_as_it_ends(words, processes, code):
+    done = subprocess.run(
+        [sys.executable, "-c", ABORTS, *words],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"WORLD_SIZE": processes, "RANK": "1"},
+    )
+    assert done.returncode == code
+    assert done.stdout.endswith("thread ended\ncleared up\n")

@@ -11,8 +11,9 @@ import pytest
 from dro_trl.files.folders import locked, owned, whole_folder
 
 HOLD = """
-import pathlib, subprocess, sys, time
+import pathlib, signal, subprocess, sys, time
 from dro_trl.files.folders import locked, owned, whole_folder
+signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell has what it starts with & ignore it.
 folder = pathlib.Path(sys.argv[2])
 take = {"owned": owned, "locked": locked, "whole": lambda path: whole_folder(path, lambda file: True)}
 with take[sys.argv[1]](folder):

@@ -68,7 +68,8 @@ def main() -> None:
 
     training.train_and_save = train_sharded
     options = [f"--{name}={value}" for name, value in backend_options().items()]
-    app.app(["train", *sys.argv[1:], *options])
+    sys.argv[1:] = ["train", *sys.argv[1:], *options]
+    app.main()
 
 
 if __name__ == "__main__":
