@@ -6,18 +6,20 @@ import fcntl
 import glob
 import json
 import os
+import random
 import re
 import shutil
 import stat
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-_TRIES = 5
+_PATIENCE, _PAUSE = 2.0, 0.005  # seconds
 
 
 @contextlib.contextmanager
@@ -61,11 +63,23 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it where they are missing, also while another process takes them away."""
-    for _ in range(_TRIES):
-        with contextlib.suppress(FileNotFoundError, FileExistsError):  # Gone after all.
+    """Make a folder and those above it where they are missing, also while other processes take them away."""
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
             return folder.mkdir(parents=True, exist_ok=True)
-    return folder.mkdir(parents=True, exist_ok=True)
+        except (FileNotFoundError, FileExistsError):
+            if _is_in_the_way(folder) or time.monotonic() > until:
+                raise
+            time.sleep(_PAUSE * random.random())
+
+
+def _is_in_the_way(folder: Path) -> bool:
+    """Whether something is there that is no folder, by one look: between two it may come or go."""
+    try:
+        return not stat.S_ISDIR(os.lstat(folder).st_mode)
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager
@@ -106,10 +120,11 @@ def _claim_beside(target: Path) -> tuple[int, Path]:
     Returns:
         The descriptor that holds the lock, and the file.
     """
-    for left in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
-        with contextlib.suppress(OSError), left.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            left.unlink()
+    with contextlib.suppress(FileNotFoundError):  # Of the folder, which another process may take away, as it is empty.
+        for left in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
+            with contextlib.suppress(OSError), left.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                left.unlink()
     while True:
         path = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
         descriptor = _new_file(path)
@@ -121,13 +136,15 @@ def _claim_beside(target: Path) -> tuple[int, Path]:
 
 
 def _new_file(path: Path) -> int:
-    """Open a file that is not there yet, also while another process takes its folder away, as it is empty."""
-    flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
-    for _ in range(_TRIES):
-        with contextlib.suppress(FileNotFoundError):
-            return os.open(path, flags, 0o666)
-        make_folder(path.parent)
-    return os.open(path, flags, 0o666)
+    """Open a file that is not there yet, also while other processes take its folder away, as it is empty."""
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        except FileNotFoundError:
+            if time.monotonic() > until:
+                raise
+            make_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
