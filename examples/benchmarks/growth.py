@@ -139,17 +139,18 @@ def series(rows: Sequence[dict[str, Any]], variable: str, measure: str) -> list[
 
 def plot(rows: Sequence[dict[str, Any]], path: Path, measures: Mapping[str, str]) -> Path:
     """Draw a column of panels for each variable, a row for each measure."""
+    shown = [variable for variable in VALUES if len(series(rows, variable, "peak_mib")) > 1]
     with style.context(STYLE):
         figure = Figure(figsize=(9, 4.6), layout="constrained")
-        axes = figure.subplots(len(measures), len(VALUES), sharey="row", sharex="col")
+        axes = figure.subplots(len(measures), len(shown), squeeze=False, sharey="row", sharex="col")
         for panels, (measure, label), colour in zip(axes, measures.items(), COLOURS, strict=False):
-            for axis, variable in zip(panels, VALUES, strict=True):
+            for axis, variable in zip(panels, shown, strict=True):
                 _draw(axis, series(rows, variable, measure), BASE[variable], colour)
             panels[0].set(ylabel=label, yscale="log")
             panels[0].yaxis.set(
                 major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator(), major_formatter="{x:g}"
             )
-        for axis, variable in zip(axes[-1], VALUES, strict=True):
+        for axis, variable in zip(axes[-1], shown, strict=True):
             axis.set(xlabel=LABELS[variable], xscale="log")
             axis.set_xticks(VALUES[variable], labels=map(str, VALUES[variable]))
             axis.set_xticks([], minor=True)
