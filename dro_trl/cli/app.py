@@ -85,14 +85,10 @@ class Commands(TyperGroup):
         formatter.write(write_commands(self.get_usage(ctx), str(self.help), groups, entries))
 
     def make_context(self, info_name: Any, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        """Parse the options of all commands."""
-        given = list(args)
+        """Parse the options of all commands; without any word, show the help."""
         try:
-            return super().make_context(info_name, args, parent, **extra)
+            return super().make_context(info_name, args or ["--help"], parent, **extra)
         except TyperException as error:
-            if not given:
-                typer.echo(error.format_message())  # It is the help, and Typer believes that Rich has shown it.
-                raise typer.Exit(2) from None
             raise _told(_usage_error(error, info_name)) from None
 
     def invoke(self, ctx: Any) -> Any:
@@ -120,7 +116,7 @@ def _usage_error(error: TyperException, command: str) -> str:
     return f"{command}: {error.format_message().replace('Value error, ', '').rstrip('.')}; see `{command} --help`"
 
 
-app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(cls=Commands, pretty_exceptions_enable=False)
 
 
 def print_version(wanted: bool) -> None:
@@ -192,12 +188,11 @@ def main() -> None:
 def leave() -> None:
     """End one of several processes, which has done all its work, with exit code 0.
 
-    Python goes through its own end (threads, `atexit`, what was printed), the C++ libraries not through theirs, where
-    threads of gloo that outlive their process group now and then abort the process, and with it the whole launch.
+    Python goes through its own end, in its order (threads, `atexit`, what was printed), the C++ libraries not through
+    theirs, where threads of gloo that outlive their process group now and then abort the process, and with it the
+    whole launch.
     """
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
+    threading._shutdown()  # type: ignore[attr-defined]  # Which wakes idle pools; to join their threads would hang.
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

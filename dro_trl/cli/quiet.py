@@ -45,11 +45,14 @@ class _AboveBars(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
-        lines = self.format(record).splitlines()
-        if sys.stderr.isatty():
-            width = shutil.get_terminal_size().columns - 1
-            lines = [textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False) for line in lines]
-        tqdm.write("\n".join(lines), file=sys.stderr)
+        try:
+            lines = self.format(record).splitlines()
+            if sys.stderr.isatty():
+                width = shutil.get_terminal_size().columns - 1
+                lines = [textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False) for line in lines]
+            tqdm.write("\n".join(lines), file=sys.stderr)
+        except Exception:  # As every handler: a message that cannot be printed ends no training.
+            self.handleError(record)
 
 
 class _WithoutThat(logging.Filter):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HFValidationError
+from huggingface_hub.file_download import repo_folder_name
 
 
 def find_on_hub(name: str) -> str | None:
@@ -20,7 +21,7 @@ def find_on_hub(name: str) -> str | None:
 def _is_cached(name: str) -> bool:
     """Whether something of that name is in the hub's cache, or in that of `datasets`, which spells it otherwise."""
     prepared = os.environ.get("HF_DATASETS_CACHE") or os.path.join(constants.HF_HOME, "datasets")
-    downloaded = Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}"
+    downloaded = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="dataset")
     folders = os.listdir(prepared) if os.path.isdir(prepared) else []
     return downloaded.is_dir() or _letters(name) in map(_letters, folders)
 

@@ -91,7 +91,7 @@ def test_an_unknown_command_is_answered_with_the_nearest():
 
 def test_alone_it_shows_its_help():
     shown = run()
-    assert shown.returncode == 2
+    assert shown.returncode == 0
     assert "  quickstart  " in shown.stdout
     assert shown.stderr == ""
 
@@ -126,11 +126,14 @@ def test_a_wrong_value_is_told_with_its_option_in_one_line(words):
 
 
 ABORTS = """
-import atexit, ctypes, sys, threading, time
+import atexit, ctypes, threading, time
+from concurrent.futures import ThreadPoolExecutor
 from dro_trl.cli.app import main
 libc = ctypes.CDLL(None)
 libc.on_exit(libc.abort, None)
 atexit.register(print, "cleared up")
+pool = ThreadPoolExecutor(1)  # As libraries leave them open: its thread ends when Python tells it to.
+pool.submit(int).result()
 threading.Thread(target=lambda: (time.sleep(0.2), print("thread ended"))).start()
 main()
 """
@@ -146,6 +149,7 @@ def test_one_of_several_processes_that_did_its_work_does_not_fail_as_it_ends(wor
         capture_output=True,
         text=True,
         env=os.environ | {"WORLD_SIZE": processes, "RANK": "1"},
+        timeout=60,
     )
     assert done.returncode == code
     assert done.stdout.endswith("thread ended\ncleared up\n")

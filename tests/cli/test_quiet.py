@@ -97,7 +97,7 @@ def test_of_several_processes_the_first_speaks(rank, said, monkeypatch):
     assert (done.returncode, "so" in done.stderr) == (0, said), done.stderr
 
 
-def test_what_is_logged_stands_above_the_bar_and_ends_between_words(tmp_path):
+def test_what_is_logged_stands_above_the_bar_and_ends_between_words():
     """In a real terminal of 80 columns, as a screen shows it."""
     program = (
         "from dro_trl.cli.quiet import *; from tqdm import tqdm; quieten(); bar = tqdm(total=2); bar.update(1)\n"
@@ -118,3 +118,13 @@ def test_what_is_logged_stands_above_the_bar_and_ends_between_words(tmp_path):
     assert " ".join(said) == "many words " * 12 + "a-path/" * 20
     assert [len(line) <= 79 for line in said] == [True] * (len(said) - 1) + [False]
     assert all("it/s" not in line and "%" not in line for line in said)
+
+
+def test_a_message_that_nobody_can_read_ends_nothing():
+    """Standard error is a pipe whose reader is gone."""
+    program = "from dro_trl.cli.quiet import *; quieten(); logging.getLogger('dro_trl.x').warning('so'); print('on')"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=writer, text=True)
+    os.close(writer)
+    assert done.stdout == "on\n"

@@ -59,7 +59,7 @@ NOT_RUN = {
         "takes 40 minutes, since its models are as large as the figures need; no test runs it"
     ),
     "OMP_NUM_THREADS=1 python examples/benchmarks/growth.py": (
-        "takes ten minutes; tests/examples/benchmarks runs it smaller"
+        "takes three quarters of an hour; tests/examples/benchmarks runs it smaller"
     ),
     "OMP_NUM_THREADS=1 python examples/benchmarks/work_done.py": "likewise",
     "OMP_NUM_THREADS=1 python examples/benchmarks/step_profile.py": "likewise",
