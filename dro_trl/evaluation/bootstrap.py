@@ -10,7 +10,7 @@ from scipy.stats import DegenerateDataWarning, bootstrap
 
 # Bounds the memory of one block of resamples (and of BCa's jackknife) to about 32 MB of float64.
 _BLOCK_ELEMENTS = 4_000_000
-MANY = 10_000
+MANY = 2_000
 """From so many values on they are resampled by how often each occurs, of which there are few, as scores are ratios of
 small numbers. SciPy draws every value, and its jackknife takes time with the square of their number."""
 

@@ -1,7 +1,7 @@
 """A study's report: `report.json`, `report.md` with its plots, and `report.html`, which is whole in one file."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,18 @@ from dro_trl.recipes.studies.summary import summarise_study
 from dro_trl.types import Question
 
 
-def load_questions(study: Study) -> list[Question]:
-    """Return the held-out questions that rows are evaluated on."""
+def load_questions(study: Study) -> Any:
+    """Return the held-out questions that rows are evaluated on: a `Dataset`, whose rows may lie in a file."""
     data = load_rag_dataset(study.eval_dataset_name, split=study.dataset_test_split)
-    rows: list[Question] = data.select(range(min(study.max_eval_samples or len(data), len(data)))).to_list()
-    return rows
+    return data.select(range(min(study.max_eval_samples or len(data), len(data))))
 
 
-def write_report(study: Study, rows: Sequence[Mapping[str, Any]], questions: Sequence[Question], command: str) -> Path:
+def write_report(study: Study, rows: Iterable[Mapping[str, Any]], questions: Sequence[Question], command: str) -> Path:
     """Write `report.json`, `report.md`, `report.html` and `plots/` into the study's folder.
 
     Args:
         study: What was to be run.
-        rows: What the finished rows' `row.json` hold.
+        rows: What the finished rows' `row.json` hold, the first among them; gone through several times, one at a time.
         questions: The held-out questions.
         command: That was given.
 
@@ -38,9 +37,9 @@ def write_report(study: Study, rows: Sequence[Mapping[str, Any]], questions: Seq
         The path of `report.html`.
     """
     folder = Path(study.output_dir)
-    report = summarise_study(study, rows, questions, command)
+    report, read = summarise_study(study, rows, questions, command)
     write_json(folder / "report.json", report, allow_nan=False)
-    plots = draw_plots(report, rows, folder / "plots")
+    plots = draw_plots(report, read, folder / "plots")
     environment = make_environment(folder / "plots")
     for name in ("report.md", "report.html"):
         text = environment.get_template(f"{name}.jinja").render(**describe(report), plots=plots)

@@ -3,6 +3,8 @@
 import json
 import math
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,25 @@ PLAN_NAME, RESULT_NAME = "plan.json", "row.json"
 _REMEDY = "delete the folder of its row to have that run again"
 
 
-def run_study(study: Study) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class FinishedRows:
+    """What the `row.json` of each finished row holds, in the order of `plan_rows`.
+
+    A file holds the predictions of its row, and there are as many files as methods times seeds: each pass over them
+    reads one at a time, and keeps none.
+    """
+
+    paths: tuple[Path, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for path in self.paths:
+            yield load_object(path, _REMEDY)
+
+
+def run_study(study: Study) -> FinishedRows:
     """Train and evaluate every row that is not finished yet, one at a time.
 
     A row's folder holds its `recipe.yaml`, `plan.json` (what the row is of), `model/`, `train.log`, `evaluate.log`,
@@ -36,12 +56,9 @@ def run_study(study: Study) -> list[dict[str, Any]]:
     Args:
         study: What to run.
 
-    Returns:
-        What each row's `row.json` holds, in the order of `plan_rows`.
-
     Raises:
-        ValueError: If a row in the folder was made under another recipe or from other data, or if data or a model
-            that one reads is damaged; nothing is run then.
+        ValueError: If a row in the folder was made under another recipe or from other data, or if data, a model or a
+            finished row that one reads is damaged; nothing is run then.
         OSError: Likewise, if data or a model is missing.
         RuntimeError: If a row's process fails. Those before it are kept.
         BlockingIOError: If a row is being run by others, or by a process that was left when its study was killed.
@@ -51,18 +68,18 @@ def run_study(study: Study) -> list[dict[str, Any]]:
     for row, plan in zip(rows, plans, strict=True):
         check_same_row(row, plan)
     check_inputs_of(row for row in rows if not (row.folder / RESULT_NAME).is_file())
-    results = []
+    results = FinishedRows(tuple(row.folder / RESULT_NAME for row in rows))
+    for path in filter(Path.is_file, results.paths):
+        load_object(path, _REMEDY)
     for number, (row, plan) in enumerate(zip(rows, plans, strict=True)):
-        finished = row.folder / RESULT_NAME
-        if not finished.is_file():
+        if not (finished := results.paths[number]).is_file():
             print(f"[{number + 1}/{len(rows)}] {row.method}, seed {row.seed}: {row.folder}", flush=True)
             with locked(row.folder) as lock:
                 write_json(finished, _run_row(study, row, plan, number == 0, lock), allow_nan=False)
-        results.append(load_object(finished, _REMEDY))
     return results
 
 
-def finished_rows(study: Study) -> list[dict[str, Any]]:
+def finished_rows(study: Study) -> FinishedRows:
     """Return the results of the rows that are finished, without running any.
 
     Raises:
@@ -76,7 +93,7 @@ def finished_rows(study: Study) -> list[dict[str, Any]]:
         raise ValueError(
             f"{rows[0].folder} holds no {RESULT_NAME}: the first row, which every report needs, is not run"
         )
-    return [load_object(path, _REMEDY) for path in found]
+    return FinishedRows(tuple(found))
 
 
 def describe_row(study: Study, row: Row) -> dict[str, Any]:

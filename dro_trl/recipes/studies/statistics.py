@@ -1,7 +1,8 @@
 """Scores of methods over questions and seeds, and their paired differences with crossed bootstrap intervals."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -76,19 +77,36 @@ def crossed_interval(values: NDArray[np.float64], *, seed: int = 0, n_resamples:
     num_seeds, num_questions = values.shape
     if num_questions < 2:
         return None
-    counts = np.ones(num_questions, int)
-    if num_questions >= MANY:  # Questions of the same scores are drawn as one.
+    blocks: Iterable[Resamples]
+    if num_questions < MANY:
+        blocks = _draws(num_seeds, num_questions, seed, n_resamples)
+    else:  # Questions of the same scores are drawn as one.
         values, counts = np.unique(values, axis=1, return_counts=True)
-    rng = np.random.default_rng(seed)
-    means = []
+        blocks = _draw(num_seeds, counts, seed, n_resamples)
+    means = [((seeds @ values) * questions).sum(-1) / (num_seeds * num_questions) for seeds, questions in blocks]
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
+    return [float(low), float(high)]
+
+
+Resamples = tuple[NDArray[np.integer], NDArray[np.integer]]
+"""How often each of R resamples has each seed, (R, seeds), and each question, or each of several kinds, (R, kinds)."""
+
+
+def _draw(num_seeds: int, counts: NDArray[np.integer], seed: int, n_resamples: int) -> Iterator[Resamples]:
+    """Draw resamples in blocks, of kinds of questions of which there are `counts`."""
+    rng, num_questions = np.random.default_rng(seed), int(counts.sum())
     block = max(1, _BLOCK_ELEMENTS // len(counts))
     for start in range(0, n_resamples, block):
         size = min(block, n_resamples - start)
         seeds = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size)
-        questions = rng.multinomial(num_questions, counts / num_questions, size)
-        means.append(((seeds @ values) * questions).sum(-1) / (num_seeds * num_questions))
-    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
-    return [float(low), float(high)]
+        yield seeds, rng.multinomial(num_questions, counts / num_questions, size)
+
+
+@lru_cache(maxsize=2)
+def _draws(num_seeds: int, num_questions: int, seed: int, n_resamples: int) -> list[Resamples]:
+    """The same of single questions, which are those of any table of this size: most of an interval's time."""
+    drawn = _draw(num_seeds, np.ones(num_questions, int), seed, n_resamples)
+    return [(seeds, questions.astype(np.uint16)) for seeds, questions in drawn]
 
 
 SeededScores = Mapping[int, NDArray[np.float64]]

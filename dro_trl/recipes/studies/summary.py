@@ -3,11 +3,12 @@
 import importlib.metadata
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dro_trl.evaluation.scores import Prediction, score_predictions
 from dro_trl.metrics import exact_match
@@ -25,12 +26,14 @@ from dro_trl.types import Question
 
 ROW_FIELDS = ("method", "seed", "data", "training", "evaluating")
 
-Scores = dict[str, dict[str, SeededScores]]
+Scores = dict[str, dict[str, dict[int, NDArray[np.float64]]]]
 """Per system, metric and training seed the score of every question."""
 
 
-def score_rows(rows: Sequence[Mapping[str, Any]]) -> Scores:
-    """Score every system of a study, question by question.
+def read_rows(rows: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], Scores]:
+    """Score every system of a study, question by question, and return the rows without their predictions.
+
+    In their place each has `read`, (num_questions,) int64: equal where the trained selector's passages are.
 
     Args:
         rows: What the finished rows' `row.json` hold; the first has the untrained systems too.
@@ -38,26 +41,31 @@ def score_rows(rows: Sequence[Mapping[str, Any]]) -> Scores:
     Raises:
         ValueError: If a row was evaluated on other questions than the first.
     """
-    names = {"trained": "{}", "trained, retriever order": f"{{}}{OWN_ORDER}"}
-    found: dict[str, dict[int, list[Prediction]]] = {
-        name: {UNTRAINED: rows[0]["predictions"][name]} for name in START_SYSTEMS
-    }
-    expected = [prediction["question"] for prediction in rows[0]["predictions"]["trained"]]
+    read: list[dict[str, Any]] = []
+    scores: Scores = {}
+    expected, ks = [], []
     for row in rows:
-        if [prediction["question"] for prediction in row["predictions"]["trained"]] != expected:
+        predictions = row["predictions"]
+        asked = [prediction["question"] for prediction in predictions["trained"]]
+        names = {"trained": row["method"], "trained, retriever order": f"{row['method']}{OWN_ORDER}"}
+        seeds = dict.fromkeys(names, row["seed"])
+        if not read:
+            expected = asked
+            ks = [int(name.partition("@")[2]) for name in row["systems"]["trained"] if name.startswith("recall@")]
+            names = dict.fromkeys(START_SYSTEMS) | names
+            seeds |= dict.fromkeys(START_SYSTEMS, UNTRAINED)
+        elif asked != expected:
             raise ValueError(
-                f"{row['method']!r}, seed {row['seed']}, was evaluated on other questions than {rows[0]['method']!r}, "
-                f"seed {rows[0]['seed']}; delete its folder to run it again"
+                f"{row['method']!r}, seed {row['seed']}, was evaluated on other questions than {read[0]['method']!r}, "
+                f"seed {read[0]['seed']}; delete its folder to run it again"
             )
         for system, name in names.items():
-            found.setdefault(name.format(row["method"]), {})[row["seed"]] = row["predictions"][system]
-    ks = [int(name.partition("@")[2]) for name in rows[0]["systems"]["trained"] if name.startswith("recall@")]
-    scores: Scores = {}
-    for name, by_seed in found.items():
-        scored = {seed: score_predictions(predictions, ks) for seed, predictions in by_seed.items()}
-        metrics = next(iter(scored.values()))
-        scores[name] = {metric: {seed: values[metric] for seed, values in scored.items()} for metric in metrics}
-    return scores
+            for metric, values in score_predictions(predictions[system], ks).items():
+                scores.setdefault(name or system, {}).setdefault(metric, {})[seeds[system]] = values
+        light = {name: value for name, value in row.items() if name != "predictions"}
+        light["read"] = np.array([hash(tuple(prediction["ranking"])) for prediction in predictions["trained"]])
+        read.append(light)
+    return read, scores
 
 
 def compare_methods(scores: Scores, methods: Sequence[str]) -> list[SeededComparison]:
@@ -98,32 +106,43 @@ def costs(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def pick_examples(rows: Sequence[Mapping[str, Any]], questions: Sequence[Question], most: int) -> list[dict[str, Any]]:
-    """Return the first held-out questions on which methods differ, with what each read and answered.
+def pick_examples(
+    rows: Iterable[Mapping[str, Any]],
+    read: Sequence[Mapping[str, Any]],
+    scores: Scores,
+    questions: Sequence[Question],
+    most: int,
+) -> list[dict[str, Any]]:
+    """Return the first held-out questions on which methods of the first seed differ, with what each read and answered.
 
     Questions that some methods answer and others do not come first, then those on which they only read different
     passages.
 
     Args:
-        rows: Finished rows of one seed.
+        rows: Finished rows; gone through once, one at a time.
+        read: The same without predictions, as `read_rows` returns them.
+        scores: Of all systems.
         questions: The held-out questions, in the order of the predictions.
         most: How many.
     """
-    systems = {START_SYSTEMS[0]: rows[0]["predictions"].get(START_SYSTEMS[0])}
-    systems |= {row["method"]: row["predictions"]["trained"] for row in rows}
-    systems = {name: predictions for name, predictions in systems.items() if predictions}
-    compared = [systems[row["method"]] for row in rows]
-    by_answer, by_passages = [], []
-    for number in range(len(compared[0])):
-        predictions = [system[number] for system in compared]
-        if len({exact_match(p["answer"], p["answers"]) for p in predictions}) > 1:
-            by_answer.append(number)
-        elif len({tuple(p["ranking"]) for p in predictions}) > 1:
-            by_passages.append(number)
-    return [_example(number, questions[number], systems) for number in [*by_answer, *by_passages][:most]]
+    seed = read[0]["seed"]
+    of_seed = [row for row in read if row["seed"] == seed]
+    right = np.stack([scores[row["method"]]["em"][seed] for row in of_seed])
+    rankings = np.stack([row["read"] for row in of_seed])
+    by_answer, by_passages = ((found != found[0]).any(0) for found in (right, rankings))
+    numbers = [*map(int, [*np.flatnonzero(by_answer), *np.flatnonzero(by_passages & ~by_answer)][:most])]
+    systems: dict[str, dict[int, Prediction]] = {}
+    for row in rows:
+        if row["seed"] != seed:
+            continue
+        shown = {row["method"]: row["predictions"]["trained"]}
+        if not systems:
+            shown = {START_SYSTEMS[0]: row["predictions"][START_SYSTEMS[0]]} | shown
+        systems |= {name: {n: predictions[n] for n in numbers} for name, predictions in shown.items()}
+    return [_example(number, questions[number], systems) for number in numbers]
 
 
-def _example(number: int, question: Question, systems: Mapping[str, Sequence[Prediction]]) -> dict[str, Any]:
+def _example(number: int, question: Question, systems: Mapping[str, Mapping[int, Prediction]]) -> dict[str, Any]:
     passages = {passage["id"]: passage for passage in question["candidates"]}
     gold = set(question.get("gold_ids") or ())
     shown = []
@@ -139,33 +158,33 @@ def _example(number: int, question: Question, systems: Mapping[str, Sequence[Pre
 
 
 def summarise_study(
-    study: Study, rows: Sequence[Mapping[str, Any]], questions: Sequence[Question], command: str
-) -> dict[str, Any]:
-    """Return what `report.json` holds.
+    study: Study, rows: Iterable[Mapping[str, Any]], questions: Sequence[Question], command: str
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return what `report.json` holds, and the rows without their predictions.
 
     Args:
         study: What was to be run.
-        rows: What the finished rows' `row.json` hold, in the order of `plan_rows`, the first among them.
+        rows: What the finished rows' `row.json` hold, in the order of `plan_rows`, the first among them; gone through
+            several times, one at a time.
         questions: The held-out questions.
         command: That was given.
     """
-    scores = score_rows(rows)
-    by_method = {method: [row for row in rows if row["method"] == method] for method in study.methods}
+    read, scores = read_rows(rows)
+    by_method = {method: [row for row in read if row["method"] == method] for method in study.methods}
     by_method = {method: found for method, found in by_method.items() if found}
     comparisons = compare_methods(scores, list(by_method))
     spent = {method: costs(found) for method, found in by_method.items()}
     n = len(questions)
-    with_gold = sum(bool(question.get("gold_ids")) for question in questions)
-    of_first_seed = [row for row in rows if row["seed"] == rows[0]["seed"]]
-    return {
+    with_gold = int(np.isfinite(scores[START_SYSTEMS[0]]["mrr"][UNTRAINED]).sum())
+    report = {
         "title": study.title,
         "command": command,
         "versions": {name: importlib.metadata.version(name) for name in ("dro-trl", "torch", "transformers", "trl")},
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
-        "trained": sorted({row["training"]["place"] for row in rows if row["training"].get("place")}),
+        "trained": sorted({row["training"]["place"] for row in read if row["training"].get("place")}),
         "seeds": list(study.seeds),
-        "rows_finished": len(rows),
+        "rows_finished": len(read),
         "rows_planned": len(plan_rows(study)),
         "equal_samples": len({tuple(map(tuple, (s["steps"], s["selections_drawn"]))) for s in spent.values()}) == 1,
         "methods": masked(study.methods),
@@ -178,9 +197,10 @@ def summarise_study(
         "comparisons": [{**asdict(c), "verdict": c.verdict, "sentence": c.sentence} for c in comparisons],
         "bootstrap": BOOTSTRAP,
         "costs": spent,
-        "rows": [{name: row[name] for name in (*ROW_FIELDS, "systems")} for row in rows],
-        "examples": pick_examples(of_first_seed, questions, study.num_examples),
+        "rows": [{name: row[name] for name in (*ROW_FIELDS, "systems")} for row in read],
+        "examples": pick_examples(rows, read, scores, questions, study.num_examples),
     }
+    return report, read
 
 
 def _seeds(system: Mapping[str, SeededScores]) -> list[int]:

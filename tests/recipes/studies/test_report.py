@@ -1,7 +1,9 @@
 """The report: its figures against the rows', its files whole, and nothing in it from elsewhere."""
 
+import gc
 import json
 import re
+import weakref
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -163,6 +165,38 @@ def test_rows_of_other_questions_are_refused(make_study, tmp_path):
     rows[2]["predictions"]["trained"] = rows[2]["predictions"]["trained"][::-1]
     with pytest.raises(ValueError, match="seed 0, was evaluated on other questions than 'dro'"):
         write_report(study, rows, questions, COMMAND)
+
+
+class Held(dict):
+    """A dict that can be referred to weakly."""
+
+
+class OneAtATime:
+    """Rows as their files give them: read anew in each pass, where a loop may still hold the one before."""
+
+    def __init__(self, rows):
+        self.texts, self.passes = [json.dumps(row) for row in rows], 0
+
+    def __iter__(self):
+        self.passes += 1
+        given = []
+        for text in self.texts:
+            row = json.loads(text)
+            row["predictions"] = Held(row["predictions"])
+            gc.collect()
+            assert not any(reference() for reference in given[:-1])
+            given.append(weakref.ref(row["predictions"]))
+            yield row
+            del row
+
+
+def test_the_predictions_of_one_row_are_held_at_a_time(written, make_study, tmp_path):
+    _, report, _ = written
+    study, rows, questions = make_study(tmp_path / "again")
+    files = OneAtATime(rows)
+    page = write_report(study, files, questions, COMMAND)
+    assert json.loads(page.with_suffix(".json").read_text()) == report
+    assert files.passes == 2
 
 
 @pytest.mark.parametrize("name", ["encyclopedia", "ablations", "natural_questions"])

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -56,7 +57,7 @@ def study_of(tmp_path, start):
 
 def test_every_row_is_trained_and_evaluated_once(study_of, commands):
     study = study_of(num_iterations=2)
-    rows = run_study(study)
+    rows = list(run_study(study))
     assert [(row["method"], row["seed"]) for row in rows] == [("dro", 0), ("grpo", 0)]
     assert [command[0] for command in commands] == ["train", "evaluate", "train", "evaluate"]
     # The untrained pair and the retriever's order are the same for all rows: only the first evaluates them.
@@ -75,7 +76,7 @@ def test_every_row_is_trained_and_evaluated_once(study_of, commands):
         assert read_recipe(planned.folder / "recipe.yaml") == planned.recipe
         assert json.loads((planned.folder / "row.json").read_text()) == row
     assert rows[0]["log_history"] != rows[1]["log_history"]
-    assert run_study(study) == rows == finished_rows(study)
+    assert list(run_study(study)) == rows == list(finished_rows(study))
     assert len(commands) == 4
 
 
@@ -146,7 +147,7 @@ def test_a_row_of_another_recipe_or_other_data_is_refused(study_of, commands, tm
 
 def test_more_methods_and_seeds_may_join_and_batches_may_change(study_of, commands):
     run_study(study_of(methods={"dro": {}}))
-    rows = run_study(study_of(seeds=[0, 1], per_device_eval_batch_size=2))
+    rows = list(run_study(study_of(seeds=[0, 1], per_device_eval_batch_size=2)))
     assert [(row["method"], row["seed"]) for row in rows] == [("dro", 0), ("grpo", 0), ("dro", 1), ("grpo", 1)]
     assert len(commands) == 8
 
@@ -206,6 +207,16 @@ def test_a_study_that_is_ended_takes_its_training_along_or_leaves_its_row_locked
         pass
 
 
+def test_a_finished_row_that_is_damaged_is_told_before_another_is_run(study_of, commands):
+    study = study_of()
+    run_study(study_of(methods={"dro": {}}))
+    damaged = plan_rows(study)[0].folder / "row.json"
+    damaged.write_text(damaged.read_text()[:-9])
+    with pytest.raises(ValueError, match=re.escape(str(damaged)) + ".*delete the folder of its row"):
+        run_study(study)
+    assert len(commands) == 2
+
+
 def test_no_file_of_a_study_holds_a_secret(study_of, commands, tmp_path, monkeypatch):
     """All that is written, in the row's own processes too, which are given the secrets all the same."""
     for name in ("DRO_TRL_SECRETS", "A_SERVICE", "DRO_TRL_TEST_TOKEN"):
@@ -227,7 +238,7 @@ def test_no_file_of_a_study_holds_a_secret(study_of, commands, tmp_path, monkeyp
         return run(arguments, log, lock)
 
     monkeypatch.setattr(running, "run_command", recorded)
-    rows = run_study(study)
+    rows = list(run_study(study))
     assert [(args.hub_token, args.model_init_kwargs["token"]) for args in given] == [
         ("s3cr3t-hub", "s3cr3t-init"),
         ("s3cr3t-other", "s3cr3t-init"),
@@ -248,10 +259,10 @@ def test_no_file_of_a_study_holds_a_secret(study_of, commands, tmp_path, monkeyp
     assert names >= {"README.md", "train.log", "trainer_state.json", "dro_config.json", "results.json"}
     assert "training_run.json" in names
     assert [path for path in files if b"s3cr3t" in path.read_bytes()] == []
-    assert run_study(study) == rows  # Each row is known again.
+    assert list(run_study(study)) == rows  # Each row is known again.
     plan = plan_rows(study)[0].folder / "plan.json"  # As an earlier version wrote it.
     plan.write_text(plan.read_text().replace("<hidden>", "s3cr3t"))
-    assert run_study(study) == rows
+    assert list(run_study(study)) == rows
 
 
 SHADOW = "raise RuntimeError('a file of the working directory was imported in a library's place')\n"

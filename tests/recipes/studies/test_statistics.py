@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
+from dro_trl.recipes.studies import statistics
 from dro_trl.recipes.studies.statistics import UNTRAINED, SeededComparison, compare_seeded, crossed_interval, summarise
 
 
@@ -25,15 +26,33 @@ def test_two_seeds_and_many_equal_questions_by_hand():
 def test_blocks_of_resamples_change_nothing_but_the_draws(monkeypatch):
     table = np.random.default_rng(0).normal(0, 1, (3, 40))
     whole = crossed_interval(table)
-    monkeypatch.setattr("dro_trl.recipes.studies.statistics._BLOCK_ELEMENTS", 40 * 700)
+    monkeypatch.setattr(statistics, "_BLOCK_ELEMENTS", 40 * 700)
+    monkeypatch.setattr(statistics, "_draws", statistics._draws.__wrapped__)
+    assert crossed_interval(table) != whole
     assert crossed_interval(table) == pytest.approx(whole, abs=0.02)
     assert crossed_interval(table) == crossed_interval(table)
+
+
+def test_tables_of_one_size_are_resampled_alike_and_drawn_once(monkeypatch):
+    tables = np.random.default_rng(0).normal(0, 1, (5, 3, 40))
+    drawn = [crossed_interval(table, seed=7) for table in tables]
+    statistics._draws.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(statistics, "_draws", statistics._draws.__wrapped__)
+        assert [crossed_interval(table, seed=7) for table in tables] == drawn
+    calls, draw = [], statistics._draw
+    monkeypatch.setattr(statistics, "_draw", lambda *given: calls.append(given) or draw(*given))
+    assert [crossed_interval(table, seed=7) for table in tables] == drawn
+    assert len(calls) == 1
+    for other in (tables[0][:2], tables[0][:, 1:]):
+        crossed_interval(other, seed=7)
+    assert len(calls) == 3
 
 
 def test_questions_of_the_same_scores_are_drawn_as_one(monkeypatch):
     table = np.random.default_rng(0).integers(0, 3, (3, 400)) / 2 + np.array([[0.0], [0.1], [0.3]])
     whole = crossed_interval(table)
-    monkeypatch.setattr("dro_trl.recipes.studies.statistics.MANY", 400)
+    monkeypatch.setattr(statistics, "MANY", 400)
     assert crossed_interval(table) == pytest.approx(whole, abs=0.03 * np.ptp(whole))
 
 
