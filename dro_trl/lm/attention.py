@@ -20,6 +20,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from dro_trl.lm.group_attention import attend_by_products, attends_by_products
+
 Array = NDArray[Any]
 
 PADDING = -1
@@ -255,11 +257,21 @@ def attend(
     masks = [None] * (blocks.prompts is not None) + [blocks.mask] * (blocks.queries is not None)
     taken = (_take(query, blocks.asking, shapes), _take(key, blocks.asked, sizes), _take(value, blocks.asked, sizes))
     parts = [
-        sdpa_attention_forward(module, q, k, v, mask, **kwargs)[0].flatten(0, 1)
+        _attend_part(module, q, k, v, mask, **kwargs).flatten(0, 1)
         for q, k, v, mask in zip(*taken, masks, strict=True)
     ]
     results = parts[0] if len(parts) == 1 else torch.cat(parts)
     return results.index_select(0, blocks.places)[None], None
+
+
+def _attend_part(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
+) -> Tensor:
+    """(G, heads, Q, width) to (G, Q, heads, width)."""
+    if attends_by_products(query, mask, **kwargs):
+        return attend_by_products(query, key, value, mask, kwargs.get("scaling"))
+    found: Tensor = sdpa_attention_forward(module, query, key, value, mask, **kwargs)[0]
+    return found
 
 
 def _take(values: Tensor, tokens: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:

@@ -15,9 +15,8 @@ from dro_trl.policies.autoregressive import Path
 from dro_trl.recipes.estimates.quantities import ModelShape
 
 aten = torch.ops.aten
-PRODUCTS = (aten.mm, aten.addmm, aten.bmm, aten.baddbmm)
-
-
+PRODUCTS = {aten.mm: None, aten.addmm: None, aten.bmm: "attention", aten.baddbmm: "attention"}
+"""And of what they are, where it is one thing: only attention multiplies many matrices at once."""
 KERNELS = ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
 
 
@@ -57,7 +56,7 @@ def counting(vocabulary: int) -> tuple[FlopCounterMode, Counter[str]]:
         count._get_raw = True  # type: ignore[attr-defined]  # Tensors, not their shapes alone.
         return count
 
-    mapping = {product: noting(flop_registry[product], None) for product in PRODUCTS}
+    mapping = {product: noting(flop_registry[product], kind) for product, kind in PRODUCTS.items()}
     for name in KERNELS:
         for part in ("", "_backward"):
             kernel = getattr(aten, f"_scaled_dot_product_{name}{part}")

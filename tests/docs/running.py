@@ -140,6 +140,10 @@ WITH_MORE = {
         "--policies pointwise --layers 1 --questions 2 --num_selections 2",
         "two minutes: its models are as deep as the figures need",
     ),
+    "OMP_NUM_THREADS=1 python examples/benchmarks/group_attention.py": (
+        "--rounds 1 --models 'Gemma 3 270M'",
+        "three quarters of a minute",
+    ),
     "python examples/benchmarks/preparing_batches.py --model models/gemma-3-270m "
     "--dataset quickstart/data/train.top8.jsonl": ("--num_questions 2", "its inputs here are few"),
     "python examples/benchmarks/index_speed.py --num_passages 2000000": ("--num_passages 300", "minutes"),
