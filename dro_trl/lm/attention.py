@@ -268,7 +268,7 @@ def _attend_part(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
 ) -> Tensor:
     """(G, heads, Q, width) to (G, Q, heads, width)."""
-    if attends_by_products(query, mask, **kwargs):
+    if attends_by_products(query, key, mask, **kwargs):
         return attend_by_products(query, key, value, mask, kwargs.get("scaling"))
     found: Tensor = sdpa_attention_forward(module, query, key, value, mask, **kwargs)[0]
     return found

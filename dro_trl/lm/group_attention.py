@@ -1,8 +1,8 @@
 """Attention of many small groups on a CPU, written out as matrix products.
 
 PyTorch's own kernel for CPUs goes through a group head by head and wants its key heads repeated. Forward and backward
-take it three to five times as long as the products in bfloat16, and 1.4 to 1.8 times in float32
-(`examples/benchmarks/group_attention.py`).
+take it three to five times as long as the products in bfloat16, and 1.4 to 1.8 times in float32; with a few tokens
+behind a long prompt ten to twenty times (`examples/benchmarks/group_attention.py`).
 """
 
 from typing import Any
@@ -13,23 +13,27 @@ from torch.autograd.function import once_differentiable
 
 _MOST_QUERIES = 2
 """In widths of a head: with no more, scores that are kept take no more memory than repeated keys and values would."""
+_FEWEST_QUERIES = 4
+"""Where no heads share keys: with fewer, keys are turned into float32 for too little."""
 _SCORES = 1 << 18
 """Scores of the groups that are worked on at once: 1 MiB in float32, which stays in a core's cache."""
 _OTHER_WAYS = ("softcap", "position_bias", "cache", "s_aux")
 """Arguments of attention that change what it computes."""
 
 
-def attends_by_products(query: Tensor, mask: Tensor | None, dropout: float = 0.0, **kwargs: Any) -> bool:
+def attends_by_products(query: Tensor, key: Tensor, mask: Tensor | None, dropout: float = 0.0, **kwargs: Any) -> bool:
     """Whether `attend_by_products` is to be used; arguments as transformers hands them to any attention.
 
     Args:
         query: (G, heads, Q, width).
+        key: (G, key heads, S, width).
         mask: What is added to the scores. None where attention is plainly causal: of that PyTorch's kernel leaves out
             half, and is slower in bfloat16 alone. One of bool is not taken.
         dropout: Of attention weights, which these have not.
         kwargs: Others.
     """
     fits = query.shape[2] <= _MOST_QUERIES * query.shape[3] and not torch.compiler.is_compiling()
+    fits = fits and (query.shape[2] >= _FEWEST_QUERIES or query.shape[1] > key.shape[1])
     plain = not dropout and all(kwargs.get(name) is None for name in _OTHER_WAYS)
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
     # float16 is not multiplied by processors, and is left to PyTorch.

@@ -2,7 +2,8 @@
 
     OMP_NUM_THREADS=1 python examples/benchmarks/group_attention.py
 
-Groups of Q tokens that each see S, as passages behind a question are, in the shapes of the heads of three models.
+Groups of Q tokens that each see S, as passages behind a question are, in the shapes of the heads of three models, and
+as choices behind a long prompt, which the autoregressive policy draws.
 Milliseconds of the processor, medians over rounds in which both take turns, and how far either is from float64: the
 largest relative error of the result and of the three gradients.
 """
@@ -25,6 +26,7 @@ SHAPES = {
     "Gemma 3 270M": (26, 4, 1, 66, 95, 256),
     "Qwen2.5 0.5B": (160, 14, 2, 100, 130, 64),
     "Llama 3.1 8B": (32, 32, 8, 100, 150, 128),
+    "Qwen2.5 0.5B, choices": (16, 14, 2, 2, 2100, 64),
 }
 """Groups, heads, key heads, Q, S and the width of a head."""
 

@@ -108,18 +108,22 @@ def test_mixed_precision_multiplies_bfloat16_and_keeps_scores_in_float32():
 
 
 def test_where_it_is_used():
-    query, _, _, mask, _ = draw((3, 4, 1, 16, 16, 8, 8))
-    assert attends_by_products(query, mask, scaling=0.5, sliding_window=4)
-    assert not attends_by_products(torch.zeros(3, 4, 17, 8), mask)
+    query, key, _, mask, _ = draw((3, 4, 1, 16, 16, 8, 8))
+    assert attends_by_products(query, key, mask, scaling=0.5, sliding_window=4)
+    assert not attends_by_products(torch.zeros(3, 4, 17, 8), key, mask)
+    few = query[:, :, :3]
+    assert attends_by_products(few, key, mask[:, :, :3])
+    assert not attends_by_products(few, few, mask[:, :, :3, :3]), "no heads share keys"
+    assert attends_by_products(query, query, mask)
     for given in ({"dropout": 0.1}, {"softcap": 30.0}, {"s_aux": torch.zeros(4)}, {"position_bias": mask}):
-        assert not attends_by_products(query, mask, **given)
-    assert not attends_by_products(query, mask == 0)
-    assert not attends_by_products(query.half(), mask)
-    assert not attends_by_products(query.to("meta"), mask)
-    assert not attends_by_products(query, None)
-    assert attends_by_products(query.bfloat16(), None)
+        assert not attends_by_products(query, key, mask, **given)
+    assert not attends_by_products(query, key, mask == 0)
+    assert not attends_by_products(query.half(), key, mask)
+    assert not attends_by_products(query.to("meta"), key, mask)
+    assert not attends_by_products(query, key, None)
+    assert attends_by_products(query.bfloat16(), key, None)
     with torch.autocast("cpu", torch.bfloat16):
-        assert attends_by_products(query, None)
+        assert attends_by_products(query, key, None)
 
 
 def test_weights_are_kept_for_a_gradient_alone(monkeypatch):
